@@ -1,0 +1,17 @@
+//! Nouns and tools that know nothing above them.
+//!
+//! ```text
+//! clock ─ the only file that asks what time it is      dice ─ the only source of chance
+//! backoff ─ how long to rest                           units ─ bytes and durations as people write them
+//! ```
+//!
+//! No input or output happens here but the clock.
+
+pub mod backoff;
+pub mod clock;
+pub mod dice;
+pub mod units;
+
+pub use clock::{BootId, Clock, Stamp};
+pub use dice::Dice;
+pub use units::Bytes;

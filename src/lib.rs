@@ -1,0 +1,9 @@
+//! tfo-otel-agent: a supervised, outage-proof OpenTelemetry agent for edge gateways.
+//!
+//! What it acknowledged arrives, or is accounted for. See ARCHITECTURE.md for the promises and the picture;
+//! imports run one way: `cli → app → {receivers → processors → batcher → spool ← uplink, registrar,
+//! extensions} → supervise → telemetry → otlp, config → base`.
+
+pub mod base;
+pub mod otlp;
+pub mod spool;
