@@ -180,12 +180,10 @@ impl Cursor {
     pub(crate) fn split(&mut self, index: &Range<u64>, places: &[(u64, u64)]) {
         let Some(at) = self.windows.iter().position(|w| w.index == *index && w.settled.is_empty()) else { return };
         let whole = self.windows[at].clone();
-        let starts = places
-            .iter()
-            .map(|p| *p)
-            .enumerate()
-            .map(|(i, p)| if i == 0 { (whole.index.start, whole.totals.start) } else { p });
-        let starts: Vec<(u64, u64)> = starts.collect();
+        let mut starts = places.to_vec();
+        if let Some(first) = starts.first_mut() {
+            *first = (whole.index.start, whole.totals.start); // a hole in front stays part of the first
+        }
         let ends = starts.iter().skip(1).copied().chain([(whole.index.end, whole.totals.end)]);
         let parts = starts.iter().copied().zip(ends).map(|((i, t), (i_end, t_end))| Window {
             index: i..i_end,

@@ -124,6 +124,9 @@ enum State {
     Broken,
 }
 
+/// The open segment, if it is open. Whoever seals it holds the door.
+type Door = Arc<Mutex<Option<Arc<Segment>>>>;
+
 #[derive(Debug)]
 struct Entry {
     state: State,
@@ -131,7 +134,7 @@ struct Entry {
     spans: Option<Spans>,
     /// Allocated on the disk, as last measured.
     bytes: u64,
-    door: Arc<Mutex<Option<Arc<Segment>>>>,
+    door: Door,
     /// When it got its state.
     since: Stamp,
 }
@@ -235,6 +238,7 @@ impl Disk {
             let filled_in = self.clock.now().since(entry.since);
             self.resize(filled_in);
             entry.state = State::Closed;
+            entry.since = self.clock.now();
         }
         let entry = Entry {
             state: State::Active,
@@ -276,12 +280,35 @@ impl Disk {
                 }
             }
         }
-        let no = self.next_no();
-        Ok((no, Arc::new(Segment::create(&self.path(no))?)))
+        let (no, door) = self.reserve();
+        let made = Segment::create(&self.path(no)).map(Arc::new);
+        match made {
+            Ok(segment) => {
+                *lock(&door) = Some(segment.clone());
+                Ok((no, segment))
+            }
+            Err(error) => {
+                lock(&self.row).remove(&no);
+                self.bin(no);
+                Err(error)
+            }
+        }
     }
 
-    fn next_no(&self) -> No {
-        (lock(&self.row).last_key_value().map_or(1, |((n, _), _)| n + 1), 0)
+    /// Takes the next number, so that nobody makes another segment of the same name meanwhile.
+    fn reserve(&self) -> (No, Door) {
+        let mut row = lock(&self.row);
+        let no = (row.last_key_value().map_or(1, |((n, _), _)| n + 1), 0);
+        let entry = Entry {
+            state: State::Making,
+            spans: Some(Spans::new()),
+            bytes: 0,
+            door: Door::default(),
+            since: self.clock.now(),
+        };
+        let door = entry.door.clone();
+        row.insert(no, entry);
+        (no, door)
     }
 
     /// After an error nothing is written to the active segment again; what it holds is still read.
@@ -366,7 +393,7 @@ impl Disk {
     fn learn(&self, no: No) -> Result<(), ShelfError> {
         let spans = match summary::read(&self.path(no)) {
             Some(spans) => Some(spans),
-            None => self.with(no, |segment| spans_of(segment))?,
+            None => self.with(no, spans_of)?,
         };
         if let Some(entry) = lock(&self.row).get_mut(&no) {
             entry.spans = Some(spans.unwrap_or_default());
@@ -431,21 +458,7 @@ impl Disk {
             return Ok(false);
         }
         let _phase = during(Phase::Roll);
-        // The number is taken first, so that nobody makes another segment of the same name meanwhile.
-        let (no, door) = {
-            let mut row = lock(&self.row);
-            let no = (row.last_key_value().map_or(1, |((n, _), _)| n + 1), 0);
-            let entry = Entry {
-                state: State::Making,
-                spans: Some(Spans::new()),
-                bytes: 0,
-                door: Arc::default(),
-                since: self.clock.now(),
-            };
-            let door = entry.door.clone();
-            row.insert(no, entry);
-            (no, door)
-        };
+        let (no, door) = self.reserve();
         match Segment::create(&self.path(no)) {
             Ok(segment) => {
                 *lock(&door) = Some(Arc::new(segment));
@@ -465,13 +478,17 @@ impl Disk {
         }
     }
 
-    /// A closed segment that will stay for a while: seal it.
+    /// A closed segment that will stay for a while: seal it. In the steady state a segment is consumed before.
     fn seal_one(&self) -> Result<bool, ShelfError> {
-        let next = lock(&self.row)
-            .iter()
-            .find(|(_, e)| e.state == State::Closed)
-            .map(|(no, e)| (*no, e.door.clone(), e.spans.clone()));
-        let Some((no, door, spans)) = next else { return Ok(false) };
+        let (no, door, spans) = {
+            let row = lock(&self.row);
+            let mut closed = row.iter().filter(|(_, e)| e.state == State::Closed);
+            let Some((no, e)) = closed.next() else { return Ok(false) };
+            if closed.next().is_none() && self.clock.now().since(e.since) < SEAL_AFTER {
+                return Ok(false);
+            }
+            (*no, e.door.clone(), e.spans.clone())
+        };
         let _phase = during(Phase::Seal);
         let mut door = lock(&door);
         let segment = match door.take() {

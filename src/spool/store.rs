@@ -47,13 +47,16 @@ pub struct Spool {
     ledger: Mutex<Ledger>,
     gate: Mutex<Gate>,
     /// Blocks of windows that are out: index and total before each.
-    out: Mutex<HashMap<(ExporterNo, Lane, u64), Vec<(u64, u64)>>>,
+    out: Mutex<HashMap<(ExporterNo, Lane, u64), Places>>,
     suspects: Mutex<Suspects>,
     news: watch::Sender<u64>,
     clock: Clock,
     dice: Mutex<Dice>,
     uuid: u128,
 }
+
+/// Index of each block of a window and the lane's total before it, in order.
+type Places = Vec<(u64, u64)>;
 
 #[derive(Debug, Default)]
 struct Gate {
