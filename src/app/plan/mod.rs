@@ -51,7 +51,7 @@ pub enum ProcessorConfig {
     /// `resource`.
     Resource(ResourceConfig),
     /// `attributes`.
-    Attributes(AttributesConfig),
+    Attributes(Box<AttributesConfig>),
 }
 
 /// One of `exporters`.
@@ -67,7 +67,7 @@ pub enum ExporterConfig {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExtensionConfig {
     /// `health_check`.
-    HealthCheck(HealthCheckConfig),
+    HealthCheck(Box<HealthCheckConfig>),
     /// `file_storage`.
     FileStorage(FileStorageConfig),
 }
