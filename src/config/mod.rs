@@ -2,8 +2,11 @@
 
 mod id;
 mod net;
+pub mod problems;
 mod tls;
+pub mod tree;
 mod value;
+mod yaml;
 
 pub use id::{BadId, Id};
 pub use net::{BODY_MAX, Cors, Headers, HttpServer};
