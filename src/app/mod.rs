@@ -1,0 +1,3 @@
+//! Knows everybody: load, check, wire, run, stop.
+
+pub mod plan;

@@ -1,0 +1,3 @@
+//! Tells an orchestrator whether the agent serves.
+
+pub mod config;

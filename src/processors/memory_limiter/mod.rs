@@ -1,0 +1,3 @@
+//! Refuses data while memory is short.
+
+pub mod config;

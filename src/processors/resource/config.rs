@@ -1,0 +1,10 @@
+//! `processors.resource`: edits of resource attributes (reference §2.8).
+
+use crate::processors::attributes::action::Action;
+
+/// Acts on the attributes of each resource.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ResourceConfig {
+    /// `attributes`, in order. Actions whose value was a variable that is not set are left out (and warned about).
+    pub actions: Vec<Action>,
+}

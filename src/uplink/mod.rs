@@ -1,0 +1,3 @@
+//! Exporters: what sends.
+
+pub mod config;
