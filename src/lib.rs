@@ -7,3 +7,4 @@
 pub mod base;
 pub mod otlp;
 pub mod spool;
+pub mod testing;
