@@ -3,6 +3,29 @@
 //! A request is never decoded into objects on the hot path (architecture §4). One bounds-checked walk counts
 //! items and finds the attribute lists; rewriting, merging and splitting work on the same bytes.
 
+#[cfg(test)]
+mod tests;
+
+mod edits;
+mod list;
+mod merge;
+mod outline;
+mod rewrite;
+mod schema;
+mod split;
+mod value;
+mod walk;
+mod wire;
+
+pub use edits::{Action, Find, Groups, Keys, Pattern, Source, Type, VALUE_DEPTH_MAX, Value, When};
+pub use list::Context;
+pub use merge::merge;
+pub use outline::count;
+pub use rewrite::{Filter, Item, Rewriter, Rule, Target, TooDeep};
+pub use split::{Limits, Part, cut, take};
+pub use walk::{Walked, walk};
+pub use wire::{DEPTH_MAX, Malformed, Place, REQUEST_MAX, What};
+
 use std::fmt;
 
 /// What kind of telemetry a request, a lane or a block carries; never mixed.

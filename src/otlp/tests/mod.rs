@@ -1,0 +1,3 @@
+//! The wire path against prost and against itself.
+
+mod examples;
