@@ -15,3 +15,4 @@ pub mod spool;
 pub mod supervise;
 pub mod telemetry;
 pub mod uplink;
+pub mod testing;

@@ -1,0 +1,25 @@
+//! What proves the rest: numbered telemetry, the books about it, and a far end that misbehaves on command.
+//!
+//! ```text
+//! Numbered ──requests──▶ the agent ──uploads──▶ FarEnd ──arrivals──▶ Tally ◀──acknowledged── the test
+//! ```
+//!
+//! Always compiled: `demo` runs the same pieces in front of the user.
+//!
+//! | file | what |
+//! |---|---|
+//! | `numbered.rs` | requests whose every item bears a number, fast; and the numbers of a request |
+//! | `tally.rs` | lost, duplicated, never issued, reordered: decided in a bit per item |
+//! | `far_end.rs` | the scripted collector: what it answers, and what it took |
+//! | `far_end/script.rs` | what it does when, and its standing rules |
+//! | `far_end/socket.rs` | the same on a real socket |
+//! | `wire.rs` | as much protobuf as that needs |
+
+pub mod far_end;
+pub mod numbered;
+pub mod tally;
+pub(crate) mod wire;
+
+pub use far_end::FarEnd;
+pub use numbered::{Mark, Numbered, Source};
+pub use tally::{Report, Tally};
