@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod base;
+pub mod batcher;
 pub mod config;
 pub mod extensions;
 pub mod otlp;
@@ -14,5 +15,5 @@ pub mod receivers;
 pub mod spool;
 pub mod supervise;
 pub mod telemetry;
-pub mod uplink;
 pub mod testing;
+pub mod uplink;

@@ -31,6 +31,8 @@ mod tests;
 
 pub use codec::Damage;
 
+pub mod crew;
+
 use crate::base::{Bytes, Stamp};
 use crate::otlp::Signal;
 use std::fmt;

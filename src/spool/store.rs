@@ -50,6 +50,8 @@ pub struct Spool {
     out: Mutex<HashMap<(ExporterNo, Lane, u64), Places>>,
     suspects: Mutex<Suspects>,
     news: watch::Sender<u64>,
+    /// Changes with every commit and settlement: there may be something to keep house about.
+    work: watch::Sender<u64>,
     clock: Clock,
     dice: Mutex<Dice>,
     uuid: u128,
@@ -118,6 +120,7 @@ impl Spool {
             out: Mutex::default(),
             suspects: Mutex::new(suspects),
             news: watch::Sender::new(0),
+            work: watch::Sender::new(0),
             clock,
             dice: Mutex::new(dice),
             uuid,
@@ -147,6 +150,12 @@ impl Spool {
     #[must_use]
     pub fn waiting_items(&self) -> u64 {
         lock(&self.ledger).waiting_items()
+    }
+
+    /// Changes when there may be something to keep house about.
+    #[must_use]
+    pub fn work(&self) -> watch::Receiver<u64> {
+        self.work.subscribe()
     }
 
     /// Does one piece of housekeeping; `true` when there is more to do. May block on the disk for as long as a
@@ -186,6 +195,7 @@ impl Spool {
             Ok(()) => {
                 lock(&self.ledger).committed(&headers);
                 self.news.send_modify(|n| *n += 1);
+                self.work.send_modify(|n| *n += 1);
                 Ok(())
             }
             Err(error) => {
@@ -768,6 +778,7 @@ impl Store for Spool {
         }
         drop(ledger);
         self.forget_done();
+        self.work.send_modify(|n| *n += 1);
         match (put, refused) {
             (Err(error), _) if !stands => Err(LeaseError::Unavailable(error.to_string())),
             (_, Some(refused)) => Err(refused),
