@@ -8,3 +8,4 @@ pub mod base;
 pub mod otlp;
 pub mod spool;
 pub mod testing;
+pub mod uplink;
