@@ -7,5 +7,6 @@
 pub mod base;
 pub mod otlp;
 pub mod spool;
+pub mod supervise;
 pub mod testing;
 pub mod uplink;
