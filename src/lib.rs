@@ -8,5 +8,6 @@ pub mod base;
 pub mod otlp;
 pub mod spool;
 pub mod supervise;
+pub mod telemetry;
 pub mod testing;
 pub mod uplink;
