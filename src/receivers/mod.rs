@@ -1,3 +1,6 @@
-//! Where telemetry comes in.
+//! What takes telemetry in.
 
+pub mod budget;
+pub mod inflate;
+pub mod intake;
 pub mod otlp;
