@@ -48,6 +48,15 @@ impl<A: Member> Clone for Staff<A> {
     }
 }
 
+impl<A: Member> Staff<A> {
+    /// Nobody looks after the seat any more, vital or not: the process is to end.
+    pub(super) fn unguarded(&self, shift: &Shift, reason: Reason) {
+        self.slot.close();
+        self.seat.unguarded(shift, reason.clone());
+        self.house.end(End::Escalated { post: self.seat.name.clone(), reason });
+    }
+}
+
 /// How a shift begins.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Opening {
@@ -69,8 +78,7 @@ pub(super) async fn tenure<A: Member>(
     impl<A: Member> Drop for Unfinished<A> {
         fn drop(&mut self) {
             if let Some((staff, shift)) = self.0.take().filter(|(_, shift)| !shift.is_retired()) {
-                staff.slot.close();
-                staff.seat.unguarded(&shift, Reason::Left);
+                staff.unguarded(&shift, Reason::Left);
             }
         }
     }
@@ -78,11 +86,9 @@ pub(super) async fn tenure<A: Member>(
     let outcome = panics::catch_future(guard(&staff, &shift, mailbox, opening)).await;
     unfinished.0 = None;
     if let Err(report) = outcome {
-        let reason = Reason::Guard(report);
-        staff.slot.close();
-        staff.seat.unguarded(&shift, reason.clone());
-        staff.house.end(End::Escalated { post: staff.seat.name.clone(), reason });
+        staff.unguarded(&shift, Reason::Guard(report));
     }
+    shift.retire(); // nobody is here any more; the watchdog need not wait for movement
 }
 
 async fn guard<A: Member>(
@@ -183,6 +189,7 @@ impl<A: Member> Life<A> {
                 return Poll::Ready(None);
             }
             loop {
+                shift.new_turn();
                 match panics::catch(|| current.enter(|| Pin::new(&mut *actor).poll(cx))) {
                     Err(report) => return Poll::Ready(Some(Reason::Panic { during: shift.doing(), report })),
                     Ok(Poll::Ready(())) if shift.is_retired() => return Poll::Ready(None),

@@ -130,6 +130,8 @@ pub(super) struct Shift {
     /// Retired while its thread stood still; the thread is counted until it comes back.
     abandoned: AtomicBool,
     guard: AtomicWaker,
+    /// Messages handled since the guard last let the actor run.
+    in_this_turn: AtomicU32,
     /// The message being handled.
     doing: Mutex<Option<&'static str>>,
     /// What the sabotage of a test asked the guard to do.
@@ -156,6 +158,16 @@ impl Shift {
 
     pub(super) fn is_inside(&self) -> bool {
         self.inside.load(Relaxed)
+    }
+
+    /// The guard lets its actor run.
+    pub(super) fn new_turn(&self) {
+        self.in_this_turn.store(0, Relaxed);
+    }
+
+    /// Counts a message handled; how many it were in this turn.
+    pub(super) fn one_more_in_this_turn(&self) -> u32 {
+        self.in_this_turn.fetch_add(1, Relaxed).saturating_add(1)
     }
 
     pub(super) fn doing(&self) -> Option<&'static str> {

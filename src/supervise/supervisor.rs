@@ -157,8 +157,9 @@ pub(super) trait Office: Send + Sync {
     fn replace(&self, old: &Arc<Shift>, reason: Reason);
     fn drain(&self) -> BoxFuture<'static, Result<(), Fallen>>;
     fn stop(&self);
+    /// False when nobody sits there.
     #[cfg(any(test, feature = "testing"))]
-    fn sabotage(&self, case: super::Sabotage);
+    fn sabotage(&self, case: super::Sabotage) -> bool;
 }
 
 impl<A: Member> Office for Staff<A> {
@@ -193,7 +194,7 @@ impl<A: Member> Office for Staff<A> {
         let shift = self.seat.relieve(old);
         match begin_shift(self, shift.clone(), opening) {
             Ok(()) => self.seat.replaced(abandoned),
-            Err(error) => self.without_thread(&shift, &error),
+            Err(error) => self.unguarded(&shift, Reason::NoThread(error.to_string())),
         }
     }
 
@@ -222,19 +223,8 @@ impl<A: Member> Office for Staff<A> {
     }
 
     #[cfg(any(test, feature = "testing"))]
-    fn sabotage(&self, case: super::Sabotage) {
-        if let Some(addr) = self.slot.addr() {
-            addr.do_send(case);
-        }
-    }
-}
-
-impl<A: Member> Staff<A> {
-    fn without_thread(&self, shift: &Shift, error: &std::io::Error) {
-        let reason = Reason::NoThread(error.to_string());
-        self.slot.close();
-        self.seat.unguarded(shift, reason.clone());
-        self.house.end(End::Escalated { post: self.seat.name.clone(), reason });
+    fn sabotage(&self, case: super::Sabotage) -> bool {
+        self.slot.addr().inspect(|addr| addr.do_send(case)).is_some()
     }
 }
 
@@ -265,7 +255,7 @@ impl Supervisor {
             taken_up: AtomicBool::new(false),
             abandoned: AtomicUsize::new(0),
         });
-        let watchdog = Some(watchdog::start(house.clone())?);
+        let watchdog = Some(watchdog::start(house.clone(), roster)?);
         let heart = actix_rt::spawn(house.clone().beat());
         Ok(Supervisor { lookout: Lookout { roster, house }, heart, watchdog })
     }
@@ -297,7 +287,7 @@ impl Supervisor {
         }
         let shift = staff.seat.shift();
         if let Err(error) = begin_shift(&staff, shift.clone(), Opening::After(Duration::ZERO)) {
-            staff.without_thread(&shift, &error);
+            staff.unguarded(&shift, Reason::NoThread(error.to_string()));
         }
         Handle::new(staff.slot)
     }
@@ -420,19 +410,25 @@ impl Lookout {
         self.house.end(End::Asked { by: by.into() });
     }
 
+    /// Whether and why it is over, without waiting for it.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        self.house.ended()
+    }
+
     /// The rows.
     #[must_use]
     pub fn roster(&self) -> Roster {
         self.roster
     }
 
-    /// Makes a seat fall, for tests that walk the roster; false when there is no such seat.
+    /// Makes a seat fall, for tests that walk the roster; false when nobody sits there, or there is no such seat.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn sabotage(&self, seat: &str, case: super::Sabotage) -> bool {
         let offices = self.house.offices();
         let office = offices.iter().find(|office| office.seat().name == seat);
-        office.inspect(|office| office.sabotage(case)).is_some()
+        office.is_some_and(|office| office.sabotage(case))
     }
 }
 

@@ -10,7 +10,7 @@
 use super::seat::{Reason, Shift, lock};
 use super::supervisor::{House, Office};
 use super::vitals::{Eye, Sight};
-use super::{Crew, End, Exit, OnHang};
+use super::{Crew, End, Exit, OnHang, Roster};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use tracing::error;
@@ -58,21 +58,25 @@ impl Drop for Watchdog {
 ///
 /// # Errors
 /// There is no thread to be had.
-pub(super) fn start(house: Arc<House>) -> std::io::Result<Watchdog> {
+pub(super) fn start(house: Arc<House>, roster: Roster) -> std::io::Result<Watchdog> {
+    let round = round(roster, house.settings.main_deadline);
     let bell = Arc::<Bell>::default();
     let (system, bell_there) = (actix_rt::System::current(), bell.clone());
     let thread = std::thread::Builder::new().name("watchdog".into()).stack_size(STACK).spawn(move || {
         actix_rt::System::set_current(system); // new arbiters are started from here
         let mut watch = Rounds { house, eyes: Vec::new(), heart: Eye::default(), waited: None };
-        loop {
-            let round = watch.period();
-            if bell_there.wait(round) {
-                return;
-            }
+        while !bell_there.wait(round) {
             watch.go(round);
         }
     })?;
     Ok(Watchdog { bell, thread: Some(thread) })
+}
+
+/// From the whole roster, so that a post is watched as closely as its row says from its first moment.
+fn round(roster: Roster, main_deadline: Duration) -> Duration {
+    let deadlines = roster.0.iter().map(|post| post.policy.hard_deadline);
+    let shortest = deadlines.fold(main_deadline, Duration::min);
+    (shortest / ROUNDS_PER_DEADLINE).min(ROUND_MAX)
 }
 
 struct Rounds {
@@ -85,12 +89,6 @@ struct Rounds {
 }
 
 impl Rounds {
-    fn period(&self) -> Duration {
-        let shortest = self.house.offices().iter().map(|office| office.seat().post.policy.hard_deadline).min();
-        let shortest = shortest.unwrap_or(Duration::MAX).min(self.house.settings.main_deadline);
-        (shortest / ROUNDS_PER_DEADLINE).min(ROUND_MAX)
-    }
-
     fn go(&mut self, round: Duration) {
         let offices = self.house.offices();
         for (n, office) in offices.iter().enumerate() {
