@@ -30,8 +30,8 @@ mod lex;
 mod scalar;
 
 use super::Signal;
-use super::schema::{Field, Kind, Msg};
-use super::wire::{DEPTH_MAX, Open};
+use super::schema::{DEPRECATED_SCOPES, Field, Kind, Msg};
+use super::wire::{DEPTH_MAX, LEN, Open, put_bytes};
 use lex::Lexer;
 
 /// Why a body is no request.
@@ -143,10 +143,15 @@ impl Reader<'_> {
     /// Reads a key and its value; true when the value is an object or list that is now open.
     fn member(&mut self, msg: Msg) -> Read<bool> {
         let key = self.lexer.key()?;
-        let Some(field) = msg.get().fields.iter().find(|field| is_named(&key, field.name)) else {
+        let known = msg.get().fields.iter().find(|field| is_named(&key, field.name));
+        let Some(field) = known.filter(|field| field.number != DEPRECATED_SCOPES) else {
             self.lexer.skip_value()?;
             return Ok(false);
         };
+        if self.lexer.null() {
+            self.null(field);
+            return Ok(false);
+        }
         if field.repeated {
             return self.list(field);
         }
@@ -155,14 +160,7 @@ impl Reader<'_> {
         }
         let start = self.out.len();
         let deeper = match field.kind {
-            Kind::Message(inner) => self.message(field, inner, field.oneof)?,
-            _ if self.lexer.null() => {
-                // What Go reads as an empty string is one here; other scalars are absent.
-                if field.oneof && field.kind == Kind::Text {
-                    scalar::put_text(&mut self.out, field.number, "");
-                }
-                false
-            }
+            Kind::Message(inner) => self.message(field, inner)?,
             _ => {
                 scalar::put(&mut self.lexer, &mut self.out, field, true)?;
                 false
@@ -177,13 +175,22 @@ impl Reader<'_> {
         Ok(deeper)
     }
 
+    /// `null` is no field; but in a oneof Go reads it as an empty text or message, and so chooses that member.
+    fn null(&mut self, field: &Field) {
+        if field.oneof && matches!(field.kind, Kind::Text | Kind::Bytes | Kind::Message(_)) {
+            self.drop_former_member();
+            let start = self.out.len();
+            put_bytes(&mut self.out, field.number, b"");
+            if let Some(Level::Object { member, .. }) = self.pile.last_mut() {
+                *member = Some(Member { start, end: self.out.len() });
+            }
+        }
+    }
+
     /// Begins the list of a repeated field.
     fn list(&mut self, field: &'static Field) -> Read<bool> {
-        if self.lexer.null() {
-            return Ok(false);
-        }
         self.lexer.open(b'[', "a repeated field is a list")?;
-        let packed = (field.kind.wire() != super::wire::LEN).then(|| Open::field(&mut self.out, field.number, 0));
+        let packed = (field.kind.wire() != LEN).then(|| Open::field(&mut self.out, field.number, 0));
         self.pile.push(Level::List { field, packed });
         Ok(true)
     }
@@ -191,11 +198,11 @@ impl Reader<'_> {
     /// Reads a value of a list; true when it is an object that is now open.
     fn element(&mut self, field: &'static Field) -> Read<bool> {
         match field.kind {
-            Kind::Message(inner) => self.message(field, inner, true),
-            Kind::Text if self.lexer.null() => {
-                scalar::put_text(&mut self.out, field.number, "");
+            Kind::Message(_) | Kind::Text if self.lexer.null() => {
+                put_bytes(&mut self.out, field.number, b"");
                 Ok(false)
             }
+            Kind::Message(inner) => self.message(field, inner),
             _ => {
                 let packed = matches!(self.pile.last(), Some(Level::List { packed: Some(_), .. }));
                 scalar::put(&mut self.lexer, &mut self.out, field, !packed)?;
@@ -204,15 +211,9 @@ impl Reader<'_> {
         }
     }
 
-    /// Begins a message; null is an empty one where an empty one says something, else nothing.
-    fn message(&mut self, field: &'static Field, msg: Msg, null_counts: bool) -> Read<bool> {
+    /// Begins a message.
+    fn message(&mut self, field: &'static Field, msg: Msg) -> Read<bool> {
         let at = self.lexer.at();
-        if self.lexer.null() {
-            if null_counts {
-                scalar::put_text(&mut self.out, field.number, "");
-            }
-            return Ok(false);
-        }
         self.lexer.open(b'{', "a message is an object")?;
         if self.depth == DEPTH_MAX {
             return fault(at, format!("messages are nested more than {DEPTH_MAX} deep"));

@@ -5,11 +5,13 @@ use super::{Read, fault};
 use crate::otlp::schema::{Field, Kind};
 use crate::otlp::wire::{put_bytes, put_key, put_varint};
 use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use std::str::FromStr;
 
-pub(super) fn put_text(out: &mut Vec<u8>, number: u32, text: &str) {
-    put_bytes(out, number, text.as_bytes());
-}
+/// Standard alphabet, padded; like Go's it does not mind bits left over in the last letter.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
 /// Reads a value and writes it; without its key when it goes into a packed run.
 pub(super) fn put(lexer: &mut Lexer<'_>, out: &mut Vec<u8>, field: &Field, with_key: bool) -> Read<()> {
@@ -19,12 +21,12 @@ pub(super) fn put(lexer: &mut Lexer<'_>, out: &mut Vec<u8>, field: &Field, with_
     }
     match field.kind {
         Kind::Text => {
-            let text = if lexer.null() { "".into() } else { lexer.string()? };
-            put_text(out, field.number, &text);
+            let text = lexer.string()?;
+            put_bytes(out, field.number, text.as_bytes());
         }
         Kind::Bytes => {
-            let text = if lexer.null() { "".into() } else { lexer.string()? };
-            match base64::engine::general_purpose::STANDARD.decode(text.as_bytes()) {
+            let text = lexer.string()?;
+            match BASE64.decode(text.as_bytes()) {
                 Ok(bytes) => put_bytes(out, field.number, &bytes),
                 Err(error) => return fault(at, format!("{} is not base64: {error}", field.name)),
             }
@@ -70,7 +72,7 @@ fn put_signed(out: &mut Vec<u8>, n: i64) {
 /// Reads hex digits of either case.
 fn put_id<const BYTES: usize>(lexer: &mut Lexer<'_>, out: &mut Vec<u8>, field: &Field) -> Read<()> {
     let at = lexer.at();
-    let text = if lexer.null() { "".into() } else { lexer.string()? };
+    let text = lexer.string()?;
     if text.is_empty() {
         put_bytes(out, field.number, b"");
         return Ok(());

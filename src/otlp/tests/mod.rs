@@ -7,6 +7,8 @@
 //! | `tree.rs` | a plain reader that keeps unknown fields |
 
 mod examples;
+mod json;
+mod pdata;
 mod rewrite;
 mod schema;
 mod split;
