@@ -1,8 +1,10 @@
 //! What the agent says about itself: numbers, log lines, health.
 
+pub mod alloc;
 pub mod config;
 pub mod metrics;
 pub mod otelcol;
+pub mod process;
 
 pub use metrics::{CONTENT_TYPE, Level, Metrics, Resource};
 pub use otelcol::{BatchMetrics, ExporterMetrics, ProcessorMetrics, ReceiverMetrics, Trigger};
