@@ -69,8 +69,10 @@ fn imports_run_one_way() {
                 continue;
             }
             for (at, _) in text.match_indices("crate::") {
-                let target: String = text[at + 7..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-                let known = MAY_USE.iter().any(|(m, _)| *m == target) || ["app", "cli", "testing"].contains(&target.as_str());
+                let target: String =
+                    text[at + 7..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                let known =
+                    MAY_USE.iter().any(|(m, _)| *m == target) || ["app", "cli", "testing"].contains(&target.as_str());
                 if known && target != module && !allowed.contains(&target.as_str()) {
                     wrong.push(format!("{}:{}: {module} uses {target}", source.path.display(), line + 1));
                 }
@@ -89,7 +91,9 @@ fn naming(words: &[&str]) -> Vec<String> {
     let mut files: Vec<String> = sources()
         .iter()
         .filter(|s| !is_test_only(s) && s.code.lines().any(names))
-        .map(|s| s.path.strip_prefix(env!("CARGO_MANIFEST_DIR")).expect("below the root").to_string_lossy().into_owned())
+        .map(|s| {
+            s.path.strip_prefix(env!("CARGO_MANIFEST_DIR")).expect("below the root").to_string_lossy().into_owned()
+        })
         .collect();
     files.sort();
     files
@@ -120,6 +124,7 @@ fn every_module_says_why_it_exists() {
 fn nothing_waits_to_be_done() {
     // Put together here, so that this file does not name them itself.
     let marks: Vec<String> = ["TO", "FIX"].iter().zip(["DO", "ME"]).map(|(a, b)| format!("{a}{b}")).collect();
-    let marked: Vec<_> = sources().into_iter().filter(|s| marks.iter().any(|m| s.code.contains(m.as_str()))).map(|s| s.path).collect();
+    let marked: Vec<_> =
+        sources().into_iter().filter(|s| marks.iter().any(|m| s.code.contains(m.as_str()))).map(|s| s.path).collect();
     assert!(marked.is_empty(), "{marked:?}");
 }

@@ -1,3 +1,5 @@
 //! Knows everybody: load, check, wire, run, stop.
 
 pub mod plan;
+pub mod roster;
+pub mod web;

@@ -310,7 +310,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Gives a window back unsent, or sent in part.
     fn give_back(&self, owner: Owner, lane: Lane, window: Range<u64>);
 
-    /// Enters what became of uploads. Durable at the latest with the next commit; parked and dead letters at once.
+    /// Enters what became of uploads, all of them or none. Durable at the latest with the next commit; parked and dead letters at once.
     ///
     /// # Errors
     /// See [`LeaseError`]; on error the parts count as still out.

@@ -764,12 +764,20 @@ impl Store for Spool {
         for s in settlements {
             match self.enter(s, &mut blocks) {
                 Ok(done) => entered.push(done),
-                Err(error) => refused = Some(error),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
             }
         }
-        let put = if blocks.is_empty() { self.append(Vec::new(), false) } else { self.put(blocks.clone()) };
         // Without blocks of its own a settlement needs no disk now: the cursor goes with the next commit.
-        let stands = blocks.is_empty() || put.is_ok();
+        let moves = !blocks.is_empty();
+        let put = match (&refused, moves) {
+            (Some(_), _) => Ok(()),
+            (None, true) => self.put(blocks),
+            (None, false) => self.append(Vec::new(), false),
+        };
+        let stands = refused.is_none() && (put.is_ok() || !moves);
         let mut ledger = lock(&self.ledger);
         for (owner, lane, part, fate) in entered {
             if let Some(cursor) = ledger.cursor_mut(owner.exporter, lane) {
@@ -780,8 +788,8 @@ impl Store for Spool {
         self.forget_done();
         self.work.send_modify(|n| *n += 1);
         match (put, refused) {
-            (Err(error), _) if !stands => Err(LeaseError::Unavailable(error.to_string())),
             (_, Some(refused)) => Err(refused),
+            (Err(error), None) if !stands => Err(LeaseError::Unavailable(error.to_string())),
             _ => Ok(()),
         }
     }

@@ -588,6 +588,25 @@ fn a_new_exporter_starts_at_the_tip_and_a_retired_owner_can_do_nothing() {
     assert_eq!(drain_all(&store, second, lane), [1, 2, 3, 4]);
 }
 
+/// All or none: a part that is not out takes the others of its call back.
+#[test]
+fn a_settlement_that_is_refused_changes_nothing() {
+    let clock = Clock::system();
+    let store = Spool::in_memory(Bytes::mib(4), clock.clone(), Dice::seeded(1));
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("a", &[lane]);
+    store.commit(vec![block(lane, &[1, 2, 3], 1, &clock)]).expect("space");
+    let lease = store.lease(owner, lane, CUT).expect("readable").expect("waits");
+    let at = |item| Pos { index: lease.window.start, item };
+    let delivered =
+        |range, items| Settlement { owner, lane, range, items, outcome: Outcome::Delivered { rejected: 0 } };
+    let refused = store.settle(vec![delivered(at(0)..at(2), 2), delivered(at(1)..at(3), 2)]);
+    assert!(matches!(refused, Err(LeaseError::NotLeased(..))), "{refused:?}");
+    assert_eq!((store.books()[0].delivered, store.books()[0].waiting), (0, 3));
+    store.settle(vec![delivered(at(0)..at(2), 2), delivered(at(2)..at(3), 1)]).expect("both are out");
+    assert_eq!((store.books()[0].delivered, store.books()[0].waiting), (3, 0));
+}
+
 #[test]
 fn a_full_memory_refuses_and_takes_again_when_something_left() {
     let clock = Clock::system();
