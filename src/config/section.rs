@@ -143,10 +143,10 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A key that is understood and cannot be done: an error with the reason, when it is there.
+    /// A key that is understood and cannot be done: an error with the reason, when it is there with a value.
     pub fn refuse(&self, key: &'static str, why: &str) {
         self.know(key);
-        if let Some(entry) = self.entry(key) {
+        if let Some(entry) = self.entry(key).filter(|e| !e.value.is_null()) {
             self.reading.problems.error(entry.key_at, &self.path_of(key), why);
         }
     }

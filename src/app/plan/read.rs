@@ -43,9 +43,7 @@ fn read_top(top: &Section<'_>) -> Config {
         exporters: Components::read(top, &EXPORTERS),
         extensions: Components::read(top, &EXTENSIONS),
     };
-    if top.gives("connectors") {
-        top.error("connectors", "connectors are not available in this build");
-    }
+    top.refuse("connectors", "connectors are not available in this build");
     top.moot("resources", "it belongs to the Kubernetes manifest of the pod, not to the agent");
     for (class, none) in [("receivers", defined.receivers.is_empty()), ("exporters", defined.exporters.is_empty())] {
         if none {
