@@ -1,6 +1,6 @@
 //! What every server and every client of HTTP writes: endpoints, headers, cross-origin rules.
 
-use super::{Id, Listen, Secret, TlsServer};
+use super::{Id, Listen, Secret, Section, TlsServer};
 use crate::base::Bytes;
 use std::time::Duration;
 
@@ -62,4 +62,54 @@ pub struct Cors {
     pub allowed_headers: Vec<String>,
     /// `max_age`: how long a browser may remember the answer, seconds; 0: the browser's default.
     pub max_age: Duration,
+}
+
+impl HttpServer {
+    /// Reads the keys every HTTP server has; the component's own keys may stand beside them.
+    #[must_use]
+    pub fn read(s: &Section<'_>, endpoint: Listen) -> HttpServer {
+        let default = HttpServer::at(endpoint);
+        let body_max = s.number("max_request_body_size", 0, 0..=i64::MAX.unsigned_abs());
+        let server = HttpServer {
+            endpoint: s.listen("endpoint", default.endpoint),
+            tls: s.section("tls", TlsServer::read),
+            cors: s.section("cors", Cors::read),
+            auth: authenticator(s),
+            max_request_body_size: if body_max == 0 { BODY_MAX } else { Bytes(body_max) },
+            include_metadata: s.flag("include_metadata", false),
+            response_headers: s.headers("response_headers"),
+            read_header_timeout: s.duration("read_header_timeout", default.read_header_timeout),
+            idle_timeout: s.duration("idle_timeout", default.idle_timeout),
+        };
+        s.not_available("tls", server.tls.is_none());
+        s.not_acted_on("cors", server.cors.is_none());
+        s.not_acted_on("include_metadata", !server.include_metadata);
+        s.not_acted_on("response_headers", server.response_headers.is_empty());
+        s.moot_all(&["read_timeout", "write_timeout"], "a request is bounded by its size and by idle_timeout");
+        s.moot("compression_algorithms", "gzip, zlib, deflate and zstd are taken, anything else is refused");
+        s.moot("keep_alives_enabled", "connections are kept for the next request");
+        s.refuse("middlewares", "middlewares are not available in this build");
+        server
+    }
+}
+
+impl Cors {
+    /// Reads the block; `None` when it allows nobody.
+    fn read(s: &Section<'_>) -> Option<Cors> {
+        let cors = Cors {
+            allowed_origins: s.texts("allowed_origins", &[]),
+            allowed_headers: s.texts("allowed_headers", &[]),
+            max_age: Duration::from_secs(s.number("max_age", 0, 0..=u32::MAX).into()),
+        };
+        s.moot("exposed_headers", "no answer has headers a browser would have to be shown");
+        (!cors.allowed_origins.is_empty()).then_some(cors)
+    }
+}
+
+/// `auth.authenticator`. To serve or send without the check somebody asked for would be wrong, so it is an error.
+#[must_use]
+pub fn authenticator(s: &Section<'_>) -> Option<Id> {
+    let id = s.section("auth", |s| s.id_if_given("authenticator"));
+    s.not_available("auth", id.is_none());
+    id
 }

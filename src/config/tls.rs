@@ -1,6 +1,6 @@
 //! The `tls` blocks, as a client writes them and as a server does (reference §2.1).
 
-use super::Secret;
+use super::{Secret, Section};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -76,4 +76,80 @@ pub struct TlsServer {
     pub client_ca_file: Option<PathBuf>,
     /// `client_ca_file_reload`: read it again when it changes.
     pub client_ca_file_reload: bool,
+}
+
+impl TlsCommon {
+    fn read(s: &Section<'_>) -> TlsCommon {
+        let versions =
+            [("1.0", TlsVersion::V12), ("1.1", TlsVersion::V12), ("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)];
+        let common = TlsCommon {
+            ca: pem(s, "ca_file", "ca_pem"),
+            cert: pem(s, "cert_file", "cert_pem"),
+            key: pem(s, "key_file", "key_pem"),
+            min_version: s.choice("min_version", TlsVersion::V12, &versions),
+            max_version: s
+                .fills("max_version")
+                .then(|| s.choice("max_version", None, &versions.map(|(w, v)| (w, Some(v)))))
+                .flatten(),
+            reload_interval: s.duration("reload_interval", Duration::ZERO),
+        };
+        for old in ["min_version", "max_version"] {
+            let is_old = s.text_if_given(old).is_some_and(|v| v == "1.0" || v == "1.1");
+            s.warn_unless(!is_old, old, || "TLS below 1.2 does not exist here; 1.2 is taken".to_owned());
+        }
+        let in_order = common.max_version.is_none_or(|max| common.min_version <= max);
+        s.unless(in_order, "max_version", || "is below min_version".to_owned());
+        if common.cert.is_some() != common.key.is_some() {
+            s.error_here(
+                "a certificate needs its key and a key its certificate: give cert_file and key_file, or neither",
+            );
+        }
+        s.moot_all(
+            &["cipher_suites", "curve_preferences", "include_insecure_cipher_suites"],
+            "rustls offers only sound ones",
+        );
+        s.refuse("tpm", "keys in a TPM are not available in this build");
+        common
+    }
+}
+
+/// One thing that may be a file or stand in the configuration itself, not both.
+fn pem(s: &Section<'_>, file: &'static str, inline: &'static str) -> Option<Pem> {
+    let from_file = s.path_if_given(file).map(Pem::File);
+    let from_text = s.secret_if_given(inline).map(Pem::Inline);
+    if from_file.is_some() && from_text.is_some() {
+        s.error(inline, format!("stands beside {file}; give one of them"));
+    }
+    from_file.or(from_text)
+}
+
+impl TlsClient {
+    /// Reads the `tls` block of a client.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> TlsClient {
+        TlsClient {
+            common: TlsCommon::read(s),
+            insecure: s.flag("insecure", false),
+            insecure_skip_verify: s.flag("insecure_skip_verify", false),
+            server_name_override: s.text_if_given("server_name_override"),
+            include_system_ca_certs_pool: s.flag("include_system_ca_certs_pool", false),
+        }
+    }
+}
+
+impl TlsServer {
+    /// Reads the `tls` block of a server; `None` when it sets nothing.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> Option<TlsServer> {
+        let tls = TlsServer {
+            common: TlsCommon::read(s),
+            client_ca_file: s.path_if_given("client_ca_file"),
+            client_ca_file_reload: s.flag("client_ca_file_reload", false),
+        };
+        let sets_nothing = tls == TlsServer::default();
+        if !sets_nothing && tls.common.cert.is_none() {
+            s.error_here("a server needs cert_file and key_file; without them no client can connect");
+        }
+        (!sets_nothing).then_some(tls)
+    }
 }

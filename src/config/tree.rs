@@ -109,6 +109,12 @@ impl Node {
         matches!(&self.value, Value::Scalar(s) if s.typed() == Typed::Null)
     }
 
+    /// Whether a variable without a value stands here.
+    #[must_use]
+    pub fn hangs_on_missing(&self) -> bool {
+        matches!(&self.value, Value::Scalar(scalar) if !scalar.missing().is_empty())
+    }
+
     /// What shape this is, in words for a message.
     #[must_use]
     pub fn shape(&self) -> &'static str {

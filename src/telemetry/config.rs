@@ -1,6 +1,8 @@
 //! `service.telemetry`: the agent's own logs and metrics (reference §1.7, §3.3).
 
-use crate::config::{Any, Listen};
+use crate::config::problems::{At, quote};
+use crate::config::tree::{Entry, Node, Value};
+use crate::config::{Any, Listen, Section};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -131,4 +133,130 @@ pub enum MetricsLevel {
     Normal,
     /// Everything there is.
     Detailed,
+}
+
+impl TelemetryConfig {
+    /// Reads `service.telemetry`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> TelemetryConfig {
+        s.moot("traces", "the agent makes no traces of its own");
+        TelemetryConfig {
+            logs: s.section("logs", LogsConfig::read),
+            metrics: s.section("metrics", MetricsConfig::read),
+            resource: resource(s),
+        }
+    }
+}
+
+/// `resource`: texts, and null to take an automatic label away.
+fn resource(s: &Section<'_>) -> Vec<(String, Option<String>)> {
+    let one = |entry: &Entry| {
+        let path = format!("{}.{}", s.path_of("resource"), entry.key);
+        match s.any(&entry.value, &path, "the label is left out") {
+            Some(Any::Text(text)) => Some((entry.key.clone(), Some(text))),
+            Some(Any::Int(_) | Any::Double(_) | Any::Bool(_)) => Some((entry.key.clone(), Some(written(&entry.value)))),
+            Some(Any::List(_) | Any::Map(_)) => {
+                s.reading().problems.error(entry.value.at, &path, "a label is a text");
+                None
+            }
+            None if entry.value.hangs_on_missing() => None,
+            None => Some((entry.key.clone(), None)),
+        }
+    };
+    s.free("resource").iter().filter_map(one).collect()
+}
+
+fn written(node: &Node) -> String {
+    match &node.value {
+        Value::Scalar(scalar) => scalar.text.clone(),
+        Value::Seq(_) | Value::Map(_) => String::new(),
+    }
+}
+
+impl LogsConfig {
+    fn read(s: &Section<'_>) -> LogsConfig {
+        let default = LogsConfig::default();
+        let levels = [
+            ("debug", Level::Debug),
+            ("info", Level::Info),
+            ("warn", Level::Warn),
+            ("error", Level::Error),
+            ("dpanic", Level::Error),
+            ("panic", Level::Error),
+            ("fatal", Level::Error),
+        ];
+        s.moot("processors", "the agent's logs go to output_paths");
+        let fields = s.free("initial_fields").iter();
+        let field = |e: &Entry| {
+            let path = format!("{}.{}", s.path_of("initial_fields"), e.key);
+            Some((e.key.clone(), s.any(&e.value, &path, "the field is left out")?))
+        };
+        LogsConfig {
+            level: s.choice("level", default.level, &levels),
+            development: s.flag("development", default.development),
+            encoding: s.choice(
+                "encoding",
+                default.encoding,
+                &[("console", Encoding::Console), ("json", Encoding::Json)],
+            ),
+            disable_caller: s.flag("disable_caller", default.disable_caller),
+            disable_stacktrace: s.flag("disable_stacktrace", default.disable_stacktrace),
+            sampling: s.section("sampling", Sampling::read),
+            output_paths: outputs(s, "output_paths").unwrap_or(default.output_paths),
+            error_output_paths: outputs(s, "error_output_paths").unwrap_or(default.error_output_paths),
+            initial_fields: fields.filter_map(field).collect(),
+        }
+    }
+}
+
+impl Sampling {
+    fn read(s: &Section<'_>) -> Option<Sampling> {
+        let default = Sampling::default();
+        let enabled = s.flag("enabled", true);
+        let sampling = Sampling {
+            tick: s.duration("tick", default.tick),
+            initial: s.number("initial", default.initial, 0..=u32::MAX),
+            thereafter: s.number("thereafter", default.thereafter, 0..=u32::MAX),
+        };
+        s.unless(!enabled || !sampling.tick.is_zero(), "tick", || {
+            "0 is not a tick; write `enabled: false` for no sampling".to_owned()
+        });
+        enabled.then_some(sampling)
+    }
+}
+
+fn outputs(s: &Section<'_>, key: &'static str) -> Option<Vec<Output>> {
+    let one = |(text, at): (String, At)| match text.as_str() {
+        "stdout" => Some(Output::Stdout),
+        "stderr" => Some(Output::Stderr),
+        path => {
+            let path = path.strip_prefix("file://").unwrap_or(path);
+            if path.is_empty() || path.contains("://") {
+                let message =
+                    format!("{} is none of stdout, stderr, a path, file:// and an absolute path", quote(&text));
+                s.reading().problems.error(at, &s.path_of(key), message);
+                return None;
+            }
+            Some(Output::File(PathBuf::from(path)))
+        }
+    };
+    Some(s.texts_if_given(key)?.into_iter().filter_map(one).collect())
+}
+
+impl MetricsConfig {
+    fn read(s: &Section<'_>) -> MetricsConfig {
+        let default = MetricsConfig::default();
+        let levels = [
+            ("none", MetricsLevel::None),
+            ("basic", MetricsLevel::Basic),
+            ("normal", MetricsLevel::Normal),
+            ("detailed", MetricsLevel::Detailed),
+        ];
+        s.moot("readers", "metrics are served at `address`; write there what the reader's host and port say");
+        s.moot("views", "every metric is served as it is");
+        MetricsConfig {
+            level: s.choice("level", default.level, &levels),
+            address: s.listen("address", default.address),
+        }
+    }
 }

@@ -3,6 +3,13 @@
 //! It stands in `app` and not in `config` because it names every component, and imports run one way: `config`
 //! knows trees, positions and problems; each section lives beside its component; only `app` knows them all.
 
+mod catalogue;
+mod check;
+mod read;
+
+pub use catalogue::{Class, EXPORTERS, EXTENSIONS, Kind, PROCESSORS, RECEIVERS};
+pub use read::{Outcome, read};
+
 use crate::config::Id;
 use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::extensions::health_check::config::HealthCheckConfig;

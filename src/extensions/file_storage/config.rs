@@ -1,6 +1,9 @@
 //! `extensions.file_storage`: where batches wait while the far end is away (reference §2.14, architecture §5).
 
 use crate::base::Bytes;
+use crate::base::units::MIB;
+use crate::config::Section;
+use crate::config::problems::quote;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +33,9 @@ pub struct FileStorageConfig {
 
 /// Smallest `max_size_mib`: three segments of the smallest size, 2 MiB (architecture §5).
 pub const SIZE_MIN: Bytes = Bytes::mib(6);
+
+/// Largest size one may write: an exbibyte.
+const SIZE_MAX_MIB: u64 = 1 << 40;
 
 impl Default for FileStorageConfig {
     fn default() -> FileStorageConfig {
@@ -82,5 +88,94 @@ impl Default for CompactionConfig {
             max_transaction_size: Some(65_536),
             check_interval: Duration::from_secs(5),
         }
+    }
+}
+
+/// Longest `commit_interval` without a warning: OTLP clients give up after 10 s by default.
+const COMMIT_INTERVAL_LONG: Duration = Duration::from_secs(5);
+
+impl FileStorageConfig {
+    /// Reads `extensions.file_storage`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> FileStorageConfig {
+        let default = FileStorageConfig::default();
+        let whens = [("evict_oldest", WhenFull::EvictOldest), ("refuse", WhenFull::Refuse)];
+        let config = FileStorageConfig {
+            directory: s.path_if_given("directory").unwrap_or(default.directory),
+            directory_permissions: permissions(s).unwrap_or(default.directory_permissions),
+            timeout: s.duration("timeout", default.timeout),
+            compaction: s.section("compaction", CompactionConfig::read),
+            max_size: max_size(s),
+            min_free: Bytes::mib(s.number("min_free_mib", default.min_free.0 / MIB, 0..=SIZE_MAX_MIB)),
+            when_full: s.choice("when_full", default.when_full, &whens),
+            commit_interval: s.duration("commit_interval", default.commit_interval),
+        };
+        s.unless(config.directory.is_absolute(), "directory", || {
+            format!("{} is relative; a service has no place of its own", quote(&config.directory.display().to_string()))
+        });
+        let interval = config.commit_interval;
+        s.warn_unless(interval <= COMMIT_INTERVAL_LONG, "commit_interval", || {
+            format!("clients wait {interval:?} for their answer; many give up after 10s and send again")
+        });
+        s.warn_unless(s.flag("fsync", true), "fsync", || {
+            "false has no effect: what is acknowledged here is synced".to_owned()
+        });
+        s.moot("create_directory", "the directory is created when it is absent");
+        s.moot("recreate", "damaged parts are set aside and counted, and the rest goes on");
+        config
+    }
+}
+
+/// Octal, as in `chmod`, with or without quotes.
+fn permissions(s: &Section<'_>) -> Option<u32> {
+    let text = s.text_if_given("directory_permissions")?;
+    let mode = u32::from_str_radix(text.trim_start_matches("0o"), 8).ok().filter(|mode| *mode <= 0o777);
+    s.unless(mode.is_some(), "directory_permissions", || format!("{} is not from 0000 to 0777 in octal", quote(&text)));
+    let usable = mode.is_none_or(|mode| mode & 0o700 == 0o700);
+    s.unless(usable, "directory_permissions", || {
+        format!("{} keeps the agent itself out; it must begin with 07", quote(&text))
+    });
+    mode
+}
+
+/// `max_size_mib`, or the original's `max_size` in its place.
+fn max_size(s: &Section<'_>) -> Option<Bytes> {
+    let ours_mib = s.number("max_size_mib", 0, 0..=SIZE_MAX_MIB);
+    let theirs = s.number("max_size", 0, 0..=i64::MAX.unsigned_abs());
+    let theirs_mib = theirs.div_ceil(MIB);
+    if theirs > 0 && ours_mib > 0 {
+        s.warn("max_size", "has no effect: max_size_mib goes before it");
+    } else if theirs > 0 {
+        s.warn(
+            "max_size",
+            format!("caps one file of otelcol; taken as max_size_mib: {theirs_mib}, which caps the whole directory"),
+        );
+    }
+    let (key, mib) = if ours_mib > 0 { ("max_size_mib", ours_mib) } else { ("max_size", theirs_mib) };
+    s.unless(mib == 0 || Bytes::mib(mib) >= SIZE_MIN, key, || {
+        format!("{mib} MiB is less than {} MiB, three of the smallest segments", SIZE_MIN.0 / MIB)
+    });
+    (mib > 0).then_some(Bytes::mib(mib))
+}
+
+impl CompactionConfig {
+    fn read(s: &Section<'_>) -> CompactionConfig {
+        let default = CompactionConfig::default();
+        let mib = |key, default: Bytes| Bytes::mib(s.number(key, default.0 / MIB, 0..=SIZE_MAX_MIB));
+        let blocks = s.number("max_transaction_size", default.max_transaction_size.unwrap_or(0), 0..=u32::MAX);
+        let config = CompactionConfig {
+            on_start: s.flag("on_start", default.on_start),
+            on_rebound: s.flag("on_rebound", default.on_rebound),
+            rebound_needed_threshold: mib("rebound_needed_threshold_mib", default.rebound_needed_threshold),
+            rebound_trigger_threshold: mib("rebound_trigger_threshold_mib", default.rebound_trigger_threshold),
+            max_transaction_size: (blocks > 0).then_some(blocks),
+            check_interval: s.duration_above_zero("check_interval", default.check_interval),
+        };
+        s.moot(
+            "directory",
+            "copies are made inside the storage's own directory, so that they need no second filesystem",
+        );
+        s.moot("cleanup_on_start", "half-made copies are always removed at start");
+        config
     }
 }

@@ -1,6 +1,7 @@
 //! `extensions.health_check` (reference §2.13).
 
-use crate::config::{HttpServer, Listen};
+use crate::config::problems::quote;
+use crate::config::{HttpServer, Listen, Section};
 use std::time::Duration;
 
 /// Answers 200 while the agent serves, 503 before and after.
@@ -50,5 +51,47 @@ pub struct PipelineCheck {
 impl Default for PipelineCheck {
     fn default() -> PipelineCheck {
         PipelineCheck { enabled: false, interval: Duration::from_secs(300), exporter_failure_threshold: 5 }
+    }
+}
+
+impl HealthCheckConfig {
+    /// Reads `extensions.health_check`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> HealthCheckConfig {
+        let default = HealthCheckConfig::default();
+        let body = s.section("response_body", |s| ResponseBody {
+            healthy: s.text("healthy", ""),
+            unhealthy: s.text("unhealthy", ""),
+        });
+        let config = HealthCheckConfig {
+            server: HttpServer::read(s, default.server.endpoint),
+            path: s.text("path", &default.path),
+            response_body: Some(body).filter(|body| *body != ResponseBody::default()),
+            check_collector_pipeline: s.section("check_collector_pipeline", PipelineCheck::read),
+        };
+        s.unless(config.path.starts_with('/'), "path", || {
+            format!("{} does not begin with a slash", quote(&config.path))
+        });
+        s.moot_all(&["use_v2", "http", "grpc", "component_health"], "there is one kind of health check here");
+        config
+    }
+}
+
+impl PipelineCheck {
+    fn read(s: &Section<'_>) -> PipelineCheck {
+        let default = PipelineCheck::default();
+        let check = PipelineCheck {
+            enabled: s.flag("enabled", default.enabled),
+            interval: s.duration("interval", default.interval),
+            exporter_failure_threshold: s.number(
+                "exporter_failure_threshold",
+                default.exporter_failure_threshold,
+                1..=u32::MAX,
+            ),
+        };
+        s.warn_unless(!check.enabled, "enabled", || {
+            "has no effect: in otelcol it never finds anything; an outage is no reason to restart this agent".to_owned()
+        });
+        check
     }
 }

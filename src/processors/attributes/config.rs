@@ -2,6 +2,7 @@
 
 use super::action::Action;
 use super::matching::Matching;
+use crate::config::Section;
 
 /// Acts on span, log record and data point attributes; never on resource, scope or span events.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -12,4 +13,16 @@ pub struct AttributesConfig {
     pub include: Option<Matching>,
     /// `exclude`: not these items, checked after `include`.
     pub exclude: Option<Matching>,
+}
+
+impl AttributesConfig {
+    /// Reads `processors.attributes`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> AttributesConfig {
+        AttributesConfig {
+            actions: Action::read_all(s, "actions"),
+            include: s.gives("include").then(|| s.section("include", Matching::read)),
+            exclude: s.gives("exclude").then(|| s.section("exclude", Matching::read)),
+        }
+    }
 }

@@ -3,6 +3,9 @@
 //! In otelcol these numbers also decide how much a crash loses. Here they decide only what one upload is: the
 //! data is on disk before (architecture §4).
 
+use crate::config::Section;
+use crate::config::problems::quote;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Counted in spans, metric data points or log records.
@@ -30,5 +33,36 @@ impl Default for BatchConfig {
             metadata_keys: Vec::new(),
             metadata_cardinality_limit: 1_000,
         }
+    }
+}
+
+impl BatchConfig {
+    /// Reads `processors.batch`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> BatchConfig {
+        let default = BatchConfig::default();
+        let keys = s.texts("metadata_keys", &[]);
+        let config = BatchConfig {
+            timeout: s.duration("timeout", default.timeout),
+            send_batch_size: s.number("send_batch_size", default.send_batch_size, 0..=u32::MAX),
+            send_batch_max_size: s.number("send_batch_max_size", default.send_batch_max_size, 0..=u32::MAX),
+            metadata_keys: keys.iter().map(|key| key.to_ascii_lowercase()).collect(),
+            metadata_cardinality_limit: s.number(
+                "metadata_cardinality_limit",
+                default.metadata_cardinality_limit,
+                0..=u32::MAX,
+            ),
+        };
+        let (size, max) = (config.send_batch_size, config.send_batch_max_size);
+        s.unless(max == 0 || max >= size, "send_batch_max_size", || {
+            format!("{max} is less than send_batch_size ({size})")
+        });
+        let mut seen = BTreeSet::new();
+        let twice = config.metadata_keys.iter().find(|key| !seen.insert(key.as_str()));
+        s.unless(twice.is_none(), "metadata_keys", || {
+            format!("names {} twice (upper and lower case are the same)", quote(twice.map_or("", String::as_str)))
+        });
+        s.not_acted_on("metadata_keys", config.metadata_keys.is_empty());
+        config
     }
 }

@@ -1,8 +1,11 @@
 //! `receivers.otlp`: which of the two protocols listen, and where (reference §2.2).
 
 use crate::base::Bytes;
-use crate::config::{HttpServer, Id, Listen, TlsServer};
+use crate::config::{HttpServer, Id, Listen, Section, TlsServer};
 use std::time::Duration;
+
+/// Largest message one may ask for: what a length of 31 bits, which grpc-go has, can say.
+const MESSAGE_MAX_MIB: u64 = 2_047;
 
 /// Only the protocols that stand in the file are served; `grpc:` alone means no HTTP.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,4 +122,96 @@ impl Default for HttpConfig {
             logs_url_path: "/v1/logs".to_owned(),
         }
     }
+}
+
+impl OtlpReceiverConfig {
+    /// Reads `receivers.otlp`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> OtlpReceiverConfig {
+        let config = s.section("protocols", |s| OtlpReceiverConfig {
+            grpc: s.section_if_there("grpc", GrpcConfig::read),
+            http: s.section_if_there("http", HttpConfig::read),
+        });
+        if config.grpc.is_none() && config.http.is_none() {
+            s.error("protocols", "names neither grpc nor http; nothing would listen");
+        }
+        config
+    }
+}
+
+impl GrpcConfig {
+    fn read(s: &Section<'_>) -> GrpcConfig {
+        let default = GrpcConfig::default();
+        let size_mib = s.number("max_recv_msg_size_mib", 0, 0..=MESSAGE_MAX_MIB);
+        let (keepalive, enforcement) = s.section("keepalive", |s| {
+            (s.section("server_parameters", Keepalive::read), s.section("enforcement_policy", Enforcement::read))
+        });
+        let streams = s.number("max_concurrent_streams", 0, 0..=u32::MAX);
+        let config = GrpcConfig {
+            endpoint: s.listen("endpoint", default.endpoint),
+            tls: s.section("tls", TlsServer::read),
+            max_recv_msg_size: if size_mib == 0 { default.max_recv_msg_size } else { Bytes::mib(size_mib) },
+            max_concurrent_streams: (streams > 0).then_some(streams),
+            read_buffer_size: Bytes(s.number("read_buffer_size", default.read_buffer_size.0, 0..=u32::MAX.into())),
+            write_buffer_size: Bytes(s.number("write_buffer_size", default.write_buffer_size.0, 0..=u32::MAX.into())),
+            keepalive,
+            enforcement,
+            auth: crate::config::authenticator(s),
+            include_metadata: s.flag("include_metadata", false),
+        };
+        s.only("transport", &["tcp"]);
+        s.not_available("tls", config.tls.is_none());
+        s.not_acted_on("include_metadata", !config.include_metadata);
+        s.refuse("middlewares", "middlewares are not available in this build");
+        config
+    }
+}
+
+impl Keepalive {
+    fn read(s: &Section<'_>) -> Keepalive {
+        let default = Keepalive::default();
+        Keepalive {
+            max_connection_idle: s.duration_or_never("max_connection_idle", None),
+            max_connection_age: s.duration_or_never("max_connection_age", None),
+            max_connection_age_grace: s.duration_or_never("max_connection_age_grace", None),
+            time: s.duration_above_zero("time", default.time),
+            timeout: s.duration_above_zero("timeout", default.timeout),
+        }
+    }
+}
+
+impl Enforcement {
+    fn read(s: &Section<'_>) -> Enforcement {
+        Enforcement {
+            min_time: s.duration("min_time", Enforcement::default().min_time),
+            permit_without_stream: s.flag("permit_without_stream", false),
+        }
+    }
+}
+
+impl HttpConfig {
+    fn read(s: &Section<'_>) -> HttpConfig {
+        let default = HttpConfig::default();
+        let config = HttpConfig {
+            server: HttpServer::read(s, default.server.endpoint),
+            traces_url_path: url_path(s, "traces_url_path", &default.traces_url_path),
+            metrics_url_path: url_path(s, "metrics_url_path", &default.metrics_url_path),
+            logs_url_path: url_path(s, "logs_url_path", &default.logs_url_path),
+        };
+        let taken = config.metrics_url_path == config.traces_url_path;
+        s.unless(!taken, "metrics_url_path", || "is the path of traces too; one of them would never arrive".to_owned());
+        let taken = [&config.traces_url_path, &config.metrics_url_path].contains(&&config.logs_url_path);
+        s.unless(!taken, "logs_url_path", || {
+            "is the path of another signal too; one of them would never arrive".to_owned()
+        });
+        s.only("transport", &["tcp"]);
+        config
+    }
+}
+
+/// As the original: a leading slash is added, a query dropped.
+fn url_path(s: &Section<'_>, key: &'static str, default: &str) -> String {
+    let path = s.text(key, default);
+    let path = path.split('?').next().unwrap_or_default();
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }
