@@ -34,7 +34,8 @@ fn block(lane: Lane, raw: &[u8], id: u128, clock: &Clock) -> NewBlock {
 
 fn spool() -> (tempfile::TempDir, Spool) {
     let shm = Path::new("/dev/shm");
-    let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.expect("a temporary directory");
+    let dir =
+        if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.expect("a temporary directory");
     let settings = DiskSettings {
         directory: dir.path().join("spool"),
         max: Bytes::mib(4_096),
@@ -60,7 +61,13 @@ fn block_encode(c: &mut Criterion) {
         b.iter_batched(|| new.clone(), |new| black_box(new.number(1, 1_000, clock.boot_id())), BatchSize::SmallInput);
     });
     let (header, value) = block(Lane(0), &raw, 1, &clock).number(1, 1_000, clock.boot_id());
-    println!("{} bytes raw, {} on disk, per record: {:.1} and {:.1}", raw.len(), value.len(), raw.len() as f64 / 1e3, value.len() as f64 / 1e3);
+    println!(
+        "{} bytes raw, {} on disk, per record: {:.1} and {:.1}",
+        raw.len(),
+        value.len(),
+        raw.len() as f64 / 1e3,
+        value.len() as f64 / 1e3
+    );
     group.bench_function("unframe (checksum, lz4)", |b| {
         b.iter(|| {
             let header = Header::read(black_box(&value)).expect("intact");
