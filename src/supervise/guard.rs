@@ -16,12 +16,13 @@
 
 use super::budget::Charge;
 use super::handle::Slot;
+use super::house::House;
 use super::member::{Crash, Factory, Ping};
 use super::panics;
-use super::seat::{Current, Reason, Seat, Shift};
-use super::supervisor::House;
+use super::seat::{Reason, Seat};
+use super::shift::{Current, Shift};
 use super::vitals::{Patience, Tick};
-use super::{End, Member};
+use super::{Crew, End, Member};
 use actix::dev::ContextFut;
 use actix::dev::channel::AddressReceiver;
 use actix::{ActorContext as _, Arbiter, AsyncContext as _, Context, ResponseFuture};
@@ -275,24 +276,27 @@ pub(super) fn begin_shift<A: Member>(staff: &Staff<A>, shift: Arc<Shift>, openin
         Opening::AfterRest(_) => None,
     };
     let (ours, post, house) = (staff.clone(), staff.seat.post, staff.house.clone());
-    match post.crew {
-        super::Crew::Main => {
-            let begin = move || drop(actix_rt::spawn(tenure(ours, shift, mailbox, opening)));
-            house.main.spawn_fn(begin);
-        }
-        super::Crew::Own => {
-            let name = post.name;
-            let arbiter = Arbiter::try_with_tokio_rt(move || own_runtime(name))?;
+    let counted = house.tenure(&staff.seat);
+    let begun = match post.crew {
+        Crew::Main => staff.house.main.spawn_fn(move || {
+            actix_rt::spawn(async move {
+                tenure(ours, shift, mailbox, opening).await;
+                drop(counted); // after the actor and its factory
+            });
+        }),
+        Crew::Own => {
+            let arbiter = Arbiter::try_with_tokio_rt(move || own_runtime(post.name))?;
             arbiter.spawn_fn(move || {
                 actix_rt::spawn(async move {
                     tenure(ours, shift.clone(), mailbox, opening).await;
                     house.thread_ended(&shift);
+                    drop(counted);
                     Arbiter::current().stop();
                 });
-            });
+            })
         }
-    }
-    Ok(())
+    };
+    if begun { Ok(()) } else { Err(std::io::Error::other("the arbiter of this thread has stopped")) }
 }
 
 /// The runtime of an own thread, made on that thread; names it so that `top -H` and gdb show the post.

@@ -10,7 +10,7 @@
 //! put a thousand messages into a mailbox of sixteen. Here the places are counted and freed when handling begins.
 
 use super::Member;
-use super::seat::Current;
+use super::shift::Current;
 use actix::dev::MessageResponse as _;
 use actix::dev::channel::{AddressReceiver, channel};
 use actix::prelude::SendError;

@@ -165,3 +165,45 @@ async fn rows_that_nobody_was_posted_to_are_named() {
     }
     assert_eq!(supervisor.unstaffed(), ["main"]);
 }
+
+/// Goal: after `stop` nothing is left of the actors or their factories, so that what they held can be had again.
+#[actix::test]
+async fn a_stop_waits_until_actors_and_factories_are_gone() {
+    for post in ["main", "own"] {
+        let (lives, supervisor) = (Arc::<Lives>::default(), supervisor());
+        let lookout = supervisor.lookout();
+        let handle = supervisor.post(row(post), "", worker(&lives));
+        assert!(soon("first", handle.ask(Add)).await.is_ok());
+        assert!(Arc::strong_count(&lives) > 1, "the actor and its factory hold it");
+        assert_eq!(soon("stopped", supervisor.stop(Duration::from_secs(15))).await, Vec::<String>::new());
+        assert_eq!(Arc::strong_count(&lives), 1, "{post}: nobody holds it any more");
+        assert_eq!(lookout.watch().seats[0].state, State::Stopped);
+    }
+}
+
+#[actix::test]
+async fn a_stop_names_those_who_would_not() {
+    let (lives, supervisor) = (Arc::default(), supervisor());
+    let blocked: Handle<Worker> = supervisor.post(row("own"), "blocked", worker(&lives));
+    let _: Handle<Worker> = supervisor.post(row("own"), "free", worker(&lives));
+    blocked.tell(BlockFor(Duration::from_secs(3))).expect("room");
+    tokio::time::sleep(MS(100)).await;
+    assert_eq!(soon("stopped", supervisor.stop(MS(500))).await, ["own/blocked"]);
+}
+
+#[actix::test]
+async fn an_end_that_the_main_thread_does_not_take_up_is_carried_out_by_the_last_resort() {
+    let (supervisor, resorts) = supervisor_with(Duration::from_secs(30));
+    let lives = Arc::default();
+    let _: Handle<Worker> = supervisor.post(row("own"), "", worker(&lives));
+    supervisor.lookout().ask_to_stop("nobody in particular");
+    tokio::time::sleep(MS(1_000)).await;
+    assert_eq!(*resorts.lock().expect("not poisoned"), [], "a stop that was asked for can wait");
+    drop(supervisor);
+
+    let (supervisor, resorts) = supervisor_with(Duration::from_secs(30));
+    let _: Handle<Worker> = supervisor.post(row("own"), "", worker(&lives));
+    assert!(supervisor.lookout().sabotage("own", Sabotage::PanicInGuard));
+    until("the last resort", || !resorts.lock().expect("not poisoned").is_empty()).await;
+    assert_eq!(resorts.lock().expect("not poisoned")[0].exit(), Exit::Escalated);
+}

@@ -1,9 +1,12 @@
 //! Falls: every kind of panic, what it costs, and what the next life finds.
 
 use crate::toys::*;
+use actix::prelude::*;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use tfo_otel_agent::supervise::{Handle, State, panic_counts};
+use tfo_otel_agent::supervise::{Handle, Sabotage, State, panic_counts};
+use tfo_otel_agent::supervised;
 
 /// Goal: whatever panics, the messages queued behind it are answered by the rebuilt actor, and the fall is in the
 /// books with its reason.
@@ -101,4 +104,45 @@ async fn a_panic_that_a_request_caused_is_answered_and_charged_to_nobody() {
     }
     assert_eq!((falls(&supervisor, "own"), lives.built.load(SeqCst)), (0, 1));
     assert!(panic_counts().contained >= before + 100);
+}
+
+/// Holds a port, which only one may.
+struct Owner {
+    port: Option<TcpListener>,
+}
+
+supervised!(Owner, let_go: |owner: &mut Owner| {
+    drop(owner.port.take());
+    panic!("a panic while letting go is borne");
+});
+
+impl Actor for Owner {
+    type Context = Context<Owner>;
+}
+
+#[derive(Message)]
+#[rtype(result = "u16")]
+struct WhichPort;
+
+impl Handler<WhichPort> for Owner {
+    type Result = u16;
+
+    fn handle(&mut self, _: WhichPort, _: &mut Self::Context) -> u16 {
+        self.port.as_ref().and_then(|port| port.local_addr().ok()).map_or(0, |address| address.port())
+    }
+}
+
+/// The new value is built while the old one exists: without `let_go` the port would be taken.
+#[actix::test]
+async fn what_only_one_may_hold_is_let_go_before_the_next_life_takes_it() {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    let supervisor = supervisor();
+    let owner = supervisor.post(row("own"), "", move || Owner {
+        port: Some(TcpListener::bind(("127.0.0.1", port)).expect("the port is free again")),
+    });
+    assert_eq!(soon("first", owner.ask(WhichPort)).await, Ok(port));
+    assert!(supervisor.lookout().sabotage("own", Sabotage::PanicInHandler));
+    until_running(&supervisor, "own", 1).await;
+    assert_eq!(soon("the next life", owner.ask(WhichPort)).await, Ok(port));
+    assert_eq!(falls(&supervisor, "own"), 1);
 }

@@ -186,3 +186,25 @@ impl Handler<Flood> for Worker {
         let _ = handle.clone().tell(Flood(handle)); // `Down` when the test is over
     }
 }
+
+/// Blocked threads are falls like others: they spend the same budget.
+#[actix::test]
+async fn a_post_whose_threads_block_too_often_rests_or_ends_the_process() {
+    let (lives, mut supervisor) = (Arc::default(), supervisor());
+    let spare: Handle<Worker> = supervisor.post(row("fragile-spare"), "", worker(&lives));
+    assert!(soon("first", spare.ask(Add)).await.is_ok());
+    assert_eq!(spare.tell(BlockFor(MS(2_500))), Ok(()));
+    until("it is down", || seat(&supervisor, "fragile-spare").state == State::Down).await;
+    assert_eq!(soon("refused", spare.ask(Add)).await, Err(Fallen::Down("fragile-spare".into())));
+    until("it is back on a new thread", || seat(&supervisor, "fragile-spare").state == State::Running).await;
+    assert_eq!(soon("again", spare.ask(Add)).await, Ok(1));
+    let view = seat(&supervisor, "fragile-spare");
+    assert_eq!((view.falls, view.escalations, view.replaced), (1, 1, 1));
+
+    let vital: Handle<Worker> = supervisor.post(row("fragile"), "", worker(&lives));
+    assert!(soon("first", vital.ask(Add)).await.is_ok());
+    assert_eq!(vital.tell(BlockFor(MS(2_500))), Ok(()));
+    let end = soon("the end", supervisor.run_until_end()).await;
+    let End::Escalated { post, reason: Reason::Blocked { during, .. } } = end else { panic!("{end}") };
+    assert_eq!((post.as_str(), during), ("fragile", Some("BlockFor")));
+}

@@ -38,12 +38,13 @@ pub const PATIENT: Policy = Policy {
 pub const STRICT: Policy =
     Policy { soft_deadline: Duration::from_millis(200), hard_deadline: Duration::from_secs(1), ..PATIENT };
 const TIRELESS: Policy = Policy { budget: u32::MAX, pause: ONE_MS, ..PATIENT };
+const FRAGILE: Policy = Policy { budget: 0, on_hang: OnHang::Replace, ..STRICT };
 
 pub const MAIN: Post =
     Post { name: "main", crew: Crew::Main, policy: PATIENT, vital: true, mailbox: 16, stop: Stage(1) };
 pub const OWN: Post = Post { name: "own", crew: Crew::Own, ..MAIN };
 
-pub static ROSTER: [Post; 11] = [
+pub static ROSTER: [Post; 13] = [
     MAIN,
     OWN,
     Post { name: "spare", vital: false, stop: Stage(2), ..OWN },
@@ -53,6 +54,8 @@ pub static ROSTER: [Post; 11] = [
     Post { name: "replaced", policy: Policy { on_hang: OnHang::Replace, ..STRICT }, ..OWN },
     Post { name: "tireless", policy: TIRELESS, ..OWN },
     Post { name: "tireless-main", policy: TIRELESS, ..MAIN },
+    Post { name: "fragile", policy: FRAGILE, ..OWN },
+    Post { name: "fragile-spare", policy: FRAGILE, vital: false, ..OWN },
     Post { name: "narrow", mailbox: 2, ..MAIN },
     Post { name: "steady", policy: Policy { soft_deadline: Duration::from_secs(1), ..PATIENT }, ..OWN },
 ];
