@@ -30,7 +30,7 @@ fn request(records: u64) -> Bytes {
             severity_number: 9,
             severity_text: "INFO".to_owned(),
             body: text(&format!(
-                "register 40{:04} of unit {} read in {} ms, value {}.{:02} within limits",
+                "register 40{:04} of unit {} read in {} ms, value {}.{:02} is within limits",
                 n % 9_973,
                 n % 17,
                 n % 90,
@@ -48,6 +48,8 @@ fn request(records: u64) -> Bytes {
                     key_strindex: 0,
                 },
                 attribute("thread.name", "poller-3"),
+                attribute("site", "pumping-station-north"),
+                attribute("unit", "kilopascal"),
             ],
             trace_id: (u128::from(n) << 64 | 0x0af7_6519_16cd_43dd).to_be_bytes().to_vec(),
             span_id: (n | 0x00f0_67aa_0000_0000).to_be_bytes().to_vec(),
@@ -72,6 +74,49 @@ fn request(records: u64) -> Bytes {
     ExportLogsServiceRequest { resource_logs }.encode_to_vec().into()
 }
 
+/// The same records as OTLP/JSON, as an exporter of the Web writes them.
+fn json(records: u64) -> String {
+    let decoded = ExportLogsServiceRequest::decode(request(records)).expect("just written");
+    let string = |text: &str| serde_json::Value::from(text).to_string();
+    let value = |value: &Option<AnyValue>| match value.as_ref().and_then(|any| any.value.as_ref()) {
+        Some(any_value::Value::StringValue(text)) => format!(r#"{{"stringValue":{}}}"#, string(text)),
+        Some(any_value::Value::IntValue(n)) => format!(r#"{{"intValue":"{n}"}}"#),
+        _ => "{}".to_owned(),
+    };
+    let list = |pairs: &[KeyValue]| {
+        let pairs: Vec<String> = pairs
+            .iter()
+            .map(|pair| format!(r#"{{"key":{},"value":{}}}"#, string(&pair.key), value(&pair.value)))
+            .collect();
+        pairs.join(",")
+    };
+    let hex = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let logs = &decoded.resource_logs[0];
+    let records: Vec<String> = logs.scope_logs[0]
+        .log_records
+        .iter()
+        .map(|record| {
+            format!(
+                r#"{{"timeUnixNano":"{}","observedTimeUnixNano":"{}","severityNumber":{},"severityText":{},"body":{},"attributes":[{}],"flags":{},"traceId":"{}","spanId":"{}"}}"#,
+                record.time_unix_nano,
+                record.observed_time_unix_nano,
+                record.severity_number,
+                string(&record.severity_text),
+                value(&record.body),
+                list(&record.attributes),
+                record.flags,
+                hex(&record.trace_id),
+                hex(&record.span_id)
+            )
+        })
+        .collect();
+    let resource = list(&logs.resource.as_ref().expect("just written").attributes);
+    format!(
+        r#"{{"resourceLogs":[{{"resource":{{"attributes":[{resource}]}},"scopeLogs":[{{"scope":{{"name":"modbus"}},"logRecords":[{}]}}]}}]}}"#,
+        records.join(",")
+    )
+}
+
 /// The seed's Production processors: two resource upserts and three item upserts.
 fn production() -> Rewriter {
     let upsert = |key: &str, value: &str| Action::upsert(key, Value::Text(value.to_owned()));
@@ -87,7 +132,7 @@ fn production() -> Rewriter {
 
 fn wire(c: &mut Criterion) {
     let request = request(1_000);
-    println!("{} bytes a record", request.len() / 1_000);
+    assert_eq!(request.len() / 10_000, 39, "the goals are for records of about 390 bytes");
     let production = production();
     let rewritten = production.rewrite(Signal::Logs, &request, &|_| None).expect("valid");
     let mut group = c.benchmark_group("1000 records");
@@ -111,6 +156,10 @@ fn wire(c: &mut Criterion) {
     });
     let pieces: Vec<Bytes> = (0..10).map(|_| self::request(100)).collect();
     group.bench_function("merge 10 requests of 100", |b| b.iter(|| otlp::merge(black_box(&pieces))));
+    let text = json(1_000);
+    let read = otlp::from_json(Signal::Logs, text.as_bytes()).expect("valid");
+    assert_eq!(otlp::count(Signal::Logs, &read), Ok(1_000));
+    group.bench_function("read JSON", |b| b.iter(|| otlp::from_json(Signal::Logs, black_box(text.as_bytes()))));
     group.bench_function("prost decodes (for comparison)", |b| {
         b.iter(|| ExportLogsServiceRequest::decode(black_box(request.clone())))
     });

@@ -2,6 +2,8 @@
 //!
 //! `fuzz/pdata/main.go` says how to build the programs and to run these tests.
 
+#![allow(clippy::print_stderr)] // their report
+
 use super::tree::{Node, fields};
 use super::{damage, entropy, signals};
 use crate::otlp::wild::Choices;
