@@ -1,6 +1,8 @@
 //! What the agent says about itself: numbers, log lines, health.
 
 pub mod alloc;
+pub mod gotime;
+pub mod logs;
 pub mod metrics;
 pub mod otelcol;
 pub mod process;
