@@ -5,6 +5,7 @@
 //! extensions} → supervise → telemetry → otlp, config → base`.
 
 pub mod base;
+pub mod extensions;
 pub mod otlp;
 pub mod spool;
 pub mod telemetry;
