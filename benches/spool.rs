@@ -16,7 +16,7 @@ use tfo_otel_agent::spool::{Cut, Lane, NewBlock, Outcome, Pos, Settlement, Store
 use tfo_otel_agent::testing::numbered::{Numbered, Source};
 
 fn request() -> Body {
-    Numbered::new(Signal::Logs, Source(1)).request(1_000).bytes
+    Numbered::new(Signal::Logs, Source(1)).request(1_000).bytes.into()
 }
 
 fn block(lane: Lane, raw: &[u8], id: u128, clock: &Clock) -> NewBlock {
