@@ -7,6 +7,7 @@
 pub mod app;
 pub mod base;
 pub mod batcher;
+pub mod cli;
 pub mod config;
 pub mod extensions;
 pub mod otlp;

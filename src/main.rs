@@ -1,3 +1,12 @@
 //! The one binary.
 
-fn main() {}
+use std::process::ExitCode;
+use tfo_otel_agent::telemetry::alloc::Counting;
+
+/// Counts what is allocated: memory_limiter acts on it.
+#[global_allocator]
+static ALLOC: Counting = Counting::new();
+
+fn main() -> ExitCode {
+    tfo_otel_agent::cli::main().into()
+}

@@ -1,6 +1,12 @@
 //! Knows everybody: load, check, wire, run, stop.
 
+pub mod exporters;
+pub mod listen;
 pub mod machine;
+pub mod numbers;
 pub mod plan;
 pub mod roster;
+pub mod run;
+pub mod stores;
 pub mod web;
+pub mod wire;

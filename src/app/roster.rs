@@ -10,6 +10,9 @@ use std::time::Duration;
 const QUICK: Policy =
     Policy { pause: Curve { initial: Duration::from_millis(50), ..Policy::STANDARD.pause }, ..Policy::STANDARD };
 
+/// Lives on the main thread, which cannot be replaced.
+const MAIN: Policy = Policy { on_hang: OnHang::ExitProcess, ..QUICK };
+
 /// Works on a disk: an SD card may take a minute for one sync and come back (architecture §5, "Slow disks"), so its
 /// thread is given up only after five.
 const DISK: Policy = Policy {
@@ -39,13 +42,13 @@ macro_rules! roster {
 #[rustfmt::skip]
 roster! {
     OTLP_GRPC: "otlp-grpc",    Own,  QUICK,  vital true,  mailbox 16,  stop 1, "The gRPC server of one OTLP receiver.";
-    DOORMAN:   "doorman",      Main, QUICK,  vital false, mailbox 16,  stop 1, "Closes the receivers at a stop and waits until everybody is out.";
+    DOORMAN:   "doorman",      Main, MAIN,   vital false, mailbox 16,  stop 1, "Closes the receivers at a stop and waits until everybody is out.";
     BATCHER:   "batcher",      Own,  QUICK,  vital true,  mailbox 256, stop 2, "Group commit in front of one store.";
     UPLINK:    "uplink",       Own,  QUICK,  vital true,  mailbox 64,  stop 3, "One exporter.";
     KEEPER:    "spool-keeper", Own,  DISK,   vital false, mailbox 16,  stop 4, "Seals, deletes and copies segments of one store.";
     READER:    "spool-reader", Own,  DISK,   vital true,  mailbox 64,  stop 4, "Reads one store.";
     WRITER_:   "spool-writer", Own,  WRITER, vital true,  mailbox 64,  stop 5, "Writes one store.";
-    WEB:       "web",          Main, QUICK,  vital true,  mailbox 16,  stop 6, "All HTTP ports: OTLP, health, metrics.";
+    WEB:       "web",          Main, MAIN,   vital true,  mailbox 16,  stop 6, "All HTTP ports: OTLP, health, metrics.";
 }
 
 /// The table.

@@ -6,7 +6,7 @@
 //!     └──── committed ────── one Commit: a block per lane and 1 MiB, all or none ──▶ spool writer
 //! ```
 //!
-//! Nobody waits for a timer: with nothing under way an offer goes at once; with a sync under way everything that came
+//! Nobody waits for a timer (but for `commit_interval`, where flash must live long): with nothing under way an offer goes at once; with a sync under way everything that came
 //! meanwhile goes with the next one (architecture §4, "Commit window").
 //!
 //! What always holds:
@@ -19,7 +19,7 @@ mod gather;
 
 pub use gather::Part;
 
-use crate::base::{Clock, Dice};
+use crate::base::{Clock, Dice, Stamp};
 use crate::spool::crew::{Commit, SpoolWriter};
 use crate::spool::{CommitError, NewBlock};
 use crate::supervise::{Drain, Fallen, Handle};
@@ -80,6 +80,11 @@ pub struct Batcher {
     /// Compressed already, waiting for the writer.
     ready: Vec<(NewBlock, Draft)>,
     under_way: bool,
+    /// `commit_interval`: least time from the beginning of one commit to the next.
+    interval: Duration,
+    /// When the last one began, and whether somebody will wake us when the interval is over.
+    began: Option<Stamp>,
+    rests: bool,
     /// Somebody drains us and waits for the last answer.
     drained: Vec<oneshot::Sender<()>>,
 }
@@ -87,7 +92,7 @@ pub struct Batcher {
 impl Batcher {
     /// For the factory.
     #[must_use]
-    pub fn new(writer: Handle<SpoolWriter>, clock: Clock) -> Batcher {
+    pub fn new(writer: Handle<SpoolWriter>, clock: Clock, interval: Duration) -> Batcher {
         Batcher {
             writer,
             clock,
@@ -95,6 +100,9 @@ impl Batcher {
             gathered: Gathered::default(),
             ready: Vec::new(),
             under_way: false,
+            interval,
+            began: None,
+            rests: false,
             drained: Vec::new(),
         }
     }
@@ -107,9 +115,26 @@ impl Batcher {
         }
     }
 
+    /// Whether `commit_interval` has not passed yet; somebody wakes us then. A drain does not wait for it.
+    fn is_resting(&mut self, ctx: &mut Context<Self>) -> bool {
+        let since = self.began.map_or(Duration::MAX, |began| self.clock.now().since(began));
+        let left = self.interval.saturating_sub(since);
+        if left.is_zero() || !self.drained.is_empty() {
+            return false;
+        }
+        if !self.rests {
+            self.rests = true;
+            ctx.run_later(left, |batcher, ctx| {
+                batcher.rests = false;
+                batcher.go_on(ctx);
+            });
+        }
+        true
+    }
+
     /// Sends a commit if none is under way and something waits.
     fn go_on(&mut self, ctx: &mut Context<Self>) {
-        if self.under_way {
+        if self.under_way || self.is_resting(ctx) {
             if self.gathered.bytes() >= EAGER {
                 self.draw_up();
             }
@@ -121,6 +146,7 @@ impl Batcher {
             return;
         }
         self.under_way = true;
+        self.began = Some(self.clock.now());
         let (blocks, drafts): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ready).into_iter().unzip();
         let commit = carry(self.writer.clone(), blocks, drafts, Dice::seeded(self.dice.u64()));
         ctx.spawn(commit.into_actor(self).map(|(), batcher, ctx| {

@@ -46,7 +46,7 @@ impl Default for FileStorageConfig {
             compaction: CompactionConfig::default(),
             max_size: None,
             min_free: Bytes::mib(64),
-            when_full: WhenFull::EvictOldest,
+            when_full: WhenFull::DropOldest,
             commit_interval: Duration::ZERO,
         }
     }
@@ -55,8 +55,8 @@ impl Default for FileStorageConfig {
 /// `when_full`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
-    /// `evict_oldest`: the oldest data is removed, counted as lost{evicted}.
-    EvictOldest,
+    /// `drop_oldest`: the oldest data is removed, counted as lost{evicted}.
+    DropOldest,
     /// `refuse`: clients are told to come back, as otelcol does.
     Refuse,
 }
@@ -99,7 +99,7 @@ impl FileStorageConfig {
     #[must_use]
     pub fn read(s: &Section<'_>) -> FileStorageConfig {
         let default = FileStorageConfig::default();
-        let whens = [("evict_oldest", WhenFull::EvictOldest), ("refuse", WhenFull::Refuse)];
+        let whens = [("drop_oldest", WhenFull::DropOldest), ("refuse", WhenFull::Refuse)];
         let config = FileStorageConfig {
             directory: s.path_if_given("directory").unwrap_or(default.directory),
             directory_permissions: permissions(s).unwrap_or(default.directory_permissions),

@@ -1,5 +1,6 @@
 //! OTLP over gRPC and HTTP.
 
 pub mod config;
+pub mod door;
 pub mod grpc;
 pub mod http;

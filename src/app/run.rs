@@ -1,0 +1,125 @@
+//! The life of a process: load, check, start, run, stop; one exit code at the end.
+
+use super::machine::address_towards;
+use super::plan::{Config, ExporterConfig, Outcome, read};
+use super::wire::Agent;
+use crate::base::Clock;
+use crate::config::problems::Severity;
+use crate::config::{Any, Locations, Machine};
+use crate::supervise::{Exit, Signals, install_hook};
+use crate::telemetry::alloc;
+use crate::telemetry::logs::{LogSettings, Logs};
+use std::time::Duration;
+
+/// How long one stage of the stop may take. Six stages stay far below systemd's 90 s.
+const STAGE: Duration = Duration::from_secs(5);
+
+/// Reads and checks a configuration on this machine.
+#[must_use]
+pub fn load(locations: &Locations) -> Outcome {
+    read(locations, &Machine::new(|| address_towards(std::env::var("TELEMETRYFLOW_ENDPOINT").ok().as_deref())))
+}
+
+/// Runs the agent until it is told to stop or cannot go on. `told` gets what an operator must read although there is
+/// no log yet.
+pub fn run(locations: &Locations, mut told: impl FnMut(&str)) -> Exit {
+    alloc::calm_glibc();
+    install_hook();
+    let outcome = load(locations);
+    let Some(config) = outcome.config else {
+        told(&format!("{}", outcome.report));
+        return Exit::Config;
+    };
+    let clock = Clock::system();
+    let logs = match Logs::install(&log_settings(&config), &clock) {
+        Ok(logs) => logs,
+        Err(error) => {
+            told(&format!("log cannot be started: {error}"));
+            return Exit::Config;
+        }
+    };
+    for problem in outcome.report.problems().iter().filter(|p| p.severity == Severity::Warning) {
+        tracing::warn!(path = problem.path, at = %format_args!("{}:{}", outcome.report.source_of(problem.at), problem.at.line), "{}", problem.told().trim_start_matches("warning: "));
+    }
+    let exit = actix::System::new().block_on(live(&config, &clock, &logs));
+    logs.flush(Duration::from_secs(1));
+    exit
+}
+
+async fn live(config: &Config, clock: &Clock, logs: &Logs) -> Exit {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), cores = super::machine::cores(), "Starting tfo-otel-agent...");
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be heard");
+            return Exit::Config;
+        }
+    };
+    let mut agent = match Agent::start(config, clock) {
+        Ok(agent) => agent,
+        Err(error) => {
+            tracing::error!(%error, "agent cannot start");
+            return Exit::Config;
+        }
+    };
+    logs.register(&agent.metrics);
+    actix_rt::spawn(signals.obey(agent.supervisor.lookout()));
+    tracing::info!("Everything is ready. Begin running and processing data.");
+    let end = agent.supervisor.run_until_end().await;
+    agent.health.stopping();
+    if end.exit() == Exit::Clean {
+        let drained = agent.supervisor.drain(STAGE).await;
+        tracing::info!(missed = drained.missed.len(), "Shutdown complete.");
+    }
+    end.exit()
+}
+
+fn log_settings(config: &Config) -> LogSettings {
+    use crate::telemetry::config::{Encoding as Wanted, Level, Output};
+    use crate::telemetry::logs::{Encoding, Sampling, Severity};
+    let section = &config.service.telemetry.logs;
+    let path = |o: &Output| match o {
+        Output::Stdout => "stdout".to_owned(),
+        Output::Stderr => "stderr".to_owned(),
+        Output::File(path) => path.display().to_string(),
+    };
+    LogSettings {
+        level: match section.level {
+            Level::Debug => Severity::Debug,
+            Level::Info => Severity::Info,
+            Level::Warn => Severity::Warn,
+            Level::Error => Severity::Error,
+        },
+        encoding: match section.encoding {
+            Wanted::Console => Encoding::Console,
+            Wanted::Json => Encoding::Json,
+        },
+        disable_caller: section.disable_caller,
+        sampling: section.sampling.as_ref().map(|s| Sampling {
+            tick: s.tick,
+            initial: s.initial.into(),
+            thereafter: s.thereafter.into(),
+        }),
+        output_paths: section.output_paths.iter().map(path).collect(),
+        error_output_paths: section.error_output_paths.iter().map(path).collect(),
+        initial_fields: section.initial_fields.iter().map(|(k, v)| (k.clone(), json(v))).collect(),
+        ..LogSettings::default()
+    }
+}
+
+fn json(value: &Any) -> serde_json::Value {
+    match value {
+        Any::Text(text) => text.clone().into(),
+        Any::Int(n) => (*n).into(),
+        Any::Double(n) => (*n).into(),
+        Any::Bool(b) => (*b).into(),
+        Any::List(all) => all.iter().map(json).collect(),
+        Any::Map(all) => serde_json::Value::Object(all.iter().map(|(k, v)| (k.clone(), json(v))).collect()),
+    }
+}
+
+/// Whether any exporter of a configuration keeps what it has on a disk.
+#[must_use]
+pub fn is_durable(config: &Config) -> bool {
+    config.exporters.values().any(|e| matches!(e, ExporterConfig::OtlpHttp(e) if e.sending_queue.storage.is_some()))
+}

@@ -1,0 +1,179 @@
+//! Which stores there are, and who reads which: one spool per `file_storage` that an exporter names, and one in memory
+//! for exporters without.
+
+use super::machine;
+use super::plan::{Config, ExporterConfig, ExtensionConfig, PipelineConfig, ProcessorConfig};
+use crate::base::units::MIB;
+use crate::base::{Bytes, Clock, Dice};
+use crate::config::Id;
+use crate::extensions::file_storage::config::{FileStorageConfig, WhenFull as Wanted};
+use crate::otlp::Signal;
+use crate::processors::batch::config::BatchConfig;
+use crate::processors::pipe::StoreNo;
+use crate::spool::disk::{DiskSettings, StartError, WhenFull};
+use crate::spool::store::Spool;
+use crate::spool::{Cut, Lane, Store as _};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a memory store may hold when no memory_limiter says more: a gateway of 256 MB has this to spare.
+const MEMORY_STORE: Bytes = Bytes::mib(32);
+/// An upload's uncompressed size: just under the 4 MiB that gRPC servers take by default.
+const UPLOAD_MAX: u32 = 4 * 1_024 * 1_024 - 4_096;
+/// Largest spool by default: 10 GiB, or half the filesystem if that is less (architecture §5).
+const SPOOL_MAX: Bytes = Bytes::mib(10 * 1_024);
+
+/// One store and its name in logs: the id of its `file_storage`, or `memory`.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// As in logs and seats.
+    pub name: String,
+    /// On disk, so that an answer means "on stable storage".
+    pub durable: bool,
+    /// The store.
+    pub spool: Arc<Spool>,
+    /// Least time between two syncs.
+    pub commit_interval: Duration,
+}
+
+/// A pipeline as one exporter reads it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The pipeline's id.
+    pub pipeline: String,
+    /// What flows in it.
+    pub signal: Signal,
+    /// Its lane in the exporter's store.
+    pub lane: Lane,
+    /// How uploads are cut, by the pipeline's `batch`.
+    pub cut: Cut,
+    /// Longest an item waits for others, by the pipeline's `batch`; zero: not at all.
+    pub timeout: Duration,
+    /// The `batch` processor's id, for its metrics; `None`: there is none.
+    pub batch: Option<String>,
+}
+
+/// All stores, and the lines from pipelines to exporters.
+#[derive(Debug)]
+pub struct Stores {
+    /// By [`StoreNo`].
+    pub all: Vec<Stored>,
+    /// Each sending exporter's store and what it reads.
+    pub exporters: BTreeMap<Id, (StoreNo, Vec<Source>)>,
+    /// Each pipeline's lanes.
+    pub lanes: BTreeMap<String, Vec<(StoreNo, Lane)>>,
+}
+
+impl Stores {
+    /// Opens every store a pipeline needs. Exporters join their lanes here, before anything is let in.
+    ///
+    /// # Errors
+    /// When a directory cannot be used at all.
+    pub fn open(config: &Config, clock: &Clock) -> Result<Stores, StartError> {
+        let mut stores = Stores { all: Vec::new(), exporters: BTreeMap::new(), lanes: BTreeMap::new() };
+        let mut by_storage: BTreeMap<Option<Id>, StoreNo> = BTreeMap::new();
+        let memory = memory_limit(config);
+        for pipeline in &config.service.pipelines {
+            for id in &pipeline.exporters {
+                let Some(ExporterConfig::OtlpHttp(exporter)) = config.exporters.get(id) else { continue };
+                let queue = &exporter.sending_queue;
+                let storage = queue.storage.clone().filter(|_| queue.enabled);
+                let no = match by_storage.get(&storage) {
+                    Some(no) => *no,
+                    None => {
+                        let no = StoreNo(stores.all.len());
+                        stores.all.push(open_one(config, storage.as_ref(), memory, clock)?);
+                        by_storage.insert(storage, no);
+                        no
+                    }
+                };
+                let lane = stores.all[no.0].spool.lane(&pipeline.id(), pipeline.signal);
+                let lanes = stores.lanes.entry(pipeline.id()).or_default();
+                if !lanes.contains(&(no, lane)) {
+                    lanes.push((no, lane));
+                }
+                let source = source(config, pipeline, lane);
+                stores.exporters.entry(id.clone()).or_insert_with(|| (no, Vec::new())).1.push(source);
+            }
+        }
+        for (id, (no, sources)) in &stores.exporters {
+            let lanes: Vec<Lane> = sources.iter().map(|s| s.lane).collect();
+            stores.all[no.0].spool.own(&id.to_string(), &lanes);
+        }
+        Ok(stores)
+    }
+}
+
+/// What memory_limiter allows, or half of what there is.
+fn memory_limit(config: &Config) -> Bytes {
+    let total = machine::memory().unwrap_or(Bytes::mib(256));
+    let limits = config.processors.values().filter_map(|p| match p {
+        ProcessorConfig::MemoryLimiter(limiter) => Some(limiter.limits(total).0),
+        _ => None,
+    });
+    limits.min().unwrap_or(Bytes(total.0 / 2))
+}
+
+fn open_one(config: &Config, storage: Option<&Id>, memory: Bytes, clock: &Clock) -> Result<Stored, StartError> {
+    let section = storage.and_then(|id| match config.extensions.get(id) {
+        Some(ExtensionConfig::FileStorage(section)) => Some((id, section)),
+        _ => None,
+    });
+    let Some((id, section)) = section else {
+        let budget = Bytes((memory.0 / 4).clamp(MEMORY_STORE.0 / 4, MEMORY_STORE.0 * 4));
+        tracing::warn!(%budget, "no storage is configured for some exporters: what they acknowledge is in memory and ends with this process");
+        let spool = Arc::new(Spool::in_memory(budget, clock.clone(), Dice::shaken()));
+        return Ok(Stored { name: "memory".into(), durable: false, spool, commit_interval: Duration::ZERO });
+    };
+    let settings = disk_settings(section, memory);
+    tracing::info!(storage = %id, directory = %settings.directory.display(), budget = %settings.max, segment_max = %settings.segment_max, "opening spool");
+    let spool = Arc::new(Spool::on_disk(settings, clock.clone(), Dice::shaken())?);
+    Ok(Stored { name: id.to_string(), durable: true, spool, commit_interval: section.commit_interval })
+}
+
+fn disk_settings(section: &FileStorageConfig, memory: Bytes) -> DiskSettings {
+    let max = section.max_size.unwrap_or_else(|| default_max(section));
+    // The active segment lies in memory once, and once more while it is sealed (architecture §5).
+    let segment_max = (max.0 / 16).min(memory.0 / 32).clamp(2 * MIB, 48 * MIB);
+    DiskSettings {
+        directory: section.directory.clone(),
+        max,
+        min_free: section.min_free,
+        when_full: match section.when_full {
+            Wanted::DropOldest => WhenFull::DropOldest,
+            Wanted::Refuse => WhenFull::Refuse,
+        },
+        segment_min: Bytes::mib(2),
+        segment_max: Bytes(segment_max),
+        seal: true,
+        compact: true,
+    }
+}
+
+fn default_max(section: &FileStorageConfig) -> Bytes {
+    // The directory may not be there yet; its nearest ancestor is on the same filesystem.
+    let there = section.directory.ancestors().find(|p| p.exists());
+    let half = there.and_then(|p| rustix::fs::statvfs(p).ok()).map(|s| s.f_blocks.saturating_mul(s.f_frsize) / 2);
+    Bytes(half.unwrap_or(SPOOL_MAX.0).min(SPOOL_MAX.0))
+}
+
+fn source(config: &Config, pipeline: &PipelineConfig, lane: Lane) -> Source {
+    let batch = pipeline.processors.iter().find_map(|id| match config.processors.get(id) {
+        Some(ProcessorConfig::Batch(batch)) => Some((id, batch)),
+        _ => None,
+    });
+    let (cut, timeout) = match batch {
+        Some((_, batch)) => (cut_of(batch), batch.timeout),
+        // Without `batch` the original sends each request as it came; here each block.
+        None => (Cut { enough_items: 1, max_items: 0, max_bytes: UPLOAD_MAX }, Duration::ZERO),
+    };
+    let batch = batch.map(|(id, _)| id.to_string());
+    Source { pipeline: pipeline.id(), signal: pipeline.signal, lane, cut, timeout, batch }
+}
+
+fn cut_of(batch: &BatchConfig) -> Cut {
+    // A size of 0 or a timeout of 0 means "at once" in the original.
+    let enough = if batch.timeout.is_zero() { 1 } else { batch.send_batch_size.max(1) };
+    Cut { enough_items: enough, max_items: batch.send_batch_max_size, max_bytes: UPLOAD_MAX }
+}

@@ -1,0 +1,312 @@
+//! From a checked configuration to a running agent: binds, opens, wires, fills the posts.
+//!
+//! ```text
+//! bind ports ─▶ open stores ─▶ lanes, exporters join ─▶ writer, reader, keeper, batcher ─▶ uplinks ─▶ intakes ─▶ servers
+//! ```
+//!
+//! Everything that can fail for a reason of the machine fails before the first post is filled.
+
+use super::listen::{NoPort, bind};
+use super::machine;
+use super::plan::{Config, ExporterConfig, ExtensionConfig, ProcessorConfig, ReceiverConfig};
+use super::roster::{BATCHER, DOORMAN, KEEPER, OTLP_GRPC, READER, WEB, WRITER_, roster, row};
+use super::stores::Stores;
+use super::web::{Behind, Port, Web};
+use crate::base::{Bytes, Clock, Dice, Stamp};
+use crate::batcher::{Batcher, Offer};
+use crate::config::Id;
+use crate::extensions::health_check;
+use crate::otlp::{Rewriter, Rule};
+use crate::processors::edits;
+use crate::processors::memory_limiter::Limiter;
+use crate::processors::pipe::{Pipe, StoreNo};
+use crate::receivers::budget::Budget;
+use crate::receivers::intake::Intake;
+use crate::receivers::otlp::door::{Doorman, GrpcDoor};
+use crate::receivers::otlp::grpc::OtlpGrpc;
+use crate::receivers::otlp::http::OtlpHttp;
+use crate::spool::crew::{SpoolKeeper, SpoolReader, SpoolWriter};
+use crate::spool::disk;
+use crate::supervise::{Handle, Line, Settings, Supervisor};
+use crate::telemetry::config::MetricsLevel;
+use crate::telemetry::health::Health;
+use crate::telemetry::{Level, Metrics, ProcessorMetrics, ReceiverMetrics, Resource, alloc, process, serve};
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+/// Why the agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken.
+    #[error(transparent)]
+    Port(#[from] NoPort),
+    /// A spool's directory cannot be used.
+    #[error(transparent)]
+    Spool(#[from] disk::StartError),
+    /// A component cannot be built from its section.
+    #[error("{id}: {why}")]
+    Component {
+        /// Which.
+        id: String,
+        /// Why not.
+        why: String,
+    },
+    /// The system gave no thread.
+    #[error("no thread for the watchdog: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A running agent, on the current actix system.
+#[derive(Debug)]
+pub struct Agent {
+    /// Everybody.
+    pub supervisor: Supervisor,
+    /// What is told to orchestrators.
+    pub health: Health,
+    /// The numbers.
+    pub metrics: Metrics,
+    /// The stores, for the books.
+    pub stores: Arc<Stores>,
+    /// Where each receiver, extension and the metrics listen, by name: `otlp/grpc`, `otlp/http`, `health_check`,
+    /// `metrics`.
+    pub addresses: BTreeMap<String, SocketAddr>,
+}
+
+/// Ports that were bound, before anything else was done.
+struct Bound {
+    grpc: Vec<(Id, TcpListener, SocketAddr)>,
+    http: Vec<(Id, TcpListener, SocketAddr)>,
+    health: Vec<(Id, TcpListener, SocketAddr)>,
+    metrics: Option<(TcpListener, SocketAddr)>,
+}
+
+impl Agent {
+    /// Starts everything. Needs a running actix system; returns when the posts are filled.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing runs then.
+    pub fn start(config: &Config, clock: &Clock) -> Result<Agent, StartError> {
+        let started = clock.now();
+        let bound = Bound::bind(config)?;
+        let metrics = metrics_of(config, clock, started);
+        let health = Health::starting(clock.clone());
+        health.register(&metrics);
+        let stores = Arc::new(Stores::open(config, clock)?);
+        let pipes = pipes(config, &stores, &metrics, clock)?;
+        let supervisor = Supervisor::start(roster(), Settings::default()).map_err(StartError::Thread)?;
+        let crews = man_stores(&supervisor, &stores, clock);
+        super::exporters::start(config, &supervisor, &stores, &crews, &metrics, &health, clock)?;
+        let addresses = bound.addresses();
+        receive(config, bound, &supervisor, &pipes, &crews, &metrics, &health);
+        super::numbers::register(&metrics, &stores, supervisor.lookout());
+        for post in supervisor.unstaffed() {
+            tracing::debug!(post, "nobody needed in this post");
+        }
+        health.ready();
+        Ok(Agent { supervisor, health, metrics, stores, addresses })
+    }
+}
+
+impl Bound {
+    fn bind(config: &Config) -> Result<Bound, NoPort> {
+        let used = |id: &Id| config.service.pipelines.iter().any(|p| p.receivers.contains(id));
+        let mut bound = Bound { grpc: Vec::new(), http: Vec::new(), health: Vec::new(), metrics: None };
+        for (id, receiver) in config.receivers.iter().filter(|(id, _)| used(id)) {
+            let ReceiverConfig::Otlp(otlp) = receiver;
+            if let Some(grpc) = &otlp.grpc {
+                let (listener, address) = bind(&format!("receiver {id} (grpc)"), &grpc.endpoint)?;
+                bound.grpc.push((id.clone(), listener, address));
+            }
+            if let Some(http) = &otlp.http {
+                let (listener, address) = bind(&format!("receiver {id} (http)"), &http.server.endpoint)?;
+                bound.http.push((id.clone(), listener, address));
+            }
+        }
+        for id in &config.service.extensions {
+            if let Some(ExtensionConfig::HealthCheck(health)) = config.extensions.get(id) {
+                let (listener, address) = bind(&format!("extension {id}"), &health.server.endpoint)?;
+                bound.health.push((id.clone(), listener, address));
+            }
+        }
+        let telemetry = &config.service.telemetry.metrics;
+        if telemetry.level != MetricsLevel::None {
+            bound.metrics = Some(bind("service.telemetry.metrics", &telemetry.address)?);
+        }
+        Ok(bound)
+    }
+
+    fn addresses(&self) -> BTreeMap<String, SocketAddr> {
+        let named = |all: &[(Id, TcpListener, SocketAddr)], suffix: &str| -> Vec<(String, SocketAddr)> {
+            all.iter().map(|(id, _, address)| (format!("{id}{suffix}"), *address)).collect()
+        };
+        let metrics = self.metrics.as_ref().map(|(_, address)| ("metrics".to_owned(), *address));
+        named(&self.grpc, "/grpc")
+            .into_iter()
+            .chain(named(&self.http, "/http"))
+            .chain(named(&self.health, ""))
+            .chain(metrics)
+            .collect()
+    }
+}
+
+fn metrics_of(config: &Config, clock: &Clock, started: Stamp) -> Metrics {
+    let telemetry = &config.service.telemetry;
+    let changes = telemetry.resource.iter().cloned().collect();
+    let level = match telemetry.metrics.level {
+        MetricsLevel::None | MetricsLevel::Basic => Level::Basic,
+        MetricsLevel::Normal => Level::Normal,
+        MetricsLevel::Detailed => Level::Detailed,
+    };
+    let metrics = Metrics::new(&Resource::new(&changes, &mut Dice::shaken()), level);
+    process::register(&metrics, clock.clone(), started);
+    metrics
+}
+
+/// The pipelines, ready to take requests.
+fn pipes(
+    config: &Config,
+    stores: &Stores,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> Result<Vec<(Vec<Id>, Arc<Pipe>)>, StartError> {
+    let total = machine::memory().unwrap_or(Bytes::mib(256));
+    let mut limiters: BTreeMap<Id, Arc<Limiter>> = BTreeMap::new();
+    let mut pipes = Vec::new();
+    for pipeline in &config.service.pipelines {
+        let (mut mine, mut rules) = (Vec::new(), Vec::new());
+        for id in &pipeline.processors {
+            match config.processors.get(id) {
+                Some(ProcessorConfig::MemoryLimiter(section)) => {
+                    let shared = limiters.entry(id.clone()).or_insert_with(|| {
+                        let counted = ProcessorMetrics::new(metrics, &id.to_string());
+                        Arc::new(Limiter::new(section, total, Arc::new(live_bytes), clock.clone(), counted))
+                    });
+                    mine.push(shared.clone());
+                }
+                Some(ProcessorConfig::Resource(section)) => rules.push(edits::of_resource(section)),
+                Some(ProcessorConfig::Attributes(section)) => {
+                    let rule = edits::of_attributes(section);
+                    rules.push(rule.map_err(|why| StartError::Component { id: id.to_string(), why: why.into() })?);
+                }
+                Some(ProcessorConfig::Batch(_)) | None => {}
+            }
+        }
+        let rules: Vec<Rule> = rules.into_iter().filter(|r| !r.actions.is_empty()).collect();
+        let deep = |e: crate::otlp::TooDeep| StartError::Component { id: pipeline.id(), why: e.to_string() };
+        let rewriter = if rules.is_empty() { None } else { Some(Rewriter::new(rules).map_err(deep)?) };
+        let tees = pipeline.exporters.iter().filter_map(|id| match config.exporters.get(id) {
+            Some(ExporterConfig::Debug(section)) => Some(super::exporters::tee(id, section, metrics, clock)),
+            _ => None,
+        });
+        let pipe = Pipe {
+            name: pipeline.id(),
+            signal: pipeline.signal,
+            limiters: mine,
+            rewriter,
+            lanes: stores.lanes.get(&pipeline.id()).cloned().unwrap_or_default(),
+            tees: tees.collect(),
+        };
+        pipes.push((pipeline.receivers.clone(), Arc::new(pipe)));
+    }
+    Ok(pipes)
+}
+
+fn live_bytes() -> u64 {
+    alloc::live_bytes() as u64
+}
+
+/// The actors of one store.
+#[derive(Debug, Clone)]
+pub struct Crew {
+    /// Writes it.
+    pub writer: Handle<SpoolWriter>,
+    /// Reads it.
+    pub reader: Handle<SpoolReader>,
+    /// Stands before it.
+    pub batcher: Line<Offer>,
+}
+
+fn man_stores(supervisor: &Supervisor, stores: &Stores, clock: &Clock) -> Vec<Crew> {
+    let man = |stored: &super::stores::Stored| {
+        let spool = stored.spool.clone();
+        let writer = supervisor.post(row(&WRITER_), &stored.name, move || SpoolWriter(spool.clone()));
+        let spool = stored.spool.clone();
+        let reader = supervisor.post(row(&READER), &stored.name, move || SpoolReader::new(spool.clone()));
+        let spool = stored.spool.clone();
+        supervisor.post(row(&KEEPER), &stored.name, move || SpoolKeeper(spool.clone()));
+        let (to, clock, interval) = (writer.clone(), clock.clone(), stored.commit_interval);
+        let batcher =
+            supervisor.post(row(&BATCHER), &stored.name, move || Batcher::new(to.clone(), clock.clone(), interval));
+        Crew { writer, reader, batcher: batcher.line() }
+    };
+    stores.all.iter().map(man).collect()
+}
+
+/// Requests in flight may hold an eighth of what memory_limiter allows, within reason.
+fn in_flight(pipes: &[(Vec<Id>, Arc<Pipe>)]) -> Budget {
+    let hard = pipes.iter().flat_map(|(_, p)| &p.limiters).map(|l| l.hard().0).min();
+    Budget::new(Bytes(hard.map_or(Bytes::mib(32).0, |hard| (hard / 8).clamp(Bytes::mib(8).0, Bytes::mib(64).0))))
+}
+
+fn receive(
+    config: &Config,
+    bound: Bound,
+    supervisor: &Supervisor,
+    pipes: &[(Vec<Id>, Arc<Pipe>)],
+    crews: &[Crew],
+    metrics: &Metrics,
+    health: &Health,
+) {
+    let budget = in_flight(pipes);
+    let batchers: Vec<Line<Offer>> = crews.iter().map(|c| c.batcher.clone()).collect();
+    debug_assert!(pipes.iter().flat_map(|(_, p)| &p.lanes).all(|(StoreNo(no), _)| *no < batchers.len()));
+    let mut intakes: BTreeMap<Id, Arc<Intake>> = BTreeMap::new();
+    let mut intake_of = |id: &Id| {
+        let mine = pipes.iter().filter(|(receivers, _)| receivers.contains(id)).map(|(_, pipe)| pipe.clone());
+        intakes
+            .entry(id.clone())
+            .or_insert_with(|| Arc::new(Intake::new(mine, batchers.clone(), budget.clone())))
+            .clone()
+    };
+    let mut ports = Vec::new();
+    for (id, listener, address) in bound.http {
+        let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(&id) else { continue };
+        let Some(section) = &otlp.http else { continue };
+        let endpoint = OtlpHttp::new(section, intake_of(&id), ReceiverMetrics::new(metrics, &id.to_string(), "http"));
+        tracing::info!(kind = "receiver", name = %id, endpoint = %address, "Starting HTTP server");
+        ports.push(Port { listener, address, behind: Behind::Otlp(Arc::new(endpoint)) });
+    }
+    for (id, listener, address) in bound.health {
+        let Some(ExtensionConfig::HealthCheck(section)) = config.extensions.get(&id) else { continue };
+        let body = section.response_body.as_ref();
+        let settings = health_check::HealthCheckSettings {
+            path: section.path.clone(),
+            response_body: body
+                .map(|b| health_check::ResponseBody { healthy: b.healthy.clone(), unhealthy: b.unhealthy.clone() }),
+        };
+        let health = health.clone();
+        let page = move |request: &actix_web::HttpRequest| health_check::respond(request.path(), &health, &settings);
+        ports.push(Port { listener, address, behind: Behind::Page(Arc::new(page)) });
+    }
+    if let Some((listener, address)) = bound.metrics {
+        let metrics = metrics.clone();
+        tracing::info!(%address, "Serving Prometheus metrics");
+        let page = move |request: &actix_web::HttpRequest| serve::respond(request.path(), &metrics);
+        ports.push(Port { listener, address, behind: Behind::Page(Arc::new(page)) });
+    }
+    for (id, listener, address) in bound.grpc {
+        let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(&id) else { continue };
+        let Some(section) = otlp.grpc.clone() else { continue };
+        let service = OtlpGrpc::new(&section, intake_of(&id), ReceiverMetrics::new(metrics, &id.to_string(), "grpc"));
+        tracing::info!(kind = "receiver", name = %id, endpoint = %address, "Starting GRPC server");
+        let listener = Arc::new(listener);
+        supervisor.post(row(&OTLP_GRPC), &id.to_string(), move || {
+            GrpcDoor::new(listener.clone(), service.clone(), section.clone())
+        });
+    }
+    let ports = Arc::new(ports);
+    supervisor.post(row(&WEB), "", move || Web::new(ports.clone()));
+    let intakes: Vec<Arc<Intake>> = intakes.into_values().collect();
+    supervisor.post(row(&DOORMAN), "", move || Doorman(intakes.clone()));
+}

@@ -1,0 +1,362 @@
+//! `demo`: the promise, shown. An agent of its own as a child process, real OTLP load, a far end that goes away, a
+//! SIGKILL in the middle, and at the end the far end's own count, not the agent's.
+//!
+//! ```text
+//!  0 %        20 %                    45 %            60 %        75 %
+//!  link up ───┤ link gone ────────────┤ SIGKILL, start ┤ link back ┤ load ends, backlog drains ─▶ count
+//! ```
+
+use crate::otlp::Signal;
+use crate::supervise::Exit;
+use crate::testing::far_end::{Act, FarEnd, Script};
+use crate::testing::load::{Load, Running};
+use crate::testing::tally::Report;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// What to show.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// How long the load lasts; the drain comes on top.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..=3_600))]
+    seconds: u64,
+    /// Items a second: log records, spans and data points together.
+    #[arg(long, default_value_t = 6_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    rate: u64,
+    /// The result as one JSON object instead of sentences.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How long the drain may take after the load.
+const DRAIN: Duration = Duration::from_secs(60);
+/// How long an agent may take to listen.
+const START: Duration = Duration::from_secs(10);
+
+/// Why the demo could not be shown.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the agent did not answer within {START:?}; its log is at {0}")]
+    NoAnswer(PathBuf),
+    #[error("the agent ended by itself ({0}); its log is at {1}")]
+    Ended(std::process::ExitStatus, PathBuf),
+}
+
+/// What was counted in the end.
+#[derive(Debug)]
+struct Outcome {
+    /// Items acknowledged to the load by the agent.
+    accepted: u64,
+    /// Of these, items the far end has.
+    delivered: u64,
+    lost: u64,
+    duplicates: u64,
+    /// Items that came and were never sent.
+    invented: u64,
+    /// Items acknowledged and not delivered when the agent was killed.
+    unsent_at_kill: u64,
+    killed: bool,
+}
+
+impl Outcome {
+    fn is_proof(&self) -> bool {
+        self.lost == 0
+            && self.invented == 0
+            && self.delivered == self.accepted
+            && self.accepted > 0
+            && self.killed
+            && self.unsent_at_kill > 0
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome { accepted, delivered, lost, duplicates, .. } = self;
+        write!(f, "accepted {accepted}, delivered {delivered}, lost {lost}, duplicates {duplicates}")
+    }
+}
+
+/// Shows it.
+pub(super) fn main(options: &Options) -> Exit {
+    let shown = actix::System::new().block_on(show(options));
+    match shown {
+        Ok(outcome) => {
+            if options.json {
+                let Outcome { accepted, delivered, lost, duplicates, invented, unsent_at_kill, killed } = outcome;
+                println!(
+                    "{}",
+                    serde_json::json!({
+                        "accepted": accepted, "delivered": delivered, "lost": lost, "duplicates": duplicates,
+                        "invented": invented, "unsent_at_kill": unsent_at_kill, "killed": killed, "proved": outcome.is_proof(),
+                    })
+                );
+            } else {
+                println!("{outcome}");
+            }
+            if outcome.is_proof() { Exit::Clean } else { Exit::Config }
+        }
+        Err(broken) => {
+            eprintln!("demo: {broken}");
+            Exit::Config
+        }
+    }
+}
+
+async fn show(options: &Options) -> Result<Outcome, Broken> {
+    let dir = Scratch::new()?;
+    let far_end = FarEnd::on_own_thread(Script::new())?;
+    let ports = [free_port()?, free_port()?];
+    let config = configure(&dir.0, &far_end.endpoint(), ports)?;
+    let mut agent = Agent::start(&dir.0, &config, ports[0]).await?;
+    let stage = Stage::new(options);
+    stage.say("agent started with an empty spool; link up, load begins");
+    let load = Load {
+        endpoint: format!("http://127.0.0.1:{}", ports[0]),
+        signals: Signal::ALL.into(),
+        rate: options.rate,
+        request_items: 100,
+        clients: 1,
+    }
+    .start();
+    let length = Duration::from_secs(options.seconds);
+    let begin = Instant::now();
+    let at = |percent: u32| begin + length * percent / 100;
+    let (mut unsent_at_kill, mut killed) = (0, false);
+
+    stage.watch_until(at(20), &load, &far_end).await;
+    far_end.play(Script::new().always(Act::Refuse));
+    stage.say("link gone: the far end refuses every connection");
+    stage.watch_until(at(45), &load, &far_end).await;
+
+    let unsent = |load: &Running| load.acknowledged().saturating_sub(delivered(load, &far_end).1.arrived());
+    if unsent(&load) > 0 {
+        unsent_at_kill = unsent(&load);
+        agent.kill()?;
+        killed = true;
+        stage.say(&format!("SIGKILL, with {unsent_at_kill} acknowledged items not delivered yet"));
+        sleep(Duration::from_millis(500)).await;
+        agent = Agent::start(&dir.0, &config, ports[0]).await?;
+        stage.say("agent started again on the same spool");
+    }
+    stage.watch_until(at(60), &load, &far_end).await;
+    far_end.play(Script::new());
+    stage.say("link back");
+    stage.watch_until(at(75), &load, &far_end).await;
+    load.stop();
+    stage.say("load ends; the backlog drains");
+    let end = Instant::now() + DRAIN;
+    while delivered(&load, &far_end).1.lost() > 0 && Instant::now() < end {
+        if let Some(status) = agent.child.try_wait()? {
+            return Err(Broken::Ended(status, agent.log.clone()));
+        }
+        stage.watch_until(Instant::now() + Duration::from_millis(250), &load, &far_end).await;
+    }
+    // What was acknowledged last, and what may still come twice.
+    sleep(Duration::from_millis(500)).await;
+    let (accepted, report) = delivered(&load, &far_end);
+    stage.end();
+    agent.stop().await?;
+    let outcome = Outcome {
+        accepted,
+        delivered: accepted - report.lost(),
+        lost: report.lost(),
+        duplicates: report.duplicated(),
+        invented: report.never_issued(),
+        unsent_at_kill,
+        killed,
+    };
+    if !outcome.is_proof() {
+        dir.keep();
+        eprintln!("demo: not proved; spool, configuration and log stay at {}", dir.0.display());
+    }
+    Ok(outcome)
+}
+
+/// What was acknowledged, and the books of load and far end together.
+fn delivered(load: &Running, far_end: &FarEnd) -> (u64, Report) {
+    let mut tally = load.tally();
+    far_end.with(|collector| tally.merge(collector.tally()));
+    let report = tally.report();
+    (report.acknowledged(), report)
+}
+
+/// What a person sees: on a terminal a bar that moves, in a pipe nothing but the last line.
+struct Stage {
+    bar: ProgressBar,
+    begun: Instant,
+}
+
+impl Stage {
+    fn new(options: &Options) -> Stage {
+        let quiet = options.json || !io::stderr().is_terminal();
+        let bar = if quiet {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr_with_hz(5))
+        };
+        let style = ProgressStyle::with_template("{prefix:>6} backlog [{bar:30}] {msg}").expect("a template of ours");
+        bar.set_style(style.progress_chars("=> "));
+        Stage { bar, begun: Instant::now() }
+    }
+
+    fn say(&self, what: &str) {
+        self.bar.println(format!("{:>5.1}s  {what}", self.begun.elapsed().as_secs_f64()));
+    }
+
+    async fn watch_until(&self, end: Instant, load: &Running, far_end: &FarEnd) {
+        let mut last = (Instant::now(), load.acknowledged());
+        while Instant::now() < end {
+            sleep((end - Instant::now()).min(Duration::from_millis(200))).await;
+            let (accepted, report) = delivered(load, far_end);
+            let there = accepted - report.lost();
+            let now = (Instant::now(), accepted);
+            let rate = (now.1 - last.1) as f64 / (now.0 - last.0).as_secs_f64().max(0.001);
+            last = now;
+            self.bar.set_prefix(format!("{:.1}s", self.begun.elapsed().as_secs_f64()));
+            self.bar.set_length(accepted.max(1));
+            self.bar.set_position(accepted - there);
+            self.bar.set_message(format!(
+                "{} waiting   accepted {accepted} ({rate:.0}/s)   delivered {there}   refused requests {}",
+                accepted - there,
+                load.refused()
+            ));
+        }
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// The agent as a child process.
+struct Agent {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Agent {
+    async fn start(dir: &Path, config: &Path, port: u16) -> Result<Agent, Broken> {
+        let log = dir.join("agent.log");
+        let to = std::fs::File::options().create(true).append(true).open(&log)?;
+        let child = Command::new(std::env::current_exe()?)
+            .args(["run", "--config"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(to.try_clone()?)
+            .stderr(to)
+            .spawn()?;
+        let mut agent = Agent { child, log };
+        let end = Instant::now() + START;
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            if let Some(status) = agent.child.try_wait()? {
+                return Err(Broken::Ended(status, agent.log.clone()));
+            }
+            if Instant::now() > end {
+                return Err(Broken::NoAnswer(agent.log.clone()));
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(agent)
+    }
+
+    fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?; // SIGKILL
+        self.child.wait().map(drop)
+    }
+
+    async fn stop(mut self) -> io::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.child.try_wait()?.is_none() && Instant::now() < end {
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Whatever happened, no child of ours stays behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn configure(dir: &Path, endpoint: &str, [http, metrics]: [u16; 2]) -> io::Result<PathBuf> {
+    let spool = dir.join("queue");
+    let text = format!(
+        "receivers:
+  otlp:
+    protocols:
+      http:
+        endpoint: 127.0.0.1:{http}
+processors:
+  batch:
+    timeout: 200ms
+    send_batch_size: 512
+    send_batch_max_size: 1024
+exporters:
+  otlphttp:
+    endpoint: {endpoint}
+    compression: gzip
+    retry_on_failure:
+      initial_interval: 250ms
+      max_interval: 1s
+    sending_queue:
+      storage: file_storage
+extensions:
+  file_storage:
+    directory: {}
+service:
+  extensions: [file_storage]
+  telemetry:
+    metrics:
+      address: 127.0.0.1:{metrics}
+  pipelines:
+    traces: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+    metrics: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+    logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+",
+        spool.display()
+    );
+    let path = dir.join("demo.yaml");
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// A port nobody has at this moment; the agent takes it a moment later.
+fn free_port() -> io::Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// A directory that goes with the demo, unless something is to be seen in it.
+struct Scratch(PathBuf, std::cell::Cell<bool>);
+
+impl Scratch {
+    fn new() -> io::Result<Scratch> {
+        let dir = std::env::temp_dir().join(format!("tfo-otel-agent-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&dir)?;
+        Ok(Scratch(dir, std::cell::Cell::new(false)))
+    }
+
+    fn keep(&self) {
+        self.1.set(true);
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !self.1.get() {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
