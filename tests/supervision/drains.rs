@@ -49,7 +49,7 @@ impl Handler<Keep> for Holder {
 }
 
 impl Handler<Drain> for Holder {
-    type Result = ResponseActFuture<Holder, ()>;
+    type Result = AtomicResponse<Holder, ()>; // handles nothing else meanwhile, its guard's pings included
 
     fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
         self.tell("drains");
@@ -63,7 +63,7 @@ impl Handler<Drain> for Holder {
                 }
             }
         };
-        Box::pin(handing_on.into_actor(self).map(|(), holder, _| holder.tell("is drained")))
+        AtomicResponse::new(Box::pin(handing_on.into_actor(self).map(|(), holder, _| holder.tell("is drained"))))
     }
 }
 

@@ -30,6 +30,7 @@ async fn a_vital_post_that_spends_its_budget_ends_the_process_and_leaves_nobody_
         assert_eq!((seat.state, seat.falls, seat.escalations), (State::Down, 4, 1));
         assert!(!supervisor.watch().is_well());
         assert_eq!(lives.built.load(SeqCst), 4, "it was not rebuilt a fourth time");
+        assert_eq!(lives.stopped.load(SeqCst), 0, "a value that panicked is dropped, not asked to stop");
     }
 }
 
