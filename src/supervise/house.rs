@@ -226,8 +226,7 @@ impl<A: Member> Office for Staff<A> {
 
     fn stop(&self) {
         self.slot.close();
-        self.seat.shift().retire();
-        self.seat.stopped();
+        self.seat.stop();
     }
 
     #[cfg(any(test, feature = "testing"))]

@@ -73,51 +73,43 @@ impl Crash {
     }
 }
 
-/// Makes an actor a [`Member`](crate::supervise::Member).
+/// Makes an actor a [`crate::supervise::Member`].
 ///
 /// ```ignore
 /// supervised!(Uplink);                                        // nothing to drain, nothing to let go
 /// supervised!(Batcher, drain: own);                           // implements Handler<Drain> itself
 /// supervised!(SpoolWriter, drain: own, let_go: Self::close);  // fn close(&mut self)
 /// supervised!(Lock, let_go: |lock: &mut Lock| drop(lock.file.take()));
+/// supervised!([D: Depot] Uplink<D>, drain: own);              // type parameters in front
 /// ```
 #[macro_export]
 macro_rules! supervised {
-    ($t:ty) => {
-        $crate::supervised!(@drain $t);
-        $crate::supervised!(@rest $t, |_: &mut $t| ());
-    };
-    ($t:ty, drain: own) => {
-        $crate::supervised!(@rest $t, |_: &mut $t| ());
-    };
-    ($t:ty, let_go: $let_go:expr) => {
-        $crate::supervised!(@drain $t);
-        $crate::supervised!(@rest $t, $let_go);
-    };
-    ($t:ty, drain: own, let_go: $let_go:expr) => {
-        $crate::supervised!(@rest $t, $let_go);
-    };
-    (@drain $t:ty) => {
-        impl ::actix::Handler<$crate::supervise::Drain> for $t {
+    (@drain [own] [$($param:tt)*] $t:ty) => {};
+    (@drain [] [$($param:tt)*] $t:ty) => {
+        impl<$($param)*> ::actix::Handler<$crate::supervise::Drain> for $t {
             type Result = ();
 
             fn handle(&mut self, _: $crate::supervise::Drain, _: &mut Self::Context) {}
         }
     };
-    (@rest $t:ty, $let_go:expr) => {
-        impl $crate::supervise::LetGo for $t {
-            fn let_go(&mut self) {
-                ($let_go)(self)
-            }
+    ([$($param:tt)*] $t:ty $(, drain: $drain:ident)? $(, let_go: $let_go:expr)?) => {
+        $crate::supervised!(@drain [$($drain)?] [$($param)*] $t);
+
+        impl<$($param)*> $crate::supervise::LetGo for $t {
+            $(
+                fn let_go(&mut self) {
+                    ($let_go)(self);
+                }
+            )?
         }
 
-        impl ::actix::Supervised for $t {
+        impl<$($param)*> ::actix::Supervised for $t {
             fn restarting(&mut self, ctx: &mut Self::Context) {
                 $crate::supervise::rebuild(self, ctx);
             }
         }
 
-        impl ::actix::Handler<$crate::supervise::Errand<$t>> for $t {
+        impl<$($param)*> ::actix::Handler<$crate::supervise::Errand<$t>> for $t {
             type Result = ();
 
             fn handle(&mut self, errand: $crate::supervise::Errand<$t>, ctx: &mut Self::Context) {
@@ -125,7 +117,7 @@ macro_rules! supervised {
             }
         }
 
-        impl ::actix::Handler<$crate::supervise::Ping> for $t {
+        impl<$($param)*> ::actix::Handler<$crate::supervise::Ping> for $t {
             type Result = ();
 
             fn handle(&mut self, _: $crate::supervise::Ping, _: &mut Self::Context) {
@@ -133,7 +125,7 @@ macro_rules! supervised {
             }
         }
 
-        impl ::actix::Handler<$crate::supervise::Crash> for $t {
+        impl<$($param)*> ::actix::Handler<$crate::supervise::Crash> for $t {
             type Result = ();
 
             fn handle(&mut self, crash: $crate::supervise::Crash, _: &mut Self::Context) {
@@ -141,7 +133,10 @@ macro_rules! supervised {
             }
         }
 
-        $crate::__supervised_sabotage!($t);
+        $crate::__supervised_sabotage!([$($param)*] $t);
+    };
+    ($t:ty $(, drain: $drain:ident)? $(, let_go: $let_go:expr)?) => {
+        $crate::supervised!([] $t $(, drain: $drain)? $(, let_go: $let_go)?);
     };
 }
 

@@ -21,6 +21,8 @@
 //! * More falls than the budget are not borne: a vital post ends the process, another rests long and is shown `down`.
 //! * A panic that one request or block causes is not a fall: [`contain`] it.
 //! * Silence counts only while the observer runs: suspend, SIGSTOP and clock jumps look like nothing.
+//! * A thread that was given up handles nothing more from its mailbox when it wakes. What it was in the middle of,
+//!   it finishes: whoever owns something exclusively says `ExitProcess` or is fenced by what it owns (leases).
 //!
 //! | file | what |
 //! |---|---|

@@ -68,9 +68,11 @@ pub enum OnHang {
 impl Policy {
     /// What a post gets unless its row says otherwise.
     ///
+    /// A post on the main thread says `on_hang: OnHang::ExitProcess` beside it.
+    ///
     /// * Pauses of 0.1 s doubling to 10 s: a bug in one message costs nothing, a broken disk is not hammered.
     /// * Five falls a minute, then a rest of ten minutes: OTP's usual intensity and a rest a person notices.
-    /// * A look every 5 s: ten posts then cost about 0.01 % of a core (`supervision::ten_idle_posts…` measures).
+    /// * A look every 5 s: ten posts then cost about 0.01 % of a core (`tests/supervision/cost.rs` measures).
     pub const STANDARD: Policy = Policy {
         pause: Curve {
             initial: Duration::from_millis(100),

@@ -118,8 +118,8 @@ mod never {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __supervised_sabotage {
-    ($t:ty) => {
-        impl ::actix::Handler<$crate::supervise::Sabotage> for $t {
+    ([$($param:tt)*] $t:ty) => {
+        impl<$($param)*> ::actix::Handler<$crate::supervise::Sabotage> for $t {
             type Result = ();
 
             fn handle(&mut self, case: $crate::supervise::Sabotage, ctx: &mut Self::Context) {
@@ -134,5 +134,5 @@ macro_rules! __supervised_sabotage {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __supervised_sabotage {
-    ($t:ty) => {};
+    ([$($param:tt)*] $t:ty) => {};
 }

@@ -168,12 +168,22 @@ impl Seat {
         lock(&self.shift).clone()
     }
 
-    /// Retires the present shift and begins the next.
+    /// Retires the present shift and begins the next, which in a stopped seat is over before it began.
     pub(super) fn relieve(&self, old: &Shift) -> Arc<Shift> {
         let mut present = lock(&self.shift);
         old.retire();
         *present = Arc::default();
+        if self.books().state == State::Stopped {
+            present.retire();
+        }
         present.clone()
+    }
+
+    /// Retires the present shift for good.
+    pub(super) fn stop(&self) {
+        let present = lock(&self.shift);
+        self.books().state = State::Stopped;
+        present.retire();
     }
 
     pub(super) fn occupied(&self, more: isize) {
@@ -214,15 +224,20 @@ impl Seat {
         (!shift.is_retired()).then_some(books)
     }
 
-    // --- events: each counts and logs
+    // --- events: each counts and logs. The log may block (a full pipe), so the books are given back before it.
 
     pub(super) fn started(&self, shift: &Shift) {
         let Some(mut books) = self.books_of(shift) else { return };
         books.progress = Instant::now();
-        match std::mem::replace(&mut books.state, State::Running) {
+        let before = books.state;
+        if before != State::Draining {
+            books.state = State::Running; // one rebuilt in mid-drain is asked to drain again
+        }
+        let falls = books.falls;
+        drop(books);
+        match before {
             State::Starting => info!(post = self.name, "post started"),
-            State::Draining => books.state = State::Draining, // rebuilt in mid-drain: it is asked to drain again
-            _ => info!(post = self.name, falls = books.falls, "post is back"),
+            _ => info!(post = self.name, falls, "post is back"),
         }
     }
 
@@ -234,33 +249,33 @@ impl Seat {
 
     /// A fall: enters it and says what it costs; `None` for a retired shift, which has nothing to say any more.
     pub(super) fn fell(&self, shift: &Shift, reason: Reason) -> Option<Charge> {
+        let policy = &self.post.policy;
         let mut books = self.books_of(shift)?;
         let Books { budget, dice, .. } = &mut *books;
-        let charge = budget.charge(Instant::now(), &self.post.policy, dice);
+        let charge = budget.charge(Instant::now(), policy, dice);
         books.falls += 1;
+        books.reason = Some(reason.clone());
         match charge {
-            Charge::Pause(pause) => {
-                warn!(post = self.name, %reason, falls = books.falls, ?pause, "post fell and will be rebuilt");
-                if books.state != State::Draining {
-                    books.state = State::Pausing;
-                }
+            Charge::Pause(_) if books.state == State::Draining => {}
+            Charge::Pause(_) => books.state = State::Pausing,
+            Charge::Spent => {
+                books.escalations += 1;
+                books.state = State::Down;
             }
-            Charge::Spent => self.escalated(&mut books, &reason),
         }
-        books.reason = Some(reason);
+        let falls = books.falls;
+        drop(books);
+        let (budget, window, rest) = (policy.budget, policy.window, policy.long_rest);
+        match charge {
+            Charge::Pause(pause) => warn!(post = self.name, %reason, falls, ?pause, "post fell and will be rebuilt"),
+            Charge::Spent if self.post.vital => {
+                error!(post = self.name, %reason, falls, budget, ?window, "vital post fell too often, the process ends");
+            }
+            Charge::Spent => {
+                error!(post = self.name, %reason, falls, budget, ?window, ?rest, "post fell too often and rests");
+            }
+        }
         Some(charge)
-    }
-
-    fn escalated(&self, books: &mut Books, reason: &Reason) {
-        books.escalations += 1;
-        books.state = State::Down;
-        let (falls, budget, window) = (books.falls, self.post.policy.budget, self.post.policy.window);
-        if self.post.vital {
-            error!(post = self.name, %reason, falls, budget, ?window, "vital post fell too often, the process ends");
-        } else {
-            let rest = self.post.policy.long_rest;
-            error!(post = self.name, %reason, falls, budget, ?window, ?rest, "post fell too often and rests");
-        }
     }
 
     /// Its guard panicked, or its runtime went away: nobody looks after the seat any more.
@@ -268,21 +283,25 @@ impl Seat {
         let Some(mut books) = self.books_of(shift) else { return };
         books.escalations += 1;
         books.state = State::Down;
+        books.reason = Some(reason.clone());
+        drop(books);
         error!(post = self.name, %reason, "post has lost its guard, the process ends");
-        books.reason = Some(reason);
     }
 
-    pub(super) fn blocked(&self, reason: Reason) {
+    pub(super) fn blocked(&self, reason: &Reason) {
         let mut books = self.books();
         books.state = State::Blocked;
+        books.reason = Some(reason.clone());
+        drop(books);
         error!(post = self.name, %reason, on_hang = %self.post.policy.on_hang, "post blocks its thread");
-        books.reason = Some(reason);
     }
 
     pub(super) fn replaced(&self, abandoned: usize) {
         let mut books = self.books();
         books.replaced += 1;
-        warn!(post = self.name, replaced = books.replaced, abandoned, "post goes on on a new thread");
+        let replaced = books.replaced;
+        drop(books);
+        warn!(post = self.name, replaced, abandoned, "post goes on on a new thread");
     }
 
     pub(super) fn draining(&self) {
@@ -298,9 +317,5 @@ impl Seat {
 
     pub(super) fn is_draining(&self) -> bool {
         self.books().state == State::Draining
-    }
-
-    pub(super) fn stopped(&self) {
-        self.books().state = State::Stopped;
     }
 }

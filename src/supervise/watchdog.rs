@@ -7,12 +7,15 @@
 //!     the main thread             ─▶ last resort: log, exit 71; nobody else could
 //!  and: an end that the main thread does not take up within the grace ─▶ last resort
 //! ```
+//!
+//! It never logs by itself. What blocks a thread may be the log (a pipe nobody reads), and whoever then speaks is
+//! blocked too; so a short-lived thread speaks for it, and it acts with or without having been heard.
 
 use super::house::{House, Office};
 use super::seat::Reason;
 use super::shift::{Shift, lock};
 use super::vitals::{Eye, Sight};
-use super::{Crew, End, Exit, OnHang, Roster};
+use super::{Crew, End, OnHang, Roster};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use tracing::error;
@@ -23,9 +26,15 @@ const ROUND_MAX: Duration = Duration::from_secs(5);
 /// Rounds within the shortest deadline: a block is noticed at most a quarter late.
 const ROUNDS_PER_DEADLINE: u32 = 4;
 
-/// Stack of the thread, bytes: it formats log lines and starts threads, nothing deep. (glibc's default is 8 MiB of
-/// address space, which counts on a 32-bit gateway.)
+/// Stack of the thread, bytes: it counts and starts threads, nothing deep. (Rust's default of 2 MiB is address space
+/// that counts on a 32-bit gateway.)
 const STACK: usize = 64 << 10;
+
+/// Stack of a thread that speaks for the watchdog, bytes: it formats log lines.
+const STACK_TO_SPEAK: usize = 256 << 10;
+
+/// Longest time the watchdog waits for its words. A second is long for a line and short for a blocked agent.
+const WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Stops the watchdog when dropped, and waits for it: a round is short.
 pub(super) struct Watchdog {
@@ -65,8 +74,7 @@ pub(super) fn start(house: Arc<House>, roster: Roster) -> std::io::Result<Watchd
     let bell = Arc::<Bell>::default();
     let (system, bell_there) = (actix_rt::System::current(), bell.clone());
     let thread = std::thread::Builder::new().name("watchdog".into()).stack_size(STACK).spawn(move || {
-        actix_rt::System::set_current(system); // new arbiters are started from here
-        let mut watch = Rounds { house, eyes: Vec::new(), heart: Eye::default(), waited: Duration::ZERO };
+        let mut watch = Rounds { house, system, eyes: Vec::new(), heart: Eye::default(), waited: Duration::ZERO };
         while !bell_there.wait(round) {
             watch.go(round);
         }
@@ -83,6 +91,7 @@ fn round(roster: Roster, main_deadline: Duration) -> Duration {
 
 struct Rounds {
     house: Arc<House>,
+    system: actix_rt::System,
     /// One per seat, in the order of the house; and whose shift it watches.
     eyes: Vec<(Arc<Shift>, Eye)>,
     heart: Eye,
@@ -117,36 +126,62 @@ impl Rounds {
         self.see_that_the_end_is_taken_up(round);
     }
 
-    fn blocked(&mut self, office: &Arc<dyn Office>, all: &[Arc<dyn Office>], shift: &Arc<Shift>, after: Duration) {
-        let policy = office.seat().post.policy;
-        match (office.seat().post.crew, policy.on_hang) {
+    fn blocked(&self, office: &Arc<dyn Office>, all: &[Arc<dyn Office>], shift: &Arc<Shift>, after: Duration) {
+        let reason = Reason::Blocked { during: shift.doing(), after };
+        let (office, shift) = (office.clone(), shift.clone());
+        let post = office.seat().post;
+        match (post.crew, post.policy.on_hang) {
             (Crew::Main, _) => self.last_resort(all, after),
             (Crew::Own, OnHang::Replace) => {
-                let reason = Reason::Blocked { during: shift.doing(), after };
-                office.seat().blocked(reason.clone());
-                office.replace(shift, reason);
+                let end = End::Blocked { post: office.seat().name.clone(), reason: reason.clone() };
+                let begun = self.aside(move || {
+                    office.seat().blocked(&reason);
+                    office.replace(&shift, reason);
+                });
+                if !begun {
+                    self.house.end(end); // a machine without a thread for this has none for a new actor
+                }
             }
             (Crew::Own, OnHang::ExitProcess) => {
-                let reason = Reason::Blocked { during: shift.doing(), after };
-                office.seat().blocked(reason.clone());
-                self.house.end(End::Blocked { post: office.seat().name.clone(), reason });
+                self.house.end(End::Blocked { post: office.seat().name.clone(), reason: reason.clone() });
+                let _ = self.aside(move || office.seat().blocked(&reason)); // with or without words
             }
         }
     }
 
     /// The main thread stands still. Everybody on it looks blocked; the one inside its own code is.
     fn last_resort(&self, offices: &[Arc<dyn Office>], after: Duration) {
-        let on_main = offices.iter().map(|office| office.seat()).filter(|seat| seat.post.crew == Crew::Main);
-        let culprit = on_main.into_iter().find(|seat| seat.shift().is_inside());
-        let reason = Reason::Blocked { during: culprit.and_then(|seat| seat.shift().doing()), after };
-        let post = culprit.map_or_else(|| "main".to_owned(), |seat| seat.name.clone());
-        if let Some(seat) = culprit {
-            seat.blocked(reason.clone());
-        }
-        let end = End::Blocked { post, reason };
-        error!(%end, exit = %Exit::Blocked, "the main thread is blocked, the process ends now");
+        let culprit = offices
+            .iter()
+            .map(|office| office.seat())
+            .find(|seat| seat.post.crew == Crew::Main && seat.shift().is_inside())
+            .cloned();
+        let reason = Reason::Blocked { during: culprit.as_ref().and_then(|seat| seat.shift().doing()), after };
+        let post = culprit.as_ref().map_or_else(|| "main".to_owned(), |seat| seat.name.clone());
+        let end = End::Blocked { post, reason: reason.clone() };
         self.house.end(end.clone());
+        let said = end.clone();
+        let _ = self.aside(move || {
+            if let Some(seat) = culprit {
+                seat.blocked(&reason);
+            }
+            error!(end = %said, exit = %said.exit(), "the main thread is blocked, the process ends now");
+        });
         (self.house.settings.last_resort)(&end);
+    }
+
+    /// Does what may block on a thread of its own, and waits for it a little; false when there is no thread.
+    fn aside(&self, work: impl FnOnce() + Send + 'static) -> bool {
+        let (done, ended) = std::sync::mpsc::channel::<()>();
+        let system = self.system.clone();
+        let thread = std::thread::Builder::new().name("watchdog-aside".into()).stack_size(STACK_TO_SPEAK);
+        let begun = thread.spawn(move || {
+            actix_rt::System::set_current(system); // new arbiters are started from here
+            work();
+            drop(done);
+        });
+        let _ = ended.recv_timeout(WORDS_WITHIN); // ends when `done` is dropped, or in vain
+        begun.is_ok()
     }
 
     fn see_that_the_end_is_taken_up(&mut self, round: Duration) {
@@ -154,7 +189,10 @@ impl Rounds {
         self.waited = self.waited.saturating_add(round);
         if self.waited > self.house.settings.grace {
             self.waited = Duration::ZERO;
-            error!(%end, exit = %end.exit(), "nobody takes up that supervision has ended, the process ends now");
+            let said = end.clone();
+            let _ = self.aside(move || {
+                error!(end = %said, exit = %said.exit(), "nobody takes up that supervision has ended, the process ends now");
+            });
             (self.house.settings.last_resort)(&end);
         }
     }

@@ -25,11 +25,13 @@ async fn a_vital_post_that_spends_its_budget_ends_the_process_and_leaves_nobody_
         assert!(reason.to_string().starts_with("panic while handling Blow: in a handler at "), "{reason}");
         assert_eq!((end.exit(), Exit::Escalated.code()), (Exit::Escalated, 70));
         let (bomb, behind) = soon("answers", bombed).await.expect("the task lives");
-        assert_eq!((bomb.is_err(), behind), (true, Err(Fallen::Down(post.into()))), "{post}");
+        assert!(bomb.is_err() && behind.is_err(), "{post}: {bomb:?} {behind:?}");
+        assert_eq!(soon("later", handle.ask(Add)).await, Err(Fallen::Down(post.into())));
         let seat = seat(&supervisor, post);
         assert_eq!((seat.state, seat.falls, seat.escalations), (State::Down, 4, 1));
         assert!(!supervisor.watch().is_well());
         assert_eq!(lives.built.load(SeqCst), 4, "it was not rebuilt a fourth time");
+        assert_eq!(lives.stopped.load(SeqCst), 0, "a value that panicked is dropped, not asked to stop");
     }
 }
 

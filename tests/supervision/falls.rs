@@ -2,10 +2,11 @@
 
 use crate::toys::*;
 use actix::prelude::*;
+use std::marker::PhantomData;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use tfo_otel_agent::supervise::{Handle, Sabotage, State, panic_counts};
+use tfo_otel_agent::supervise::{Drain, Handle, Sabotage, State, panic_counts};
 use tfo_otel_agent::supervised;
 
 /// Goal: whatever panics, the messages queued behind it are answered by the rebuilt actor, and the fall is in the
@@ -145,4 +146,40 @@ async fn what_only_one_may_hold_is_let_go_before_the_next_life_takes_it() {
     until_running(&supervisor, "own", 1).await;
     assert_eq!(soon("the next life", owner.ask(WhichPort)).await, Ok(port));
     assert_eq!(falls(&supervisor, "own"), 1);
+}
+
+/// Keeps something of a type that only its maker knows.
+struct Keeper<T>(T);
+
+supervised!([T: Clone + Unpin + 'static] Keeper<T>, drain: own);
+
+impl<T: Clone + Unpin + 'static> Actor for Keeper<T> {
+    type Context = Context<Keeper<T>>;
+}
+
+impl<T: Clone + Unpin + 'static> Handler<Drain> for Keeper<T> {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, _: &mut Self::Context) {}
+}
+
+#[derive(Message)]
+#[rtype(result = "Option<T>")]
+struct Give<T: 'static>(PhantomData<T>);
+
+impl<T: Clone + Unpin + 'static> Handler<Give<T>> for Keeper<T> {
+    type Result = Option<T>;
+
+    fn handle(&mut self, _: Give<T>, _: &mut Self::Context) -> Option<T> {
+        Some(self.0.clone())
+    }
+}
+
+#[actix::test]
+async fn an_actor_with_type_parameters_is_rebuilt_like_any_other() {
+    let supervisor = supervisor();
+    let keeper = supervisor.post(row("own"), "", || Keeper("kept".to_owned()));
+    assert!(supervisor.lookout().sabotage("own", Sabotage::PanicInHandler));
+    assert_eq!(soon("given", keeper.ask(Give(PhantomData))).await, Ok(Some("kept".to_owned())));
+    until_running(&supervisor, "own", 1).await;
 }

@@ -5,8 +5,9 @@ use actix::prelude::*;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tfo_otel_agent::supervise::{Exit, Handle, Roster, Settings, Signals, Supervisor, install_hook};
+use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt as _};
 
 /// Which part the child plays.
 const PART: &str = "TFO_SUPERVISION_TEST_PART";
@@ -65,14 +66,41 @@ fn a_blocked_main_thread_exits_71_and_an_escalation_70() {
     }
 }
 
+/// Goal: a log that blocks (a pipe nobody reads) keeps nobody alive: the watchdog acts without being heard.
+#[test]
+fn a_main_thread_that_is_blocked_in_the_log_exits_71_too() {
+    let start_of_it = std::time::Instant::now();
+    let (child, mut wait_for) = start("blocked in the log");
+    wait_for("ready");
+    assert_eq!(code(child), Some(i32::from(Exit::Blocked.code())));
+    assert!(start_of_it.elapsed() < MS(25_000), "the log came free after 40 s: {:?}", start_of_it.elapsed());
+}
+
+static PIPE: Mutex<()> = Mutex::new(());
+
+/// A log that is written under a lock.
+struct Log;
+
+impl<S: tracing::Subscriber> Layer<S> for Log {
+    fn on_event(&self, _: &tracing::Event<'_>, _: LayerContext<'_, S>) {
+        let _pipe = PIPE.lock();
+    }
+}
+
 /// Not a test: the process the tests above start. The supervisor is the real one, its last resort included.
 #[test]
 #[ignore = "the child of the tests of this file"]
 fn the_child() {
     let Ok(part) = std::env::var(PART) else { return };
+    std::thread::spawn(|| {
+        std::thread::sleep(MS(120_000)); // whoever started this has long failed
+        std::process::exit(99);
+    });
     install_hook();
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Log)).expect("the first one");
     System::new().block_on(async move {
-        let settings = Settings { main_deadline: MS(30_000), grace: MS(1_000), ..Settings::default() };
+        let main_deadline = if part == "blocked in the log" { MS(1_000) } else { MS(30_000) };
+        let settings = Settings { main_deadline, grace: MS(1_000), ..Settings::default() };
         let mut supervisor = Supervisor::start(Roster(&ROSTER), settings).expect("a watchdog");
         let lives = Arc::default();
         let handle: Handle<Worker> = supervisor.post(row("strict"), "", worker(&lives));
@@ -81,6 +109,10 @@ fn the_child() {
         println!("\nready");
         match part.as_str() {
             "blocked" => handle.tell(BlockFor(MS(60_000))).expect("room"),
+            "blocked in the log" => {
+                let _pipe = PIPE.lock();
+                std::thread::sleep(MS(40_000));
+            }
             "escalating" => (0..4).for_each(|_| handle.tell(Blow(Bomb::Handler)).expect("room")),
             _ => {}
         }

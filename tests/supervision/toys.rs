@@ -73,6 +73,7 @@ pub struct Lives {
     pub streamed: AtomicUsize,
     pub ticked: AtomicUsize,
     pub let_go: AtomicUsize,
+    pub stopped: AtomicUsize,
     /// Building or starting panics so many times more.
     pub bad_builds: AtomicUsize,
     pub bad_starts: AtomicUsize,
@@ -105,6 +106,10 @@ impl Actor for Worker {
             let numbers = futures_util::stream::iter(0..5_usize);
             ctx.add_stream(futures_util::StreamExt::map(numbers, move |n| Numbered { n, bad: life == 0 && n == 2 }));
         }
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.lives.stopped.fetch_add(1, SeqCst);
     }
 }
 
