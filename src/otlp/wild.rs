@@ -162,6 +162,9 @@ impl<'a> Choices<'a> {
         let maps = self.once_in(2);
         let levels = if maps { 24 + self.below(12) } else { 36 + self.below(18) };
         let mut value = Vec::new();
+        if self.once_in(3) {
+            self.unknown(&mut value);
+        }
         for _ in 0..levels {
             let mut inner = Vec::new();
             if maps {

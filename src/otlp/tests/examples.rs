@@ -67,6 +67,12 @@ fn a_refusal_names_the_place_and_the_rule() {
         assert_eq!(said(request.clone()), Err(expected.to_owned()), "{request:02x?}");
     }
     assert!(said(around(&field(5, deep(48)))).is_ok(), "4 messages and 96 in the value");
+    let inhabited = |levels: usize, inner: Vec<u8>| {
+        around(&field(5, (0..levels).fold(inner, |value, _| field(5, field(1, value)))))
+    };
+    assert!(said(inhabited(48, field(1, "text"))).is_ok(), "a known field in the hundredth message");
+    let why = "byte 238: messages are nested more than 100 deep".to_owned();
+    assert_eq!(said(inhabited(48, field(99, "?"))), Err(why), "prost counts skipping as one level more");
     assert!(said(around(&[&[0x38][..], &[0xff; 9], &[0x01]].concat())).is_ok(), "64 bits");
     assert!(said(around(&[&[0x38][..], &[0x80; 9], &[0x00]].concat())).is_ok(), "over-long, but ten bytes");
 }
@@ -192,6 +198,13 @@ fn an_attribute_keeps_its_unknown_fields_when_it_is_set() {
     let set = all([field(1, "no"), field(9, "?"), field(2, field(1, "new")), field(1, "a")]);
     let upsert = vec![Action::upsert("a", Value::Text("new".into()))];
     assert_eq!(rewrite(Target::Items, upsert, around(&field(6, odd))), around(&field(6, set)));
+    // A list in two pieces is one list, also where it is copied to.
+    let one = |text| field(2, Value::List(vec![Value::Text(String::from(text))]).encode());
+    let pieces = field(6, all([field(1, "a"), one("1"), one("2")]));
+    let copy = vec![Action::Set { key: "c".into(), source: Source::Attribute("a".into()), when: When::Always }];
+    let (first, second) = (Value::List(vec![Value::Text("1".into())]), Value::List(vec![Value::Text("2".into())]));
+    let merged = field(6, all([field(1, "c"), field(2, [first.encode(), second.encode()].concat())]));
+    assert_eq!(rewrite(Target::Items, copy, around(&pieces)), around(&all([pieces.clone(), merged])));
     let bare = vec![Action::upsert("a", Value::Text("new".into()))];
     let without_value = around(&field(6, field(1, "a")));
     assert_eq!(rewrite(Target::Items, bare, without_value), around(&field(6, pair("a", "new"))));
@@ -282,7 +295,14 @@ fn patterns_select_names_and_groups_become_attributes() {
         field(6, pair("http.c", "2")),
         field(6, pair("name", "x")),
     ]));
-    assert_eq!(rewrite(Target::Items, vec![Action::Extract { key: "b".into(), groups }], before), after);
+    let extract = |key: &str| Action::Extract { key: key.into(), groups: groups.clone() };
+    assert_eq!(rewrite(Target::Items, vec![extract("b")], before), after);
+    // The text may come from an action, and what it sets may be there already.
+    let before = around(&field(6, pair("name", "old")));
+    let after =
+        around(&all([field(6, pair("name", "n")), field(6, pair("new", "n=c")), field(6, pair("http.c", "c"))]));
+    let actions = vec![Action::upsert("new", Value::Text("n=c".into())), extract("new")];
+    assert_eq!(rewrite(Target::Items, actions, before), after);
 }
 
 #[test]
