@@ -186,8 +186,8 @@ fn without_its_variables_the_production_configuration_tells_each_of_them() {
     let outcome = read("production", &[], &[QUEUE]);
     let expected = "\
 configs/production.yaml: 1 problem, 7 warnings
-  24:16  processors.resource.attributes[0].value       warning: `HOSTNAME` is not set; the machine's name is taken: `gw-7`
-  27:16  processors.resource.attributes[1].value       warning: `HOST_IP` is not set; the address packets leave from is taken: `10.1.2.3`
+  24:16  processors.resource.attributes[0].value       warning: the variable `HOSTNAME` is not set; the machine's name is taken: `gw-7`
+  27:16  processors.resource.attributes[1].value       warning: the variable `HOST_IP` is not set; the address packets leave from is taken: `10.1.2.3`
   33:16  processors.attributes.actions[0].value        warning: the variable `TELEMETRYFLOW_WORKSPACE_ID` is not set; the action is left out
   36:16  processors.attributes.actions[1].value        warning: the variable `TELEMETRYFLOW_TENANT_ID` is not set; the action is left out
   44:15  exporters.otlphttp.endpoint                   the variable `TELEMETRYFLOW_ENDPOINT` is not set; without it there is no endpoint

@@ -233,7 +233,8 @@ pub fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str
     let plain =
         |s: &str| -> Vec<char> { s.chars().filter(|c| !"_- ".contains(*c)).flat_map(char::to_lowercase).collect() };
     let word = plain(word);
-    if word.len() > QUOTE_MAX {
+    // Numbers have no neighbours in spelling: 1.4 is not meant to be 1.0.
+    if word.len() > QUOTE_MAX || !word.iter().any(|c| c.is_alphabetic()) {
         return None;
     }
     let near = candidates.into_iter().take(CANDIDATES_MAX).filter(|c| c.len() <= QUOTE_MAX).filter_map(|c| {
@@ -325,7 +326,7 @@ configs/edge.yaml: 2 problems, 1 warning
     #[test]
     #[rustfmt::skip]
     fn a_mistyped_word_finds_the_one_it_was_meant_to_be() {
-        let keys = ["check_interval", "limit_mib", "spike_limit_mib", "timeout"];
+        let keys = ["1.0", "check_interval", "limit_mib", "spike_limit_mib", "timeout"];
         for (word, expected) in [
             ("chek_interval",  Some("check_interval")),
             ("checkInterval",  Some("check_interval")),
@@ -335,6 +336,7 @@ configs/edge.yaml: 2 problems, 1 warning
             ("spike_limit",    Some("spike_limit_mib")),
             ("endpoint",       None),
             ("t",              None),
+            ("1.4",            None),
             ("",               None),
         ] {
             assert_eq!(did_you_mean(word, keys), expected, "{word:?}");

@@ -114,7 +114,7 @@ impl Action {
     pub fn read_all(s: &Section<'_>, key: &'static str) -> Vec<Action> {
         let actions = s.items(key, Action::read);
         // An empty list is an error of the original too; one whose actions were all left out is not.
-        s.unless(!actions.is_empty(), key, || "there is no action; give at least one".to_owned());
+        s.unless(s.fills(key), key, || "there is no action; give at least one".to_owned());
         actions.into_iter().flatten().collect()
     }
 
