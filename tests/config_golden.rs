@@ -11,7 +11,6 @@ use tfo_otel_agent::config::problems::Problems;
 use tfo_otel_agent::config::tree::{Node, Value};
 use tfo_otel_agent::config::{Any, Id, Imagined, Listen, Locations, Secret, load};
 use tfo_otel_agent::extensions::file_storage::config::{CompactionConfig, FileStorageConfig};
-use tfo_otel_agent::extensions::health_check::config::HealthCheckConfig;
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::processors::attributes::action::{Action, Source};
 use tfo_otel_agent::processors::batch::config::BatchConfig;
@@ -255,7 +254,7 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
     for debug in ["logging", "debug"] {
         assert_eq!(config.exporters.get(&id(debug)), Some(&ExporterConfig::Debug(DebugConfig::default())));
     }
-    let health = ExtensionConfig::HealthCheck(Box::new(HealthCheckConfig::default()));
+    let health = ExtensionConfig::HealthCheck(Box::default());
     assert_eq!(config.extensions.get(&id("health_check")), Some(&health));
     let storage = ExtensionConfig::FileStorage(FileStorageConfig::default());
     assert_eq!(config.extensions.get(&id("file_storage")), Some(&storage));

@@ -117,14 +117,15 @@ impl Expander<'_> {
     /// A list or map that a reference led to. Text that is no YAML is text (0.107); a file may hold references
     /// itself, a variable not.
     fn structure(&self, one: &Reference, text: &str, at: At, trail: &Trail<'_>, files: usize) -> Option<Node> {
-        let silent = Problems::new();
-        yaml::parse_value(text, 0, &silent).filter(|node| !matches!(node.value, Value::Scalar(_)))?;
         let name = match one {
             Reference::Env { name, .. } => format!("env:{}", plain_text(name)),
             Reference::File(path) => plain_text(path),
             Reference::Yaml(_) => "yaml:".to_owned(),
         };
-        let mut node = yaml::parse_value(text, self.problems.source(&name), self.problems)?;
+        let found = Problems::new();
+        let node = yaml::parse_value(text, self.problems.source(&name), &found);
+        let mut node = node.filter(|node| !matches!(node.value, Value::Scalar(_)))?;
+        self.problems.absorb(found);
         if let Reference::File(_) = one {
             if files >= FILES_MAX {
                 self.problems.error(at, &trail.path(), format!("files refer to files deeper than {FILES_MAX} levels"));

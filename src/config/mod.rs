@@ -21,6 +21,8 @@ pub use host::{FILE_MAX, Host, Machine};
 pub use id::{BadId, Id};
 pub use load::{Locations, load};
 pub use net::{BODY_MAX, Cors, Headers, HttpServer, authenticator};
+#[cfg(test)]
+pub(crate) use section::try_out;
 pub use section::{Reading, Section};
 pub use tls::{Pem, TlsClient, TlsCommon, TlsServer, TlsVersion};
 pub use typed::bad_pattern;

@@ -85,6 +85,13 @@ impl Problems {
         self.push(Severity::Error, at, path, message.as_ref(), meant);
     }
 
+    /// Takes over what somebody else found.
+    pub(super) fn absorb(&self, other: Problems) {
+        for problem in other.found.into_inner() {
+            self.push(problem.severity, problem.at, &problem.path, &problem.message, problem.suggestion.as_deref());
+        }
+    }
+
     /// Whether anything keeps the configuration from running.
     #[must_use]
     pub fn has_errors(&self) -> bool {
