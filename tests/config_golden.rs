@@ -11,7 +11,6 @@ use tfo_otel_agent::config::problems::Problems;
 use tfo_otel_agent::config::tree::{Node, Value};
 use tfo_otel_agent::config::{Any, Id, Imagined, Listen, Locations, Secret, load};
 use tfo_otel_agent::extensions::file_storage::config::{CompactionConfig, FileStorageConfig};
-use tfo_otel_agent::extensions::health_check::config::HealthCheckConfig;
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::processors::attributes::action::{Action, Source};
 use tfo_otel_agent::processors::batch::config::BatchConfig;
@@ -186,8 +185,8 @@ fn without_its_variables_the_production_configuration_tells_each_of_them() {
     let outcome = read("production", &[], &[QUEUE]);
     let expected = "\
 configs/production.yaml: 1 problem, 7 warnings
-  24:16  processors.resource.attributes[0].value       warning: `HOSTNAME` is not set; the machine's name is taken: `gw-7`
-  27:16  processors.resource.attributes[1].value       warning: `HOST_IP` is not set; the address packets leave from is taken: `10.1.2.3`
+  24:16  processors.resource.attributes[0].value       warning: the variable `HOSTNAME` is not set; the machine's name is taken: `gw-7`
+  27:16  processors.resource.attributes[1].value       warning: the variable `HOST_IP` is not set; the address packets leave from is taken: `10.1.2.3`
   33:16  processors.attributes.actions[0].value        warning: the variable `TELEMETRYFLOW_WORKSPACE_ID` is not set; the action is left out
   36:16  processors.attributes.actions[1].value        warning: the variable `TELEMETRYFLOW_TENANT_ID` is not set; the action is left out
   44:15  exporters.otlphttp.endpoint                   the variable `TELEMETRYFLOW_ENDPOINT` is not set; without it there is no endpoint
@@ -255,7 +254,7 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
     for debug in ["logging", "debug"] {
         assert_eq!(config.exporters.get(&id(debug)), Some(&ExporterConfig::Debug(DebugConfig::default())));
     }
-    let health = ExtensionConfig::HealthCheck(Box::new(HealthCheckConfig::default()));
+    let health = ExtensionConfig::HealthCheck(Box::default());
     assert_eq!(config.extensions.get(&id("health_check")), Some(&health));
     let storage = ExtensionConfig::FileStorage(FileStorageConfig::default());
     assert_eq!(config.extensions.get(&id("file_storage")), Some(&storage));

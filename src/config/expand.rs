@@ -59,6 +59,8 @@ struct Expander<'a> {
 struct Resolved {
     text: String,
     missing: Vec<Missing>,
+    /// It could not be found, and that is told: nobody needs to miss it again.
+    failed: bool,
 }
 
 impl Expander<'_> {
@@ -104,21 +106,26 @@ impl Expander<'_> {
         let structure =
             looks_like_structure(&resolved.text).then(|| self.structure(one, &resolved.text, at, trail, files));
         scalar.text = resolved.text;
-        scalar.written = if matches!(one, Reference::Yaml(_)) { Written::Plain } else { Written::Expanded };
+        scalar.written = match one {
+            Reference::Yaml(_) => Written::Plain,
+            _ if resolved.failed => Written::Quoted,
+            _ => Written::Expanded,
+        };
         scalar.expanded = Some(Box::new(Expanded { missing: resolved.missing, structure: structure.flatten() }));
     }
 
     /// A list or map that a reference led to. Text that is no YAML is text (0.107); a file may hold references
     /// itself, a variable not.
     fn structure(&self, one: &Reference, text: &str, at: At, trail: &Trail<'_>, files: usize) -> Option<Node> {
-        let silent = Problems::new();
-        yaml::parse_value(text, 0, &silent).filter(|node| !matches!(node.value, Value::Scalar(_)))?;
         let name = match one {
             Reference::Env { name, .. } => format!("env:{}", plain_text(name)),
             Reference::File(path) => plain_text(path),
             Reference::Yaml(_) => "yaml:".to_owned(),
         };
-        let mut node = yaml::parse_value(text, self.problems.source(&name), self.problems)?;
+        let found = Problems::new();
+        let node = yaml::parse_value(text, self.problems.source(&name), &found);
+        let mut node = node.filter(|node| !matches!(node.value, Value::Scalar(_)))?;
+        self.problems.absorb(found);
         if let Reference::File(_) = one {
             if files >= FILES_MAX {
                 self.problems.error(at, &trail.path(), format!("files refer to files deeper than {FILES_MAX} levels"));
@@ -177,21 +184,21 @@ impl Expander<'_> {
                 quote(&kept)
             );
             self.problems.warn(at, &trail.path(), message);
-            return Resolved { text: kept, missing: name_of.missing };
+            return Resolved { text: kept, missing: name_of.missing, failed: false };
         }
         let missing =
-            |is_set| Resolved { text: String::new(), missing: vec![Missing { name: name.to_owned(), is_set }] };
+            |is_set| Resolved { missing: vec![Missing { name: name.to_owned(), is_set }], ..Resolved::default() };
         match (self.host.var(name), default) {
-            (Some(text), _) if !text.is_empty() => Resolved { text, missing: Vec::new() },
+            (Some(text), _) if !text.is_empty() => Resolved { text, ..Resolved::default() },
             (None, Some(default)) => self.resolve(default, at, trail),
             (found, _) => match self.stand_in(name) {
                 Some((text, from)) => {
                     self.problems.warn(
                         at,
                         &trail.path(),
-                        format!("{} is not set; {from} is taken: {}", quote(name), quote(&text)),
+                        format!("the variable {} is not set; {from} is taken: {}", quote(name), quote(&text)),
                     );
-                    Resolved { text, missing: Vec::new() }
+                    Resolved { text, ..Resolved::default() }
                 }
                 None => missing(found.is_some()),
             },
@@ -219,12 +226,16 @@ impl Expander<'_> {
             Ok(bytes) => String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned()),
             Err(e) => Err(format!("cannot be read: {e}")),
         };
-        let text = text.unwrap_or_else(|why| {
-            self.problems.error(at, &trail.path(), format!("the file {} {why}", quote(&path.text)));
-            String::new()
-        });
-        // Editors and `echo` end a file with a line break that is not part of the secret in it.
-        Resolved { text: text.trim_end_matches(['\n', '\r']).to_owned(), missing: path.missing }
+        match text {
+            // Editors and `echo` end a file with a line break that is not part of the secret in it.
+            Ok(text) => {
+                Resolved { text: text.trim_end_matches(['\n', '\r']).to_owned(), missing: path.missing, failed: false }
+            }
+            Err(why) => {
+                self.problems.error(at, &trail.path(), format!("the file {} {why}", quote(&path.text)));
+                Resolved { failed: true, ..Resolved::default() }
+            }
+        }
     }
 }
 
@@ -386,10 +397,10 @@ mod tests {
         let host = |vars: &[(&str, &str)]| Imagined { name: Some("gw-7".into()), ip: Some("10.1.2.3".into()), ..Imagined::with(vars) };
         for (vars, written, expected, told) in [
             (&[("HOST_IP", "1.1.1.1"), ("AGENT_IP", "2.2.2.2")][..], "${env:HOST_IP}", "1.1.1.1", None),
-            (&[("AGENT_IP", "2.2.2.2")][..],       "${env:HOST_IP}",  "2.2.2.2",  Some("warning: `HOST_IP` is not set; `AGENT_IP` is taken: `2.2.2.2`")),
-            (&[][..],                              "${env:HOST_IP}",  "10.1.2.3", Some("warning: `HOST_IP` is not set; the address packets leave from is taken: `10.1.2.3`")),
-            (&[("AGENT_HOSTNAME", "edge")][..],    "${HOSTNAME}",     "edge",     Some("warning: `HOSTNAME` is not set; `AGENT_HOSTNAME` is taken: `edge`")),
-            (&[][..],                              "${HOSTNAME}",     "gw-7",     Some("warning: `HOSTNAME` is not set; the machine's name is taken: `gw-7`")),
+            (&[("AGENT_IP", "2.2.2.2")][..],       "${env:HOST_IP}",  "2.2.2.2",  Some("warning: the variable `HOST_IP` is not set; `AGENT_IP` is taken: `2.2.2.2`")),
+            (&[][..],                              "${env:HOST_IP}",  "10.1.2.3", Some("warning: the variable `HOST_IP` is not set; the address packets leave from is taken: `10.1.2.3`")),
+            (&[("AGENT_HOSTNAME", "edge")][..],    "${HOSTNAME}",     "edge",     Some("warning: the variable `HOSTNAME` is not set; `AGENT_HOSTNAME` is taken: `edge`")),
+            (&[][..],                              "${HOSTNAME}",     "gw-7",     Some("warning: the variable `HOSTNAME` is not set; the machine's name is taken: `gw-7`")),
             (&[][..],                              "${HOSTNAME:-me}", "me",       None), // the operator's own default goes first
         ] {
             let (node, said) = expanded(written, &host(vars));

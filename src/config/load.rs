@@ -178,13 +178,7 @@ fn nest(node: &mut Node, depth: usize, problems: &Problems) {
         Value::Scalar(_) => {}
         Value::Seq(items) => items.iter_mut().for_each(|item| nest(item, depth + 1, problems)),
         Value::Map(entries) => {
-            if entries.iter().any(|e| joined(&e.key).is_some()) {
-                let alone = std::mem::take(entries).into_iter().map(split);
-                let alone = alone.map(|entry| Node { at: node.at, value: Value::Map(vec![entry]) });
-                if let Some(Node { value: Value::Map(merged), .. }) = alone.reduce(merge) {
-                    *entries = merged;
-                }
-            }
+            *entries = gather(std::mem::take(entries));
             for entry in entries {
                 nest(&mut entry.value, depth + 1, problems);
             }
@@ -192,20 +186,37 @@ fn nest(node: &mut Node, depth: usize, problems: &Problems) {
     }
 }
 
-/// The keys of a joined one. An empty part means it is something else, an IPv6 address maybe.
-fn joined(key: &str) -> Option<Vec<&str>> {
-    let keys: Vec<_> = key.split("::").collect();
-    ((2..=JOINED_MAX).contains(&keys.len()) && keys.iter().all(|k| !k.is_empty())).then_some(keys)
+/// Takes the first key off joined ones and puts what has the same first key together. Maps are only appended to
+/// each other here: what is double in them meets one level deeper.
+fn gather(entries: Vec<Entry>) -> Vec<Entry> {
+    let mut gathered: Vec<Entry> = Vec::with_capacity(entries.len());
+    let mut index: HashMap<String, usize> = HashMap::new();
+    for entry in entries.into_iter().map(split) {
+        match index.get(&entry.key) {
+            Some(&n) => match (&mut gathered[n].value.value, entry.value.value) {
+                (Value::Map(under), Value::Map(over)) => under.extend(over),
+                (under, over) => {
+                    *under = over;
+                    gathered[n].value.at = entry.value.at;
+                }
+            },
+            None => {
+                index.insert(entry.key.clone(), gathered.len());
+                gathered.push(entry);
+            }
+        }
+    }
+    gathered
 }
 
+/// `a::b: v` as `a: {b: v}`. An empty part means the key is something else, an IPv6 address maybe.
 fn split(entry: Entry) -> Entry {
-    let Entry { key, key_at, value } = entry;
-    let Some(keys) = joined(&key) else { return Entry { key, key_at, value } };
-    let nested = keys[1..].iter().rev().fold(value, |value, key| {
-        let entry = Entry { key: (*key).to_owned(), key_at, value };
-        Node { at: key_at, value: Value::Map(vec![entry]) }
-    });
-    Entry { key: keys[0].to_owned(), key_at, value: nested }
+    let keys = entry.key.split("::").count();
+    let is_joined = (2..=JOINED_MAX).contains(&keys) && entry.key.split("::").all(|key| !key.is_empty());
+    let Some((first, rest)) = entry.key.split_once("::").filter(|_| is_joined) else { return entry };
+    let inner = Entry { key: rest.to_owned(), key_at: entry.key_at, value: entry.value };
+    let value = Node { at: entry.key_at, value: Value::Map(vec![inner]) };
+    Entry { key: first.to_owned(), key_at: entry.key_at, value }
 }
 
 /// The right one laid over the left one: maps key by key, everything else replaced.
@@ -283,6 +294,8 @@ mod tests {
             (&["base.yaml", "over.yaml"][..],           &["a.b="],              "{a: {b: , l: [4]}, c: 2, d: x!}"),
             (&["base.yaml", "yaml:a: 1"][..],           &[],                    "{a: 1, c: 2}"),
             (&["yaml:{x::y: 1, x: {z: 2}}"][..],        &[],                    "{x: {y: 1, z: 2}}"),
+            (&["yaml:{x::y::z: 1, w: 2, x: {y: {z: 3}}, x::y::v: 4}"][..], &[], "{x: {y: {z: 3, v: 4}}, w: 2}"),
+            (&["yaml:{x: 1, x::y: 2}"][..],             &[],                    "{x: {y: 2}}"),
             (&["yaml:{'::1': 1}"][..],                  &[],                    "{::1: 1}"), // an address, not joined keys
             (&["empty.yaml"][..],                       &["a=${env:X}"],        "{a: x!}"),
         ] {

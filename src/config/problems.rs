@@ -85,6 +85,13 @@ impl Problems {
         self.push(Severity::Error, at, path, message.as_ref(), meant);
     }
 
+    /// Takes over what somebody else found.
+    pub(super) fn absorb(&self, other: Problems) {
+        for problem in other.found.into_inner() {
+            self.push(problem.severity, problem.at, &problem.path, &problem.message, problem.suggestion.as_deref());
+        }
+    }
+
     /// Whether anything keeps the configuration from running.
     #[must_use]
     pub fn has_errors(&self) -> bool {
@@ -233,7 +240,8 @@ pub fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str
     let plain =
         |s: &str| -> Vec<char> { s.chars().filter(|c| !"_- ".contains(*c)).flat_map(char::to_lowercase).collect() };
     let word = plain(word);
-    if word.len() > QUOTE_MAX {
+    // Numbers have no neighbours in spelling: 1.4 is not meant to be 1.0.
+    if word.len() > QUOTE_MAX || !word.iter().any(|c| c.is_alphabetic()) {
         return None;
     }
     let near = candidates.into_iter().take(CANDIDATES_MAX).filter(|c| c.len() <= QUOTE_MAX).filter_map(|c| {
@@ -325,7 +333,7 @@ configs/edge.yaml: 2 problems, 1 warning
     #[test]
     #[rustfmt::skip]
     fn a_mistyped_word_finds_the_one_it_was_meant_to_be() {
-        let keys = ["check_interval", "limit_mib", "spike_limit_mib", "timeout"];
+        let keys = ["1.0", "check_interval", "limit_mib", "spike_limit_mib", "timeout"];
         for (word, expected) in [
             ("chek_interval",  Some("check_interval")),
             ("checkInterval",  Some("check_interval")),
@@ -335,6 +343,7 @@ configs/edge.yaml: 2 problems, 1 warning
             ("spike_limit",    Some("spike_limit_mib")),
             ("endpoint",       None),
             ("t",              None),
+            ("1.4",            None),
             ("",               None),
         ] {
             assert_eq!(did_you_mean(word, keys), expected, "{word:?}");

@@ -55,7 +55,15 @@ pub struct Section<'a> {
     pattern: String,
     at: At,
     entries: &'a [Entry],
-    known: RefCell<Vec<&'static str>>,
+    known: RefCell<Vec<Known>>,
+}
+
+/// A key that is understood here.
+#[derive(Clone, Copy, PartialEq)]
+struct Known {
+    key: &'static str,
+    /// Not moot and not refused: worth naming to somebody who looks for a key.
+    useful: bool,
 }
 
 /// What is said of a variable without a value in the middle of a text.
@@ -76,8 +84,7 @@ impl<'a> Section<'a> {
             Some(entries) => entries,
             None if node.is_null() => &[],
             None => {
-                let message = format!("here is {}; it must be a map, an indented block of keys", node.shape());
-                reading.problems.error(node.at, path, message);
+                tell_no_map(reading, node, path);
                 &[]
             }
         };
@@ -100,7 +107,7 @@ impl<'a> Section<'a> {
 
     /// The value under a key; noted as known.
     pub fn get(&self, key: &'static str) -> Option<&'a Entry> {
-        self.know(key);
+        self.know(key, true);
         self.reading.asked.borrow_mut().insert(join(&self.pattern, key));
         self.entry(key)
     }
@@ -130,7 +137,7 @@ impl<'a> Section<'a> {
 
     /// A key that is understood and has no effect here: a warning with the reason, when it is there.
     pub fn moot(&self, key: &'static str, why: &str) {
-        self.know(key);
+        self.know(key, false);
         if let Some(entry) = self.entry(key) {
             self.reading.problems.warn(entry.key_at, &self.path_of(key), format!("has no effect: {why}"));
         }
@@ -145,7 +152,7 @@ impl<'a> Section<'a> {
 
     /// A key that is understood and cannot be done: an error with the reason, when it is there with a value.
     pub fn refuse(&self, key: &'static str, why: &str) {
-        self.know(key);
+        self.know(key, false);
         if let Some(entry) = self.entry(key).filter(|e| !e.value.is_null()) {
             self.reading.problems.error(entry.key_at, &self.path_of(key), why);
         }
@@ -226,9 +233,14 @@ impl<'a> Section<'a> {
         };
         let pattern = format!("{}[]", join(&self.pattern, key));
         let one = |(n, item): (usize, &'a Node)| {
-            Section::read(self.reading, item, &format!("{}[{n}]", self.path_of(key)), &pattern, &mut f)
+            let path = format!("{}[{n}]", self.path_of(key));
+            if item.as_map().is_none() && !item.is_null() {
+                tell_no_map(self.reading, item, &path);
+                return None; // what such an item lacks need not be told as well
+            }
+            Some(Section::read(self.reading, item, &path, &pattern, &mut f))
         };
-        items.iter().enumerate().map(one).collect()
+        items.iter().enumerate().filter_map(one).collect()
     }
 
     /// The entries of a map whose keys are free, noted as `<key>.*`.
@@ -325,19 +337,22 @@ impl<'a> Section<'a> {
         self.entries.iter().find(|e| e.key == key)
     }
 
-    fn know(&self, key: &'static str) {
-        let mut known = self.known.borrow_mut();
-        if !known.contains(&key) {
-            known.push(key);
+    fn know(&self, key: &'static str, useful: bool) {
+        let (mut known, new) = (self.known.borrow_mut(), Known { key, useful });
+        if !known.contains(&new) {
+            known.push(new);
         }
     }
 
     fn refuse_the_unknown(&self) {
         let known = self.known.borrow();
-        for entry in self.entries.iter().filter(|e| !known.contains(&e.key.as_str())) {
+        let is_known = |entry: &&Entry| known.iter().any(|k| k.key == entry.key);
+        let useful: Vec<&str> = known.iter().filter(|k| k.useful).map(|k| k.key).collect();
+        for entry in self.entries.iter().filter(|e| !is_known(e)) {
             let key = quote(&entry.key);
-            let meant = self.reading.problems.meant(&entry.key, known.iter().copied());
-            let message = match (meant, known.as_slice()) {
+            let meant = self.reading.problems.meant(&entry.key, known.iter().map(|k| k.key));
+            let message = match (meant, useful.as_slice()) {
+                (None, [only]) => format!("{key} is not a key here; only {only} is"),
                 (None, keys @ [_, ..]) if keys.len() <= KEYS_SHOWN_MAX => {
                     format!("{key} is not a key here; {} are", keys.join(", "))
                 }
@@ -348,6 +363,11 @@ impl<'a> Section<'a> {
     }
 }
 
+fn tell_no_map(reading: &Reading<'_>, node: &Node, path: &str) {
+    let message = format!("here is {}; it must be a map, an indented block of keys", node.shape());
+    reading.problems.error(node.at, path, message);
+}
+
 fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
@@ -356,4 +376,17 @@ impl std::fmt::Debug for Section<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Section").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+/// Reads a piece of YAML as a section, for the tests of those who read sections; with what was told of it.
+#[cfg(test)]
+pub(crate) fn try_out<T>(yaml: &str, vars: &[(&str, &str)], f: impl FnOnce(&Section<'_>) -> T) -> (T, String) {
+    let problems = Problems::new();
+    let host = super::Imagined::with(vars);
+    let root = super::load(&super::Locations::of(&format!("yaml:{yaml}")), &host, &problems);
+    let root = root.unwrap_or_else(|| panic!("{yaml:?} is no YAML"));
+    let reading = Reading::new(&problems, &host);
+    let read = Section::read(&reading, &root, "", "", f);
+    let report = problems.into_report();
+    (read, report.problems().iter().map(super::problems::Problem::told).collect::<Vec<_>>().join(" | "))
 }

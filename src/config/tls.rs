@@ -153,3 +153,43 @@ impl TlsServer {
         (!sets_nothing).then_some(tls)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::section::try_out;
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_servers_tls_is_off_unless_something_is_set_and_then_needs_a_certificate() {
+        for (yaml, is_on, told) in [
+            ("{}",                                     false, ""),
+            ("{min_version: '1.2', cert_file: ''}",    false, ""), // defaults written out set nothing
+            ("{cert_file: /c, key_file: /k}",          true,  ""),
+            ("{cert_pem: C, key_pem: K}",              true,  ""),
+            ("{min_version: '1.3'}",                   true,  "a server needs cert_file and key_file; without them no client can connect"),
+            ("{client_ca_file: /a}",                   true,  "a server needs cert_file and key_file; without them no client can connect"),
+            ("{cert_file: /c, key_file: /k, min_version: '1.3', max_version: '1.2'}", true, "is below min_version"),
+            ("{cert_file: /c, cert_pem: C, key_file: /k}", true, "stands beside cert_file; give one of them"),
+        ] {
+            let (tls, said) = try_out(yaml, &[], TlsServer::read);
+            assert_eq!((tls.is_some(), said.as_str()), (is_on, told), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn a_clients_tls_keeps_keys_in_the_file_to_itself() {
+        let yaml = "{ca_file: /ca, cert_pem: C, key_pem: SECRET, server_name_override: c, reload_interval: 1h}";
+        let (tls, told) = try_out(yaml, &[], TlsClient::read);
+        assert_eq!(told, "");
+        let common = TlsCommon {
+            ca: Some(Pem::File("/ca".into())),
+            cert: Some(Pem::Inline(Secret::new("C"))),
+            key: Some(Pem::Inline(Secret::new("SECRET"))),
+            reload_interval: Duration::from_secs(3_600),
+            ..TlsCommon::default()
+        };
+        assert_eq!(tls, TlsClient { common, server_name_override: Some("c".to_owned()), ..TlsClient::default() });
+        assert!(!format!("{tls:?}").contains("SECRET"));
+    }
+}

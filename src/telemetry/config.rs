@@ -260,3 +260,41 @@ impl MetricsConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::try_out;
+
+    #[test]
+    fn the_whole_section_is_read() {
+        let yaml = "{logs: {level: WARN, encoding: json, development: true, sampling: {enabled: false}, \
+                            output_paths: [stdout, /var/log/a.log, 'file:///b'], initial_fields: {site: 7, id: '${N}'}}, \
+                     metrics: {level: detailed, address: 'localhost:9999'}, \
+                     resource: {site: north, n: 7, service.instance.id: ~}}";
+        let (config, told) = try_out(yaml, &[("N", "0123")], TelemetryConfig::read);
+        assert_eq!(told, "");
+        let logs = LogsConfig {
+            level: Level::Warn,
+            encoding: Encoding::Json,
+            development: true,
+            sampling: None,
+            output_paths: vec![Output::Stdout, Output::File("/var/log/a.log".into()), Output::File("/b".into())],
+            initial_fields: vec![("site".into(), Any::Int(7)), ("id".into(), Any::Text("0123".into()))],
+            ..LogsConfig::default()
+        };
+        let metrics = MetricsConfig { level: MetricsLevel::Detailed, address: Listen::new("localhost", 9_999) };
+        let label = |key: &str, value: Option<&str>| (key.to_owned(), value.map(str::to_owned));
+        let resource = vec![label("site", Some("north")), label("n", Some("7")), label("service.instance.id", None)];
+        assert_eq!(config, TelemetryConfig { logs, metrics, resource });
+    }
+
+    #[test]
+    fn a_label_without_its_variable_is_left_out_and_not_taken_away() {
+        let (config, told) = try_out("{resource: {service.name: '${GONE}'}}", &[], TelemetryConfig::read);
+        assert_eq!(
+            (config.resource, told.as_str()),
+            (vec![], "warning: the variable `GONE` is not set; the label is left out")
+        );
+    }
+}

@@ -2,6 +2,22 @@
 //!
 //! It stands in `app` and not in `config` because it names every component, and imports run one way: `config`
 //! knows trees, positions and problems; each section lives beside its component; only `app` knows them all.
+//!
+//! ```text
+//! Locations, Host ─▶ config::load ─▶ tree ─▶ read: classes, service, references ─▶ check: ports, storages, … ─▶ Config
+//!                                                         └──────── Problems ────────┘                      └▶ Report
+//! ```
+//!
+//! What always holds of a [`Config`]: every id in a pipeline is defined and in this build; every pipeline has a
+//! receiver and an exporter; every storage an exporter names is a `file_storage` and in `service.extensions`; every
+//! signal has a URL at the exporters it goes to; no two servers share a port, no two storages a directory.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `mod` | the checked configuration |
+//! | `catalogue` | every component type by name, with the signals it takes and its reader |
+//! | `read` | the four classes and `service`, and who refers to whom |
+//! | `check` | what must hold between components |
 
 mod catalogue;
 mod check;

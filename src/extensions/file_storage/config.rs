@@ -179,3 +179,41 @@ impl CompactionConfig {
         config
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::try_out;
+
+    #[test]
+    #[rustfmt::skip]
+    fn the_cap_is_ours_or_the_originals_rounded_up() {
+        let mib = |n| Some(Bytes::mib(n));
+        for (yaml, expected, told) in [
+            ("{}",                                   None,      ""),
+            ("{max_size_mib: 0, max_size: 0}",       None,      ""),
+            ("{max_size_mib: 100}",                  mib(100),  ""),
+            ("{max_size: 10485761}",                 mib(11),   "warning: caps one file of otelcol; taken as max_size_mib: 11, which caps the whole directory"),
+            ("{max_size: 10485760, max_size_mib: 9}", mib(9),   "warning: has no effect: max_size_mib goes before it"),
+            ("{max_size_mib: 6}",                    mib(6),    ""),
+            ("{max_size_mib: 5}",                    mib(5),    "5 MiB is less than 6 MiB, three of the smallest segments"),
+        ] {
+            let (config, said) = try_out(yaml, &[], FileStorageConfig::read);
+            assert_eq!((config.max_size, said.as_str()), (expected, told), "{yaml}");
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn permissions_are_octal_with_or_without_quotes() {
+        for (yaml, expected) in [
+            ("{directory_permissions: \"0750\"}",  0o750),
+            ("{directory_permissions: 0700}",      0o700), // YAML would make a number of it
+            ("{directory_permissions: '700'}",     0o700),
+            ("{directory_permissions: 0o755}",     0o755),
+        ] {
+            let (config, told) = try_out(yaml, &[], FileStorageConfig::read);
+            assert_eq!((config.directory_permissions, told.as_str()), (expected, ""), "{yaml}");
+        }
+    }
+}

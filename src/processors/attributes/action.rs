@@ -114,7 +114,7 @@ impl Action {
     pub fn read_all(s: &Section<'_>, key: &'static str) -> Vec<Action> {
         let actions = s.items(key, Action::read);
         // An empty list is an error of the original too; one whose actions were all left out is not.
-        s.unless(!actions.is_empty(), key, || "there is no action; give at least one".to_owned());
+        s.unless(s.fills(key), key, || "there is no action; give at least one".to_owned());
         actions.into_iter().flatten().collect()
     }
 
@@ -195,4 +195,59 @@ fn needed<T>(s: &Section<'_>, key: &'static str, value: Option<T>) -> Option<T> 
         s.error_here(format!("{key} is missing"));
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::try_out;
+
+    fn read(actions: &str) -> (Vec<Action>, String) {
+        try_out(&format!("actions: {actions}"), &[("T", "0123")], |s| Action::read_all(s, "actions"))
+    }
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::new(text).expect("the test writes patterns")
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn every_action_is_read_with_what_it_needs() {
+        let key = || "k".to_owned();
+        let target = |key: Option<&str>, text: Option<&str>| Target { key: key.map(str::to_owned), pattern: text.map(pattern) };
+        let value = |text: &str| Source::Value(Any::Text(text.to_owned()));
+        for (written, expected) in [
+            ("{key: k, action: insert, value: v}",              Action::Insert { key: key(), from: value("v") }),
+            ("{key: k, action: UPDATE, value: 7}",              Action::Update { key: key(), from: Source::Value(Any::Int(7)) }),
+            ("{key: k, action: upsert, value: '${T}'}",         Action::Upsert { key: key(), from: value("0123") }),
+            ("{key: k, action: upsert, value: ''}",             Action::Upsert { key: key(), from: value("") }),
+            ("{key: k, action: upsert, from_attribute: o}",     Action::Upsert { key: key(), from: Source::Attribute("o".into()) }),
+            ("{key: k, action: delete}",                        Action::Delete(target(Some("k"), None))),
+            ("{pattern: ^x, action: delete}",                   Action::Delete(target(None, Some("^x")))),
+            ("{key: k, pattern: ^x, action: hash}",             Action::Hash(target(Some("k"), Some("^x")))),
+            ("{key: k, pattern: '(?P<a>.)', action: extract}",  Action::Extract { key: key(), pattern: pattern("(?P<a>.)") }),
+            ("{key: k, action: convert, converted_type: int}",  Action::Convert { key: key(), to: Kind::Int }),
+            ("{key: k, action: convert, converted_type: string}", Action::Convert { key: key(), to: Kind::Text }),
+            ("{key: k, action: convert, converted_type: double}", Action::Convert { key: key(), to: Kind::Double }),
+        ] {
+            assert_eq!(read(&format!("[{written}]")), (vec![expected], String::new()), "{written}");
+        }
+    }
+
+    #[test]
+    fn actions_keep_their_order_and_one_alone_needs_no_list() {
+        let (actions, told) = read("[{key: b, action: delete}, {key: a, action: delete}]");
+        let keys: Vec<_> = actions.iter().map(|a| format!("{a:?}").contains("\"b\"")).collect();
+        assert_eq!((keys, told.as_str()), (vec![true, false], ""));
+        assert_eq!(read("{key: b, action: delete}").0.len(), 1); // weak typing of 0.88
+    }
+
+    #[test]
+    fn an_action_without_its_variable_is_left_out_and_a_list_of_such_is_no_error() {
+        let (actions, told) = read("[{key: k, action: insert, value: '${GONE}'}]");
+        assert_eq!(
+            (actions, told.as_str()),
+            (vec![], "warning: the variable `GONE` is not set; the action is left out")
+        );
+    }
 }

@@ -1,0 +1,711 @@
+//! One piece of a good file is changed; the report is exactly this.
+
+use std::collections::BTreeMap;
+use tfo_otel_agent::app::plan;
+use tfo_otel_agent::config::{Imagined, Locations};
+
+/// Nothing is wrong with it.
+const GOOD: &str = "\
+receivers:
+  otlp:
+    protocols:
+      grpc:
+        endpoint: 0.0.0.0:4317
+      http:
+        endpoint: 0.0.0.0:4318
+
+processors:
+  batch:
+    timeout: 10s
+    send_batch_size: 512
+  memory_limiter:
+    check_interval: 1s
+    limit_mib: 256
+  attributes:
+    actions:
+      - key: tenant
+        value: ${env:TENANT}
+        action: upsert
+
+exporters:
+  otlphttp:
+    endpoint: https://collector:4318
+    headers:
+      X-Tenant-Id: \"${env:TENANT}\"
+    compression: gzip
+    timeout: 30s
+    retry_on_failure:
+      initial_interval: 5s
+      max_interval: 30s
+    sending_queue:
+      num_consumers: 10
+      storage: file_storage
+
+extensions:
+  health_check:
+    endpoint: 0.0.0.0:13133
+  file_storage:
+    directory: /var/lib/queue
+    compaction:
+      on_start: true
+
+service:
+  extensions: [health_check, file_storage]
+  pipelines:
+    logs:
+      receivers: [otlp]
+      processors: [memory_limiter, attributes, batch]
+      exporters: [otlphttp]
+  telemetry:
+    logs:
+      level: info
+";
+
+fn report(text: &str) -> (String, bool) {
+    let host = Imagined {
+        files: BTreeMap::from([("f.yaml".to_owned(), text.to_owned())]),
+        dirs: vec!["/var/lib/queue".to_owned()],
+        ..Imagined::with(&[("TENANT", "0123"), ("EMPTY", ""), ("PORT", "70000"), ("SIZE", "0512"), ("N", "64")])
+    };
+    let outcome = plan::read(&Locations::of("f.yaml"), &host);
+    assert_eq!(
+        outcome.config.is_some(),
+        outcome.report.errors() == 0,
+        "a configuration comes without errors or not at all"
+    );
+    (outcome.report.to_string(), outcome.config.is_some())
+}
+
+#[test]
+fn the_good_file_is_good() {
+    assert_eq!(report(GOOD), (String::new(), true));
+}
+
+/// (what is taken out of the good file, what comes in its place, the report)
+#[rustfmt::skip]
+const CASES: &[(&str, &str, &str)] = &[
+    ("    protocols:\n      grpc:",
+     "    protocols:\n\t    grpc:",
+     "1 problem\n\
+         \x20 4:1  -  a tab indents this line; YAML takes only spaces"),
+    ("    timeout: 10s",
+     "    timeout: '10s",
+     "1 problem\n\
+         \x20 11:14  -  the quote that opens here is not closed in its lines"),
+    ("    timeout: 10s",
+     "    timeout: 10s: x",
+     "1 problem\n\
+         \x20 11:17  -  a second `: ` in one line, or a line indented deeper than its key allows; quote a value that has a colon"),
+    ("    timeout: 10s",
+     "   timeout: 10s",
+     "1 problem\n\
+         \x20 12:20  -  a second `: ` in one line, or a line indented deeper than its key allows; quote a value that has a colon"),
+    ("receivers: [otlp]",
+     "receivers: [otlp",
+     "1 problem\n\
+         \x20 49:17  -  a `:` stands where a list goes on; is the `[` above not closed?"),
+    ("receivers: [otlp]",
+     "receivers: [${env:TENANT}]",
+     "1 problem\n\
+         \x20 48:20  -  inside [ ] or { } a reference needs quotes: \"${env:NAME}\""),
+    ("    compression: gzip",
+     "    compression: @gzip",
+     "1 problem\n\
+         \x20 27:18  -  a value cannot begin with `@`; quote it"),
+    ("    compression: gzip",
+     "    <<: *nothing",
+     "1 problem\n\
+         \x20 27:9  -  this alias names no anchor above it"),
+    ("    timeout: 30s",
+     "    timeout: 30s\n    compression: none\n    timeout: 40s",
+     "2 problems\n\
+         \x20 29:5  exporters.otlphttp.compression  the key `compression` stands twice, first at 27:5\n\
+         \x20 30:5  exporters.otlphttp.timeout      the key `timeout` stands twice, first at 28:5"),
+    ("  telemetry:\n    logs:\n      level: info\n",
+     "---\nsecond: document\n",
+     "1 warning\n\
+         \x20 51:1  -  warning: a second document begins here; only the first one is read"),
+    ("    logs:\n      receivers",
+     "    ? [logs]\n    : 1\n    logs:\n      receivers",
+     "1 problem\n\
+         \x20 47:7  service.pipelines  a key is a list or a map; keys are texts"),
+    ("    limit_mib: 256",
+     "    limit_mb: 256",
+     "2 problems\n\
+         \x20 14:5  processors.memory_limiter           there is no limit; give limit_mib or limit_percentage\n\
+         \x20 15:5  processors.memory_limiter.limit_mb  `limit_mb` is not a key here; did you mean `limit_mib`?"),
+    ("    check_interval: 1s",
+     "    chek_interval: 1s",
+     "1 problem, 1 warning\n\
+         \x20 14:5  processors.memory_limiter.check_interval  warning: check_interval is not given (otelcol refuses that); 1s is assumed\n\
+         \x20 14:5  processors.memory_limiter.chek_interval   `chek_interval` is not a key here; did you mean `check_interval`?"),
+    ("    send_batch_size: 512",
+     "    sendBatchSize: 512",
+     "1 problem\n\
+         \x20 12:5  processors.batch.sendBatchSize  `sendBatchSize` is not a key here; did you mean `send_batch_size`?"),
+    ("  telemetry:",
+     "  telemetri:",
+     "1 problem\n\
+         \x20 51:3  service.telemetri  `telemetri` is not a key here; did you mean `telemetry`?"),
+    ("processors:\n  batch",
+     "procesors:\n  batch",
+     "4 problems\n\
+         \x20 9:1    procesors                          `procesors` is not a key here; did you mean `processors`?\n\
+         \x20 49:20  service.pipelines.logs.processors  `memory_limiter` is not defined under processors\n\
+         \x20 49:36  service.pipelines.logs.processors  `attributes` is not defined under processors\n\
+         \x20 49:48  service.pipelines.logs.processors  `batch` is not defined under processors"),
+    ("      max_interval: 30s",
+     "      frobnicate: 30s",
+     "1 problem\n\
+         \x20 31:7  exporters.otlphttp.retry_on_failure.frobnicate  `frobnicate` is not a key here; enabled, initial_interval, randomization_factor, multiplier, max_interval, max_elapsed_time, on_expiry are"),
+    ("        endpoint: 0.0.0.0:4318",
+     "        endpoint: 0.0.0.0:4318\n        read_timeout: 5s\n        middlewares: [x]",
+     "1 problem, 1 warning\n\
+         \x20 8:9  receivers.otlp.protocols.http.read_timeout  warning: has no effect: a request is bounded by its size and by idle_timeout\n\
+         \x20 9:9  receivers.otlp.protocols.http.middlewares   middlewares are not available in this build"),
+    ("      on_start: true",
+     "      on_start: true\n      cleanup_on_start: true\n    fsync: false\n    recreate: true\n    create_directory: false",
+     "4 warnings\n\
+         \x20 43:7   extensions.file_storage.compaction.cleanup_on_start  warning: has no effect: half-made copies are always removed at start\n\
+         \x20 44:12  extensions.file_storage.fsync                        warning: false has no effect: what is acknowledged here is synced\n\
+         \x20 45:5   extensions.file_storage.recreate                     warning: has no effect: damaged parts are set aside and counted, and the rest goes on\n\
+         \x20 46:5   extensions.file_storage.create_directory             warning: has no effect: the directory is created when it is absent"),
+    ("      num_consumers: 10",
+     "      sizer: bytes\n      block_on_overflow: true\n      wait_for_result: true",
+     "3 warnings\n\
+         \x20 33:7  exporters.otlphttp.sending_queue.sizer              warning: has no effect: with storage bytes count, without it uploads\n\
+         \x20 34:7  exporters.otlphttp.sending_queue.block_on_overflow  warning: has no effect: a client is told to come back when the queue is full\n\
+         \x20 35:7  exporters.otlphttp.sending_queue.wait_for_result    warning: has no effect: a client is answered when its data is on disk"),
+    ("    timeout: 10s",
+     "    timeout: 10",
+     "1 problem\n\
+         \x20 11:14  processors.batch.timeout  `10` has no unit; write for example `10s` (otelcol reads it as nanoseconds)"),
+    ("    timeout: 10s",
+     "    timeout: 1d",
+     "1 problem\n\
+         \x20 11:14  processors.batch.timeout  `1d` is not a duration; write numbers with units ns, us, ms, s, m or h, for example `1m30s`"),
+    ("    timeout: 10s",
+     "    timeout: -10s",
+     "1 problem\n\
+         \x20 11:14  processors.batch.timeout  `-10s` is negative"),
+    ("    timeout: 10s",
+     "    timeout: [10s]",
+     "1 problem\n\
+         \x20 11:14  processors.batch.timeout  here is a list; it must be a duration such as `30s`"),
+    ("    timeout: 10s",
+     "    timeout: 0",
+     ""),
+    ("    send_batch_size: 512",
+     "    send_batch_size: many",
+     "1 problem\n\
+         \x20 12:22  processors.batch.send_batch_size  `many` is not a whole number"),
+    ("    send_batch_size: 512",
+     "    send_batch_size: -1",
+     "1 problem\n\
+         \x20 12:22  processors.batch.send_batch_size  -1 is not from 0 to 4294967295"),
+    ("    send_batch_size: 512",
+     "    send_batch_size: 5000000000",
+     "1 problem\n\
+         \x20 12:22  processors.batch.send_batch_size  5000000000 is not from 0 to 4294967295"),
+    ("    send_batch_size: 512",
+     "    send_batch_size: 1.5",
+     "1 problem\n\
+         \x20 12:22  processors.batch.send_batch_size  `1.5` is not a whole number"),
+    ("    send_batch_size: 512",
+     "    send_batch_size: 0512",
+     "1 problem\n\
+         \x20 12:22  processors.batch.send_batch_size  `0512` begins with a zero, which otelcol reads as octal; write the number without it"),
+    ("    send_batch_size: 512",
+     "    send_batch_size: ${env:SIZE}",
+     "1 problem\n\
+         \x20 12:22  processors.batch.send_batch_size  `0512` begins with a zero, which otelcol reads as octal; write the number without it"),
+    ("    send_batch_size: 512",
+     "    send_batch_size: \"512\"",
+     ""),
+    ("    send_batch_size: 512",
+     "    send_batch_size: 1e3",
+     ""),
+    ("    send_batch_size: 512",
+     "    send_batch_size: ${env:N}",
+     ""),
+    ("    send_batch_size: 512",
+     "    send_batch_size: ${env:GONE}",
+     "1 warning\n\
+         \x20 12:22  processors.batch.send_batch_size  warning: the variable `GONE` is not set; the default stays"),
+    ("      on_start: true",
+     "      on_start: yes",
+     "1 problem\n\
+         \x20 42:17  extensions.file_storage.compaction.on_start  `yes` is neither true nor false"),
+    ("    protocols:\n      grpc:\n        endpoint: 0.0.0.0:4317\n",
+     "    protocols:\n      grpc: 4317\n",
+     "1 problem\n\
+         \x20 4:13  receivers.otlp.protocols.grpc  here is a number; it must be a map, an indented block of keys"),
+    ("    compression: gzip",
+     "    compression: gzipp",
+     "1 problem\n\
+         \x20 27:18  exporters.otlphttp.compression  `gzipp` is not one of gzip, none, zstd, zlib, deflate, snappy, lz4; did you mean `gzip`?"),
+    ("    compression: gzip",
+     "    compression: zstd",
+     "1 warning\n\
+         \x20 27:18  exporters.otlphttp.compression  warning: zstd is not in this build; gzip is sent, which every OTLP server takes"),
+    ("      level: info",
+     "      level: loud",
+     "1 problem\n\
+         \x20 53:14  service.telemetry.logs.level  `loud` is not one of debug, info, warn, error, dpanic, panic, fatal"),
+    ("    headers:\n      X-Tenant-Id: \"${env:TENANT}\"",
+     "    headers: [X-Tenant-Id]",
+     "1 problem\n\
+         \x20 25:14  exporters.otlphttp.headers  here is a list; it must be a map"),
+    ("      X-Tenant-Id: \"${env:TENANT}\"",
+     "      \"X Tenant\": a\n      X-B: \"a\\nb\"\n      X-C: ${env:GONE}",
+     "2 problems, 1 warning\n\
+         \x20 26:7   exporters.otlphttp.headers.X Tenant  `X Tenant` is not the name of a header\n\
+         \x20 27:12  exporters.otlphttp.headers.X-B       the value has a line break or another control character\n\
+         \x20 28:12  exporters.otlphttp.headers.X-C       warning: the variable `GONE` is not set; it is read as empty"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: collector:4318",
+     "1 problem\n\
+         \x20 24:15  exporters.otlphttp.endpoint  `collector:4318` has no scheme; it must begin with http:// or https://; did you mean `http://collector:4318`?"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: ${env:GONE}",
+     "1 problem\n\
+         \x20 24:15  exporters.otlphttp.endpoint  the variable `GONE` is not set; without it there is no endpoint"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: https://${env:EMPTY}:4318",
+     "1 problem\n\
+         \x20 24:15  exporters.otlphttp.endpoint  the variable `EMPTY` is set, but empty; without it there is no endpoint"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: https://collector:${env:PORT}",
+     "1 problem\n\
+         \x20 24:15  exporters.otlphttp.endpoint  `https://collector:70000`: `70000` is not a port; write a number from 1 to 65535"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: ftp://collector",
+     "1 problem\n\
+         \x20 24:15  exporters.otlphttp.endpoint  `ftp://collector` has the scheme `ftp`; http and https can be sent to"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: https://user:secret@col lector",
+     "1 problem\n\
+         \x20 24:15  exporters.otlphttp.endpoint  `https://…@col lector` is not a URL: invalid uri character"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: https://collector:4318/v1/logs",
+     "1 warning\n\
+         \x20 24:15  exporters.otlphttp.endpoint  warning: is a base, to which /v1/logs is added again; meant is probably logs_endpoint"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: https://collector:4318/?a=b",
+     "1 problem\n\
+         \x20 24:15  exporters.otlphttp.endpoint  has a query, which would stand in front of /v1/…; give traces_endpoint, metrics_endpoint and logs_endpoint"),
+    ("    endpoint: https://collector:4318\n",
+     "",
+     "1 problem\n\
+         \x20 24:5  exporters.otlphttp  at least one endpoint must be given: endpoint, traces_endpoint, metrics_endpoint, logs_endpoint"),
+    ("    endpoint: https://collector:4318",
+     "    traces_endpoint: https://collector:4318",
+     "1 problem\n\
+         \x20 24:5  exporters.otlphttp  the pipeline `logs` sends here; give endpoint or logs_endpoint"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: http://collector\n    tls:\n      ca_file: /ca.pem",
+     "1 warning\n\
+         \x20 26:7  exporters.otlphttp.tls  warning: has no effect: no endpoint begins with https://"),
+    ("    compression: gzip",
+     "    tls:\n      insecure: true",
+     "1 warning\n\
+         \x20 28:7  exporters.otlphttp.tls  warning: insecure has no effect over HTTP: https stays https and certificates are checked; meant is http://, or insecure_skip_verify"),
+    ("    compression: gzip",
+     "    tls:\n      cert_file: /c.pem\n      min_version: \"1.1\"\n      max_version: \"1.4\"",
+     "2 problems, 1 warning\n\
+         \x20 28:7   exporters.otlphttp.tls              a certificate needs its key and a key its certificate: give cert_file and key_file, or neither\n\
+         \x20 29:20  exporters.otlphttp.tls.min_version  warning: TLS below 1.2 does not exist here; 1.2 is taken\n\
+         \x20 30:20  exporters.otlphttp.tls.max_version  `1.4` is not one of 1.0, 1.1, 1.2, 1.3"),
+    ("    compression: gzip",
+     "    auth:\n      authenticator: oauth2client",
+     "1 problem\n\
+         \x20 28:7  exporters.otlphttp.auth  is not available in this build"),
+    ("        endpoint: 0.0.0.0:4317",
+     "        endpoint: ${env:GONE}:4317",
+     "1 problem\n\
+         \x20 5:19  receivers.otlp.protocols.grpc.endpoint  the variable `GONE` is not set; without it there is no endpoint"),
+    ("        endpoint: 0.0.0.0:4317",
+     "        endpoint: 0.0.0.0",
+     "1 problem\n\
+         \x20 5:19  receivers.otlp.protocols.grpc.endpoint  `0.0.0.0` has no port; write `host:port`"),
+    ("        endpoint: 0.0.0.0:4317",
+     "        endpoint: 0.0.0.0:4317\n        tls: {cert_file: /c, key_file: /k}",
+     "1 problem\n\
+         \x20 6:14  receivers.otlp.protocols.grpc.tls  is not available in this build"),
+    ("        endpoint: 0.0.0.0:4318",
+     "        endpoint: localhost:4317",
+     "1 problem\n\
+         \x20 7:19  receivers.otlp.protocols.http.endpoint  localhost:4317 is taken by receivers.otlp.protocols.grpc.endpoint (0.0.0.0:4317)"),
+    ("    endpoint: 0.0.0.0:13133",
+     "    endpoint: 127.0.0.1:8888",
+     "1 problem\n\
+         \x20 52:5  service.telemetry.metrics.address  :8888 is taken by extensions.health_check.endpoint (127.0.0.1:8888)"),
+    ("      http:\n        endpoint: 0.0.0.0:4318\n",
+     "      http:\n        logs_url_path: v1/traces\n",
+     "1 problem\n\
+         \x20 7:24  receivers.otlp.protocols.http.logs_url_path  is the path of another signal too; one of them would never arrive"),
+    ("    protocols:\n      grpc:\n        endpoint: 0.0.0.0:4317\n      http:\n        endpoint: 0.0.0.0:4318\n",
+     "    protocols:\n",
+     "1 problem\n\
+         \x20 3:5  receivers.otlp.protocols  names neither grpc nor http; nothing would listen"),
+    ("exporters: [otlphttp]",
+     "exporters: [otlphtp]",
+     "1 problem\n\
+         \x20 50:19  service.pipelines.logs.exporters  `otlphtp` is not defined under exporters; did you mean `otlphttp`?"),
+    ("exporters: [otlphttp]",
+     "exporters: []",
+     "1 problem\n\
+         \x20 47:5  service.pipelines.logs.exporters  a pipeline needs at least one exporter"),
+    ("receivers: [otlp]",
+     "receivers: [otlp, batch]",
+     "1 problem\n\
+         \x20 48:25  service.pipelines.logs.receivers  `batch` is not defined under receivers (it is defined under processors)"),
+    ("receivers: [otlp]",
+     "receivers: [otlp, otlp]",
+     "1 warning\n\
+         \x20 48:25  service.pipelines.logs.receivers  warning: `otlp` stands here twice; it is taken once"),
+    ("processors: [memory_limiter, attributes, batch]",
+     "processors: [batch, attributes, batch]",
+     "1 problem\n\
+         \x20 49:39  service.pipelines.logs.processors  `batch` stands here twice; a processor acts once in a pipeline"),
+    ("    logs:\n      receivers",
+     "    log:\n      receivers",
+     "1 problem\n\
+         \x20 47:5  service.pipelines.log  `log` is no signal; a pipeline is one of traces, metrics, logs, maybe with /name; did you mean `logs`?"),
+    ("    logs:\n      receivers",
+     "    logs/:\n      receivers",
+     "1 problem\n\
+         \x20 47:5  service.pipelines.logs/  the id `logs/` has nothing after the slash; write `type` or `type/name`"),
+    ("extensions: [health_check, file_storage]",
+     "extensions: [health_check]",
+     "1 warning\n\
+         \x20 34:16  exporters.otlphttp.sending_queue.storage  warning: `file_storage` is not listed in service.extensions; it is started all the same"),
+    ("extensions: [health_check, file_storage]",
+     "extensions: [healthcheck, file_storage]",
+     "1 problem\n\
+         \x20 45:16  service.extensions  `healthcheck` is not defined under extensions; did you mean `health_check`?"),
+    ("      storage: file_storage",
+     "      storage: file_store",
+     "1 problem\n\
+         \x20 34:16  exporters.otlphttp.sending_queue.storage  `file_store` is not defined under extensions; did you mean `file_storage`?"),
+    ("      storage: file_storage",
+     "      storage: health_check",
+     "1 problem\n\
+         \x20 34:16  exporters.otlphttp.sending_queue.storage  `health_check` is not a storage; a file_storage is"),
+    ("  pipelines:\n    logs:\n      receivers: [otlp]\n      processors: [memory_limiter, attributes, batch]\n      exporters: [otlphttp]\n",
+     "  pipelines:\n",
+     "1 problem\n\
+         \x20 46:3  service.pipelines  there are no pipelines; a service needs at least one"),
+    ("  otlp:\n    protocols",
+     "  otlpp:\n    protocols",
+     "2 problems\n\
+         \x20 2:3    receivers.otlpp                   `otlpp` is no receiver type; there are otlp; did you mean `otlp`?\n\
+         \x20 48:19  service.pipelines.logs.receivers  `otlp` is not defined under receivers; did you mean `otlpp`?"),
+    ("exporters:\n  otlphttp:\n",
+     "exporters:\n  jaeger:\n  otlphttp:\n",
+     "1 problem\n\
+         \x20 23:3  exporters.jaeger  `jaeger` is no exporter type; there are otlphttp, otlp_http, logging, debug"),
+    ("receivers:\n  otlp:\n",
+     "receivers:\n  filelog:\n    include: [/x]\n  otlp:\n",
+     "1 warning\n\
+         \x20 2:3  receivers.filelog  warning: the receiver `filelog` is not available in this build; nothing uses it"),
+    ("receivers:\n  otlp:\n    protocols:\n      grpc:\n        endpoint: 0.0.0.0:4317\n      http:\n        endpoint: 0.0.0.0:4318\n",
+     "receivers:\n  prometheus:\n",
+     "1 problem, 1 warning\n\
+         \x20 2:3    receivers.prometheus              warning: the receiver `prometheus` is not available in this build; nothing uses it\n\
+         \x20 43:19  service.pipelines.logs.receivers  `otlp` is not defined under receivers"),
+    ("exporters:\n  otlphttp:\n",
+     "connectors:\n  forward:\nexporters:\n  otlphttp:\n",
+     "1 problem\n\
+         \x20 22:1  connectors  connectors are not available in this build"),
+    ("extensions:\n  health_check",
+     "extensions:\n  file_storage/b:\n    directory: /var/lib/queue/b\n  health_check",
+     ""),
+    ("    limit_mib: 256",
+     "    spike_limit_mib: 64",
+     "1 problem\n\
+         \x20 14:5  processors.memory_limiter  there is no limit; give limit_mib or limit_percentage"),
+    ("    limit_mib: 256",
+     "    limit_mib: 64\n    spike_limit_mib: 64\n    limit_percentage: 50",
+     "1 problem, 1 warning\n\
+         \x20 16:22  processors.memory_limiter.spike_limit_mib   64 is not less than limit_mib (64); all data would be refused\n\
+         \x20 17:23  processors.memory_limiter.limit_percentage  warning: has no effect: limit_mib goes before it"),
+    ("    limit_mib: 256",
+     "    limit_percentage: 120",
+     "2 problems\n\
+         \x20 14:5   processors.memory_limiter                   there is no limit; give limit_mib or limit_percentage\n\
+         \x20 15:23  processors.memory_limiter.limit_percentage  120 is not from 0 to 100"),
+    ("    check_interval: 1s",
+     "    check_interval: 0s\n    min_gc_interval_when_soft_limited: 1s",
+     "2 warnings\n\
+         \x20 14:21  processors.memory_limiter.check_interval                     warning: check_interval is not given (otelcol refuses that); 1s is assumed\n\
+         \x20 15:5   processors.memory_limiter.min_gc_interval_when_soft_limited  warning: has no effect: memory is freed at once here; there is no garbage collector"),
+    ("    send_batch_size: 512",
+     "    send_batch_size: 512\n    send_batch_max_size: 100\n    metadata_keys: [A, b, a]",
+     "2 problems, 1 warning\n\
+         \x20 13:26  processors.batch.send_batch_max_size  100 is less than send_batch_size (512)\n\
+         \x20 14:20  processors.batch.metadata_keys        warning: is read, but this build does not act on it yet\n\
+         \x20 14:20  processors.batch.metadata_keys        names `a` twice (upper and lower case are the same)"),
+    ("      max_interval: 30s",
+     "      max_interval: 1s\n      multiplier: 0.5\n      randomization_factor: 2",
+     "1 problem, 2 warnings\n\
+         \x20 31:21  exporters.otlphttp.retry_on_failure.max_interval          warning: 1s is shorter than initial_interval (5s); every rest is 1s\n\
+         \x20 32:19  exporters.otlphttp.retry_on_failure.multiplier            warning: 0.5 would make rests shorter; it counts as 1\n\
+         \x20 33:29  exporters.otlphttp.retry_on_failure.randomization_factor  2 is not from 0 to 1"),
+    ("      max_interval: 30s",
+     "      max_elapsed_time: 10s\n      on_expiry: keep",
+     "1 problem, 1 warning\n\
+         \x20 31:25  exporters.otlphttp.retry_on_failure.max_elapsed_time  warning: 10s is shorter than one rest (30s); the window ends before a second try\n\
+         \x20 32:18  exporters.otlphttp.retry_on_failure.on_expiry         `keep` is not one of park, drop"),
+    ("      num_consumers: 10",
+     "      num_consumers: 0\n      queue_size: 0",
+     "2 problems\n\
+         \x20 33:22  exporters.otlphttp.sending_queue.num_consumers  0 is not from 1 to 4294967295\n\
+         \x20 34:19  exporters.otlphttp.sending_queue.queue_size     0 is not from 1 to 9223372036854775807"),
+    ("    directory: /var/lib/queue",
+     "    directory: queue",
+     "1 problem\n\
+         \x20 40:16  extensions.file_storage.directory  `queue` is relative; a service has no place of its own"),
+    ("    directory: /var/lib/queue",
+     "    directory: /var/lib/other\n    directory_permissions: \"0070\"\n    max_size_mib: 2\n    commit_interval: 1m",
+     "2 problems, 2 warnings\n\
+         \x20 40:16  extensions.file_storage.directory              warning: `/var/lib/other` is not there; it will be created (0070)\n\
+         \x20 41:28  extensions.file_storage.directory_permissions  `0070` keeps the agent itself out; it must begin with 07\n\
+         \x20 42:19  extensions.file_storage.max_size_mib           2 MiB is less than 6 MiB, three of the smallest segments\n\
+         \x20 43:22  extensions.file_storage.commit_interval        warning: clients wait 60s for their answer; many give up after 10s and send again"),
+    ("    directory: /var/lib/queue",
+     "    directory: /var/lib/queue\n    max_size: 104857601\n    directory_permissions: 999",
+     "1 problem, 1 warning\n\
+         \x20 41:15  extensions.file_storage.max_size               warning: caps one file of otelcol; taken as max_size_mib: 101, which caps the whole directory\n\
+         \x20 42:28  extensions.file_storage.directory_permissions  `999` is not from 0000 to 0777 in octal"),
+    ("    endpoint: 0.0.0.0:13133",
+     "    path: health\n    check_collector_pipeline:\n      enabled: true",
+     "1 problem, 1 warning\n\
+         \x20 38:11  extensions.health_check.path                              `health` does not begin with a slash\n\
+         \x20 40:16  extensions.health_check.check_collector_pipeline.enabled  warning: has no effect: in otelcol it never finds anything; an outage is no reason to restart this agent"),
+    ("    logs:\n      level: info",
+     "    logs:\n      output_paths: [http://x, stdout]\n      sampling: {tick: 0s}\n    metrics:\n      readers: []",
+     "2 problems, 1 warning\n\
+         \x20 53:22  service.telemetry.logs.output_paths   `http://x` is none of stdout, stderr, a path, file:// and an absolute path\n\
+         \x20 54:24  service.telemetry.logs.sampling.tick  0 is not a tick; write `enabled: false` for no sampling\n\
+         \x20 56:7   service.telemetry.metrics.readers     warning: has no effect: metrics are served at `address`; write there what the reader's host and port say"),
+    ("    logs:\n      level: info",
+     "    resource: {a: [1], b: 007}\n    traces: {}",
+     "1 problem, 2 warnings\n\
+         \x20 52:19  service.telemetry.resource.a  a label is a text\n\
+         \x20 52:27  service.telemetry.resource.b  warning: `007` is kept as text; otelcol reads it as an octal number; quotes make it clear\n\
+         \x20 53:5   service.telemetry.traces      warning: has no effect: the agent makes no traces of its own"),
+    ("        action: upsert",
+     "        action: upset",
+     "1 problem\n\
+         \x20 20:17  processors.attributes.actions[0].action  `upset` is not one of insert, update, upsert, delete, hash, extract, convert; did you mean `upsert`?"),
+    ("        action: upsert",
+     "",
+     "1 problem\n\
+         \x20 18:9  processors.attributes.actions[0].action  an action needs one of insert, update, upsert, delete, hash, extract, convert"),
+    ("        value: ${env:TENANT}\n        action: upsert",
+     "        action: upsert",
+     "1 problem\n\
+         \x20 18:9  processors.attributes.actions[0]  needs one of value, from_attribute, from_context"),
+    ("        value: ${env:TENANT}",
+     "        value: ${env:GONE}",
+     "1 warning\n\
+         \x20 19:16  processors.attributes.actions[0].value  warning: the variable `GONE` is not set; the action is left out"),
+    ("        value: ${env:TENANT}",
+     "        value: 0123",
+     "1 warning\n\
+         \x20 19:16  processors.attributes.actions[0].value  warning: `0123` is kept as text; otelcol reads it as an octal number; quotes make it clear"),
+    ("        value: ${env:TENANT}",
+     "        value: [1, ]\n        from_attribute: other",
+     "1 problem\n\
+         \x20 18:9  processors.attributes.actions[0]  has more than one of value, from_attribute, from_context; give one"),
+    ("      - key: tenant",
+     "      - pattern: x",
+     "2 problems\n\
+         \x20 18:9   processors.attributes.actions[0]          key is missing\n\
+         \x20 18:18  processors.attributes.actions[0].pattern  pattern has no use in this action"),
+    ("        value: ${env:TENANT}\n        action: upsert",
+     "        action: extract\n        pattern: (a)(?P<b>c",
+     "1 problem\n\
+         \x20 20:18  processors.attributes.actions[0].pattern  `(a)(?P<b>c` is not a pattern: found open group without closing ')'"),
+    ("        value: ${env:TENANT}\n        action: upsert",
+     "        action: extract\n        pattern: (a)(?P<b>c)",
+     "1 problem\n\
+         \x20 20:18  processors.attributes.actions[0].pattern  every group needs a name, as in `(?P<name>…)`, and there must be one"),
+    ("        value: ${env:TENANT}\n        action: upsert",
+     "        action: convert\n        converted_type: number",
+     "1 problem\n\
+         \x20 20:25  processors.attributes.actions[0].converted_type  `number` is not one of int, double, string"),
+    ("      - key: tenant\n        value: ${env:TENANT}\n        action: upsert",
+     "      - action: delete",
+     "1 problem\n\
+         \x20 18:9  processors.attributes.actions[0]  needs key, pattern or both"),
+    ("    actions:\n      - key: tenant\n        value: ${env:TENANT}\n        action: upsert",
+     "    actions: []\n    include:\n      span_names: [a]",
+     "2 problems\n\
+         \x20 17:14  processors.attributes.actions             there is no action; give at least one\n\
+         \x20 19:7   processors.attributes.include.match_type  is missing; write strict or regexp"),
+    ("    actions:",
+     "    exclude:\n      match_type: regexp\n      services: [\"(\"]\n      log_severity_number: {min: 99}\n    actions:",
+     "2 problems\n\
+         \x20 19:18  processors.attributes.exclude.services                 `(` is not a pattern: found open group without closing ')'\n\
+         \x20 20:34  processors.attributes.exclude.log_severity_number.min  99 is not from 1 to 24"),
+    ("    actions:",
+     "    include:\n      match_type: strict\n      libraries: []\n    actions:",
+     "1 problem\n\
+         \x20 18:7  processors.attributes.include  names nothing to match; give one of services, span_names, span_kinds, log_bodies, log_severity_texts, metric_names, libraries, log_severity_number, resources, attributes"),
+    ("        value: ${env:TENANT}",
+     "        value: ${env:TENANT",
+     "1 problem\n\
+         \x20 19:16  processors.attributes.actions[0].value  `${` is never closed; write `$${` for the characters themselves: `${env:TENANT`"),
+    ("        value: ${env:TENANT}",
+     "        value: ${vault:x}",
+     "1 problem\n\
+         \x20 19:16  processors.attributes.actions[0].value  `${vault:…}` is not known; env, file and yaml are: `${vault:x}`"),
+    ("        value: ${env:TENANT}",
+     "        value: ${file:/gone}",
+     "1 problem\n\
+         \x20 19:16  processors.attributes.actions[0].value  the file `/gone` cannot be read: entity not found"),
+    ("  otlp:\n    protocols",
+     "  otlp:\n    endpoint: 0.0.0.0:4317\n    protocols",
+     "1 problem\n\
+         \x20 3:5  receivers.otlp.endpoint  `endpoint` is not a key here; only protocols is"),
+    ("  otlp:\n    protocols",
+     "  otlp :\n    protocols: {grpc: }\n  otlp:\n    protocols",
+     "1 problem\n\
+         \x20 4:3  receivers.otlp  the key `otlp` stands twice, first at 2:3"),
+    ("  otlp:\n    protocols",
+     "  otlp/:\n    protocols",
+     "3 problems\n\
+         \x20 1:1    -                                 there are no receivers; an agent needs at least one\n\
+         \x20 2:3    receivers.otlp/                   the id `otlp/` has nothing after the slash; write `type` or `type/name`\n\
+         \x20 48:19  service.pipelines.logs.receivers  `otlp` is not defined under receivers"),
+    ("extensions: [health_check, file_storage]",
+     "extensions: [health_check, file_storage, file_storage/b]",
+     "1 problem\n\
+         \x20 45:44  service.extensions  `file_storage/b` is not defined under extensions; did you mean `file_storage`?"),
+    ("  file_storage:\n    directory: /var/lib/queue\n",
+     "  file_storage/b:\n    directory: /var/lib/queue/b\n  file_storage:\n    directory: /var/lib/queue\n",
+     ""),
+    ("exporters:\n  otlphttp:\n",
+     "exporters:\n  logging:\n    loglevel: warn\n    verbosity: basic\n  debug:\n    loglevel: info\n  otlphttp:\n",
+     "2 problems\n\
+         \x20 24:15  exporters.logging.loglevel  stands beside verbosity; give verbosity alone\n\
+         \x20 27:5   exporters.debug.loglevel    `loglevel` is not a key here; verbosity, sampling_initial, sampling_thereafter are"),
+    ("        endpoint: 0.0.0.0:4317",
+     "        endpoint: 0.0.0.0:4317\n        transport: unix\n        max_recv_msg_size_mib: 4096",
+     "2 problems\n\
+         \x20 6:20  receivers.otlp.protocols.grpc.transport              `unix` is not one of tcp\n\
+         \x20 7:32  receivers.otlp.protocols.grpc.max_recv_msg_size_mib  4096 is not from 0 to 2047"),
+    ("    timeout: 30s\n",
+     "    timeout: 0s\n    encoding: json\n    compression_params: {level: 9}\n    proxy_url: proxy:3128\n",
+     "2 problems, 1 warning\n\
+         \x20 29:15  exporters.otlphttp.encoding            `json` is not one of proto\n\
+         \x20 30:5   exporters.otlphttp.compression_params  warning: has no effect: the level is fixed where it costs least for its size\n\
+         \x20 31:16  exporters.otlphttp.proxy_url           `proxy:3128` has no scheme; it must begin with http:// or https://; did you mean `http://proxy:3128`?"),
+    ("    logs:\n      receivers",
+     "    metrics:\n      exporters: otlphttp, otlphttp\n    logs:\n      receivers",
+     "1 problem, 1 warning\n\
+         \x20 47:5   service.pipelines.metrics.receivers  a pipeline needs at least one receiver\n\
+         \x20 48:18  service.pipelines.metrics.exporters  warning: `otlphttp` stands here twice; it is taken once"),
+    ("      - key: tenant\n        value: ${env:TENANT}\n        action: upsert",
+     "      - tenant",
+     "1 problem\n\
+         \x20 18:9  processors.attributes.actions[0]  here is a text; it must be a map, an indented block of keys"),
+    ("        value: ${env:TENANT}",
+     "        value: {a: , b: [x]}",
+     "1 problem\n\
+         \x20 19:17  processors.attributes.actions[0].value.a  is empty; give it a value"),
+    ("        value: ${env:TENANT}",
+     "        from_context: metadata.x-tenant",
+     "1 warning\n\
+         \x20 19:23  processors.attributes.actions[0].from_context  warning: is read, but this build does not act on it yet"),
+    ("    timeout: 10s",
+     "    timeout: 10s\n    \"\\u202etuoemit\": 1",
+     "1 problem\n\
+         \x20 12:5  processors.batch.\\u{202e}tuoemit  `\\u{202e}tuoemit` is not a key here; metadata_keys, timeout, send_batch_size, send_batch_max_size, metadata_cardinality_limit are"),
+];
+
+#[test]
+fn every_problem_is_told_with_its_place_path_and_rule() {
+    for (good, bad, expected) in CASES {
+        assert_eq!(GOOD.matches(good).count(), 1, "{good:?} stands once in the good file");
+        let (report, _) = report(&GOOD.replace(good, bad));
+        let told = report.strip_prefix("f.yaml: ").unwrap_or(&report).trim_end();
+        assert_eq!(told, *expected, "\n{good:?} → {bad:?}\n");
+    }
+}
+
+/// What the product will have and this build has not: defining it is a warning, using it an error that says so.
+#[test]
+#[rustfmt::skip]
+fn components_of_later_builds_are_known_by_name() {
+    for (class, kind, fits, misfit) in [
+        ("receivers",  "prometheus",     "metrics", "logs"),
+        ("receivers",  "filelog",        "logs",    "traces"),
+        ("receivers",  "fluent_forward", "logs",    "metrics"),
+        ("exporters",  "otlp",           "logs",    ""),
+        ("exporters",  "otlp_grpc",      "traces",  ""),
+        ("exporters",  "loadbalancing",  "metrics", ""),
+    ] {
+        let one = class.trim_end_matches('s');
+        // Whatever stands in it is left alone.
+        let defined = GOOD.replacen(&format!("{class}:\n"), &format!("{class}:\n  {kind}: {{config: {{x: [1]}}}}\n"), 1);
+        let (told, runs) = report(&defined);
+        assert!(runs && told.starts_with("f.yaml: 1 warning\n"), "{told}");
+        assert!(told.contains(&format!("{class}.{kind}  warning: the {one} `{kind}` is not available in this build; nothing uses it")), "{told}");
+
+        let used = |signal: &str| {
+            let (receivers, exporters) = if class == "receivers" { (kind, "otlphttp") } else { ("otlp", kind) };
+            let pipeline = format!("    {signal}/x: {{receivers: [{receivers}], exporters: [{exporters}]}}\n  telemetry:\n");
+            report(&defined.replace("  telemetry:\n", &pipeline))
+        };
+        let unavailable = format!("the {one} `{kind}` is not available in this build\n");
+        let (told, runs) = used(fits);
+        assert!(!runs && told.starts_with("f.yaml: 1 problem\n") && told.ends_with(&unavailable), "{told}");
+        if !misfit.is_empty() {
+            let (told, _) = used(misfit);
+            assert!(told.contains(&unavailable) && told.contains(&format!("`{kind}` does not serve {misfit}\n")), "{told}");
+        }
+    }
+}
+
+/// The same words for the same mistakes in another language, from several sources at once.
+#[test]
+fn problems_of_several_sources_stand_under_their_names() {
+    let host = Imagined {
+        files: BTreeMap::from([
+            ("f.yaml".to_owned(), GOOD.replace("limit_mib: 256", "limit_mb: 256")),
+            ("over.toml".to_owned(), "[processors.batch]\ntimeout = 10\nsend_batch_size = 0x10\n".to_owned()),
+        ]),
+        dirs: vec!["/var/lib/queue".to_owned()],
+        ..Imagined::with(&[("TENANT", "0123")])
+    };
+    let locations = Locations {
+        configs: vec!["f.yaml".to_owned(), "over.toml".to_owned(), "yaml:exporters::otlphttp::timeout: x".to_owned()],
+        sets: vec!["service.telemetry.logs.level=laut".to_owned(), "processors.memory_limiter.limit_mib=64".to_owned()],
+    };
+    let outcome = plan::read(&locations, &host);
+    let expected = "\
+f.yaml: 1 problem
+  15:5  processors.memory_limiter.limit_mb  `limit_mb` is not a key here; did you mean `limit_mib`?
+over.toml: 1 problem
+  2:11  processors.batch.timeout  `10` has no unit; write for example `10s` (otelcol reads it as nanoseconds)
+yaml:exporters::otlphttp::timeout: x: 1 problem
+  1:31  exporters.otlphttp.timeout  `x` is not a duration; write numbers with units ns, us, ms, s, m or h, for example `1m30s`
+--set service.telemetry.logs.level: 1 problem
+  1:30  service.telemetry.logs.level  `laut` is not one of debug, info, warn, error, dpanic, panic, fatal
+";
+    assert_eq!(outcome.report.to_string(), expected);
+}
+
+#[test]
+fn an_empty_file_is_told_what_it_lacks() {
+    let expected = "\
+f.yaml: 3 problems
+  1:1  -                  there are no exporters; an agent needs at least one
+  1:1  -                  there are no receivers; an agent needs at least one
+  1:1  service.pipelines  there are no pipelines; a service needs at least one
+";
+    assert_eq!(report("# nothing yet\n").0, expected);
+}
