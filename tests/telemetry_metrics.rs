@@ -246,7 +246,11 @@ fn a_component_adds_its_own_families_pushed_or_pulled() {
         });
     }
     metrics.pull(Pulled::Counter, "tfo_agent_never", "Shows nothing.", &[], |_| ());
-    let shown: Vec<String> = parse(&metrics.text())
+    let scraped = parse(&metrics.text());
+    for sample in scraped.iter().flat_map(|f| &f.samples) {
+        assert!(sample.labels.is_sorted(), "{:?}", sample.labels);
+    }
+    let shown: Vec<String> = scraped
         .iter()
         .flat_map(|f| f.samples.iter().map(|s| format!("{} {} {} {}", f.name, f.kind, s.shown().join(","), s.value)))
         .collect();

@@ -51,13 +51,14 @@ pub fn duration(d: Duration) -> String {
 #[allow(unsafe_code)] // std knows no zones, and a crate would bring a database of its own
 pub fn local_offset_s(wall_ns: u64) -> i32 {
     // Where `time_t` has 32 bits (armv7 gnu), 2038 and later is shown in UTC.
-    let Ok(seconds) = libc::time_t::try_from(wall_ns / SECOND_NS) else { return 0 };
+    let Ok(seconds) = (wall_ns / SECOND_NS).try_into() else { return 0 };
     // SAFETY: `tm` is plain numbers and a pointer, for which zeroes are valid; localtime_r reads the one and fills
     // the other. It reads the environment, which nothing in this program ever changes.
     let filled = unsafe {
         let mut tm: libc::tm = std::mem::zeroed();
         (!libc::localtime_r(&raw const seconds, &raw mut tm).is_null()).then_some(tm)
     };
+    #[allow(clippy::useless_conversion)] // `c_long`: 64 bits here, 32 there
     filled.and_then(|tm| i32::try_from(tm.tm_gmtoff).ok()).unwrap_or(0)
 }
 

@@ -22,7 +22,7 @@
 //!
 //! What always holds:
 //! * A line never panics and never waits for a disk or a reader; what had to be left out is counted.
-//! * No value can forge a line or a terminal sequence ([`line`]).
+//! * No value can forge a line or a terminal sequence ([`mod@line`]).
 //! * Memory is bounded whatever is logged: values, messages, the queue and the sampler's table have their limits.
 //! * One outlet that hangs holds up the others' lines too (there is one writer), but nobody else.
 //!
@@ -173,12 +173,13 @@ impl Logs {
     /// See [`LogError`].
     pub fn install(settings: &LogSettings, clock: &Clock) -> Result<Logs, LogError> {
         let (logs, layer) = Logs::start(settings, clock)?;
-        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
-            .map_err(|_| LogError::Installed)?;
-        // Cheaper than asking the layer about each debug line of fjall and rustls; it would refuse them anyway.
+        // First, because half a failure must leave no subscriber behind whose writer ends with `logs`. The level is
+        // cheaper here than asking the layer about each debug line of fjall and rustls; it would refuse them anyway.
         tracing_log::LogTracer::builder()
             .with_max_level(tracing_log::log::LevelFilter::Warn)
             .init()
+            .map_err(|_| LogError::Installed)?;
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
             .map_err(|_| LogError::Installed)?;
         Ok(logs)
     }
