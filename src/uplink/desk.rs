@@ -7,19 +7,22 @@
 //!              │  └── it failed ───────┘ └── refused: two halves, Ready
 //! ```
 //!
-//! Whose fault is a failure? The rule, at each level: if others fared better meanwhile, it is one's own.
+//! Whose fault is a failure? If others fared better meanwhile, it is one's own.
 //!
-//! | others of its signal were taken since it last failed | an upload of another signal was taken since it was sent | to blame |
+//! | others of its signal were taken since it last failed | | to blame |
 //! |---|---|---|
 //! | yes | | the upload: it rests alone, and its window runs |
-//! | no | yes | the lane: it rests, one upload probes |
-//! | no | no | the lane, if there was an answer; the link, if there was none |
+//! | no | it is the lane's first failure in a row | nobody yet: it rests alone |
+//! | no | there was an answer, or another signal's upload was taken since it was sent | the lane: it rests, then one upload probes |
+//! | no | there was no answer | the link: all lanes rest, then one upload probes |
 //!
 //! What always holds:
-//! * A lane in strict order has one upload out. Its first upload is passed over only as a suspect of poison, or when its
-//!   window is over: then one later upload finds out whether it is the upload or the far end.
-//! * A probe is the upload tried longest ago, so that a bad one does not keep the lane down.
-//! * What rests keeps two windows in memory; the others are given back to the spool.
+//! * A lane in strict order has one upload out. An upload is passed over only as a suspect of poison, or when its window
+//!   is over: then the next *item* finds out whether it is the upload or the far end. So what the far end gets out of
+//!   order at its return is one item, and a bad upload holds the lane up for one window.
+//! * In any order a probe is an upload not tried since the lane went down, while there is memory for one more; then the
+//!   one tried longest ago. So bad ones, even many in a row, do not keep a lane down.
+//! * While nobody can be reached two windows of each lane stay in memory; the others are given back to the spool.
 
 use super::assemble::Part;
 use super::link::{Link, Seen, Trouble, UpTime};
@@ -57,12 +60,14 @@ pub const PARKED: Curve = Curve {
 /// Windows a resting lane keeps in memory: two, so that a probe can alternate.
 const WINDOWS_KEPT: usize = 2;
 
-/// Failures of its own after which an upload may be parked to make room, before its window ends: with the original's
-/// rests that is 40 s, longer than a far end takes to restart.
+/// Failures while others were taken after which an upload may be parked to make room, before its window ends: with the
+/// original's rests that is 40 s, longer than a far end takes to restart. (While the lane is down one such failure is
+/// enough: else as many bad uploads as memory holds would keep it down for ever.)
 const ROOM_AFTER: u32 = 4;
 
-/// For how long a size that was too large is remembered: the far end's limit may have been raised since.
-const CEILING_LASTS: Duration = Duration::from_secs(3_600);
+/// For how long a size that was too large is remembered: 10 min. A limit that stays costs a few refusals each time, one
+/// that was lifted is noticed soon.
+const CEILING_LASTS: Duration = Duration::from_secs(600);
 
 /// One lane.
 #[derive(Debug)]
@@ -83,8 +88,12 @@ pub struct Desk {
     leasing: bool,
     /// Guilty items found, by hunt; a hunt is named by where the refused upload began.
     hunts: BTreeMap<Pos, u32>,
-    /// Uncompressed uploads of this size were too large.
+    /// Uncompressed uploads of this size are thought too large.
     ceiling: Option<(u32, Instant)>,
+    /// Failures since the last upload was taken.
+    failures: u32,
+    /// Since when it is down.
+    down_since: Option<Instant>,
 }
 
 /// One request on its way.
@@ -99,7 +108,11 @@ pub struct Upload {
     tried: Option<Instant>,
     /// Uploads of its signal that were taken, ever, when it last failed.
     failed_at: Option<u64>,
-    /// The same when it was first refused as an item alone.
+    /// Failures after which others had been taken since the one before.
+    solo: u32,
+    /// Uploads of its signal that were taken, ever, when the upload it was cut from was refused.
+    cut_at: Option<u64>,
+    /// It was refused as an item alone; counted as `cut_at`, or when that happened.
     suspect_since: Option<u64>,
     hunt: Option<Pos>,
 }
@@ -139,6 +152,8 @@ pub enum Step {
     Send(Pos),
     /// Fetch the next window from the spool.
     Lease,
+    /// Cut this upload after so many items before anything of it is sent.
+    Cut(Pos, u32),
     /// Give this window back to the spool.
     GiveBack(Range<u64>),
     /// Park this upload before its window ends: those that fail alone have used up the memory.
@@ -171,7 +186,7 @@ pub enum Fate {
     },
     /// It will be sent again.
     Kept(Blame),
-    /// It is refused: send its halves (then say [`Desk::halved`]).
+    /// It is refused: send its halves (then say [`Desk::cut`]).
     Halve,
     /// It is a suspect of poison and kept.
     Suspect,
@@ -216,6 +231,8 @@ impl Desk {
             leasing: false,
             hunts: BTreeMap::new(),
             ceiling: None,
+            failures: 0,
+            down_since: None,
         }
     }
 
@@ -303,8 +320,11 @@ impl Desk {
     fn observe(&mut self, seen: Seen, world: &mut World<'_>) {
         let curve = if self.parked { PARKED } else { world.retry.curve };
         self.link = self.link.after(seen, world.now, &curve, world.dice);
-        if !self.link.is_up() {
+        if self.link.is_up() {
+            self.down_since = None;
+        } else {
             self.ramp = 1;
+            self.down_since.get_or_insert(world.now);
         }
         self.clock.set(world.link_up && (self.order == Order::Strict || self.link.is_up()), world.now);
     }
@@ -325,38 +345,65 @@ impl Desk {
     #[must_use]
     pub fn next(&self, world: &World<'_>) -> Step {
         match self.link {
-            Link::Resting { until, .. } => self.rest(until),
-            Link::Probing { .. } => self.probe(world),
+            Link::Resting { until, .. } => Step::Rest(Some(until)),
+            Link::Probing { .. } => self.probe(self.down_since, world),
             Link::Up => self.send_or_fetch(world),
         }
     }
 
-    /// What to do while resting until then.
+    /// What to do while nobody can be reached, until then.
     #[must_use]
     pub fn rest(&self, until: Instant) -> Step {
         self.surplus().map_or(Step::Rest(Some(until)), Step::GiveBack)
     }
 
-    /// Which upload to probe with.
+    /// Which upload to probe with. `down_since`: look for one that was not tried since then; without it (nobody can be
+    /// reached, whatever is sent) any will do.
     #[must_use]
-    pub fn probe(&self, world: &World<'_>) -> Step {
+    pub fn probe(&self, down_since: Option<Instant>, world: &World<'_>) -> Step {
         if self.out() > 0 {
             return Step::Rest(None);
         }
-        let in_turn = self.order == Order::Any || self.first_is_over(world);
-        let mut candidates: Vec<_> = self.ready().collect();
-        if !in_turn {
-            candidates.truncate(1);
+        if self.order == Order::Strict {
+            return self.probe_in_order(world);
         }
-        // One more to alternate with, if there is one: it may be that upload and not the far end.
-        if candidates.len() < if in_turn { 2 } else { 1 } && self.can_lease(world) {
+        // One that failed while others were taken tells nothing of the far end.
+        let untried =
+            |(_, upload): &(&Pos, &Upload)| upload.solo == 0 && upload.tried.is_none_or(|at| Some(at) < down_since);
+        let (fresh, tried): (Vec<_>, Vec<_>) = self.ready().partition(untried);
+        let wants_another = fresh.is_empty() && (down_since.is_some() || tried.is_empty());
+        if wants_another && self.can_lease(world) {
             return Step::Lease;
         }
-        if self.order == Order::Strict {
-            candidates.truncate(2);
+        if let Some(key) = self.in_the_way(1, world).filter(|_| wants_another) {
+            return Step::Park(key);
         }
-        let longest_ago = candidates.into_iter().min_by_key(|(key, upload)| (upload.tried, *key));
-        longest_ago.map_or(Step::Rest(self.due), |(key, _)| Step::Send(*key))
+        let longest_ago = tried.into_iter().min_by_key(|(key, upload)| (upload.tried, *key));
+        fresh.into_iter().next().or(longest_ago).map_or(Step::Rest(self.due), |(key, _)| self.send(key, world))
+    }
+
+    /// The first upload; or one item behind those that may be passed over, in turn with them.
+    fn probe_in_order(&self, world: &World<'_>) -> Step {
+        let passed = |upload: &Upload| {
+            upload.suspect_since.is_some() || upload.patience.is_over(world.retry, &self.clock, world.now)
+        };
+        let (ends, rest): (Vec<_>, Vec<_>) = self.ready().partition(|(_, upload)| passed(upload));
+        let next = rest.first();
+        if next.is_none() && self.can_lease(world) {
+            return Step::Lease;
+        }
+        let longest_ago = ends.into_iter().chain(next.copied()).min_by_key(|(key, upload)| (upload.tried, *key));
+        match longest_ago {
+            None => Step::Rest(self.due),
+            Some((key, upload)) if self.ready().next().is_some_and(|(first, _)| first != key) && !passed(upload) => {
+                if upload.part.items() > 1 {
+                    Step::Cut(*key, 1)
+                } else {
+                    Step::Send(*key)
+                }
+            }
+            Some((key, _)) => self.send(key, world),
+        }
     }
 
     fn send_or_fetch(&self, world: &World<'_>) -> Step {
@@ -365,21 +412,27 @@ impl Desk {
             return Step::Rest(None);
         }
         if let Some(key) = self.sendable(world) {
-            return Step::Send(key);
+            return self.send(&key, world);
         }
         if self.can_lease(world) && (self.order == Order::Any || self.ready().all(|(_, upload)| upload.lingers(world)))
         {
             return Step::Lease;
         }
-        let wants = self.due.is_some_and(|due| due <= world.now);
-        if let Some((key, _)) = self.ready().find(|(_, upload)| upload.patience.failures() >= ROOM_AFTER)
-            && (wants && out == 0 && !world.room)
-        {
-            return Step::Park(*key);
+        if let Some(key) = self.in_the_way(ROOM_AFTER, world).filter(|_| out == 0) {
+            return Step::Park(key);
         }
         let timers = self.ready().filter_map(|(_, upload)| upload.at());
         // A date that has passed waits for something else: room, or another's lease.
         Step::Rest(timers.chain(self.due).filter(|at| *at > world.now).min())
+    }
+
+    fn send(&self, key: &Pos, world: &World<'_>) -> Step {
+        let upload = &self.uploads[key];
+        let too_large = self.ceiling(world.now).is_some_and(|bytes| upload.body.raw_len >= bytes);
+        match upload.part.items() {
+            items if items > 1 && too_large => Step::Cut(*key, items / 2),
+            _ => Step::Send(*key),
+        }
     }
 
     /// The upload whose turn it is, if it may go now.
@@ -392,6 +445,14 @@ impl Desk {
         found.map(|(key, _)| *key)
     }
 
+    /// Memory is used up and the spool has more: the upload that failed alone most often, at least so often.
+    fn in_the_way(&self, times: u32, world: &World<'_>) -> Option<Pos> {
+        let wants = self.order == Order::Any && self.due.is_some_and(|due| due <= world.now) && !world.room;
+        let worst =
+            self.ready().filter(|(_, u)| u.solo >= times && u.suspect_since.is_none()).max_by_key(|(_, u)| u.solo);
+        worst.filter(|_| wants).map(|(key, _)| *key)
+    }
+
     fn ready(&self) -> impl Iterator<Item = (&Pos, &Upload)> {
         self.uploads.iter().filter(|(_, upload)| matches!(upload.state, State::Ready { .. }))
     }
@@ -399,11 +460,6 @@ impl Desk {
     fn can_lease(&self, world: &World<'_>) -> bool {
         let due = self.due.is_some_and(|due| due <= world.now);
         due && !self.leasing && world.may_lease && (world.room || self.uploads.is_empty())
-    }
-
-    /// The first upload's window has ended; only a failure of its own is missing.
-    fn first_is_over(&self, world: &World<'_>) -> bool {
-        self.ready().next().is_some_and(|(_, upload)| upload.patience.is_over(world.retry, &self.clock, world.now))
     }
 
     /// A window that need not wait here: nothing of it is out, settled in part, or under suspicion.
@@ -435,20 +491,16 @@ impl Desk {
         let up = self.link.is_up() && world.link_up;
         let upload = self.uploads.get_mut(&key)?;
         let State::Out { taken, taken_of_all } = upload.state else { return None };
-        let alone = up && world.taken > upload.failed_at.unwrap_or(taken);
-        let others = world.taken_of_all > taken_of_all;
+        let solo = world.taken > upload.failed_at.unwrap_or(taken);
+        let alone = up && solo;
+        let others = world.link_up && world.taken_of_all > taken_of_all;
         upload.state = State::Ready { at: world.now };
         upload.failed_at = Some(world.taken);
+        upload.solo += u32::from(solo);
         Some(match verdict {
-            Verdict::Accepted { rejected, .. } => {
-                upload.state = State::Settling;
-                let rejected = u32::try_from(*rejected).unwrap_or(u32::MAX).min(upload.part.items());
-                self.ramp = self.ramp.saturating_add(1).min(self.most);
-                self.observe(Seen::Answer, world);
-                Fate::Delivered { rejected }
-            }
+            Verdict::Accepted { rejected, .. } => self.taken(key, *rejected, world),
             Verdict::Silence { trouble: Trouble::NoAnswer, .. } if alone => self.fell_alone(key, None, true, world),
-            Verdict::Silence { trouble: trouble @ Trouble::NoAnswer, .. } if others && world.link_up => {
+            Verdict::Silence { trouble: trouble @ Trouble::NoAnswer, .. } if others => {
                 self.fell_with_all(key, *trouble, None, world)
             }
             Verdict::Silence { .. } => {
@@ -463,16 +515,38 @@ impl Desk {
                 }
                 self.fell_alone(key, *after, true, world)
             }
+            Verdict::Later { after: None, .. } if up && self.failures == 0 => self.fell_first(key, world),
             Verdict::Later { after, .. } => self.fell_with_all(key, Trouble::Busy, *after, world),
             Verdict::Hold { .. } if alone => self.fell_alone(key, None, false, world),
+            Verdict::Hold { .. } if up && self.failures == 0 => self.fell_first(key, world),
             Verdict::Hold { .. } => self.fell_with_all(key, Trouble::Held, None, world),
             Verdict::Split { too_large, .. } => {
                 if !alone {
                     self.ramp = 1; // nothing else was taken since: search with one upload at a time
                 }
-                self.refused(key, *too_large, up, world)
+                self.refused(key, *too_large, up, solo, world)
             }
         })
+    }
+
+    fn taken(&mut self, key: Pos, rejected: u64, world: &mut World<'_>) -> Fate {
+        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
+        upload.state = State::Settling;
+        let rejected = u32::try_from(rejected).unwrap_or(u32::MAX).min(upload.part.items());
+        self.failures = 0;
+        self.ramp = self.ramp.saturating_add(1).min(self.most);
+        self.observe(Seen::Answer, world);
+        Fate::Delivered { rejected }
+    }
+
+    /// One failure after a success is no sign yet: it rests, and the next upload finds out.
+    fn fell_first(&mut self, key: Pos, world: &mut World<'_>) -> Fate {
+        self.failures += 1;
+        let rest = world.retry.curve.jittered(1, world.dice);
+        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
+        upload.patience.fell_with_all(&self.clock, world.now);
+        upload.state = State::Ready { at: world.now + rest };
+        Fate::Kept(Blame::Upload { rest })
     }
 
     fn fell_alone(&mut self, key: Pos, floor: Option<Duration>, may_drop: bool, world: &mut World<'_>) -> Fate {
@@ -497,11 +571,12 @@ impl Desk {
     fn fell_with_all(&mut self, key: Pos, trouble: Trouble, floor: Option<Duration>, world: &mut World<'_>) -> Fate {
         let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
         upload.patience.fell_with_all(&self.clock, world.now);
+        self.failures = self.failures.saturating_add(1);
         self.observe(Seen::Silence { trouble, floor }, world);
         Fate::Kept(Blame::Lane)
     }
 
-    fn refused(&mut self, key: Pos, too_large: bool, up: bool, world: &mut World<'_>) -> Fate {
+    fn refused(&mut self, key: Pos, too_large: bool, up: bool, solo: bool, world: &mut World<'_>) -> Fate {
         let fellow_suspects = self.suspects(key, world.taken);
         let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
         let hearing = Hearing {
@@ -512,13 +587,15 @@ impl Desk {
             link_up: up,
             fellow_suspects,
         };
-        if too_large && hearing.items > 1 {
-            let least = self.ceiling.map_or(u32::MAX, |(bytes, _)| bytes);
+        // Only where others fit is it a limit; a far end that takes nothing has told no size.
+        if too_large && hearing.items > 1 && (solo || upload.cut_at.is_some_and(|then| world.taken > then)) {
+            let known = self.ceiling.filter(|(_, since)| world.now < *since + CEILING_LASTS);
+            let least = known.map_or(u32::MAX, |(bytes, _)| bytes);
             self.ceiling = Some((least.min(upload.body.raw_len), world.now));
         }
         match hearing.sentence() {
             Sentence::Halve => {
-                upload.state = State::Settling; // until the halves are made
+                upload.state = State::Settling; // until it is cut
                 Fate::Halve
             }
             Sentence::Guilty => {
@@ -529,13 +606,13 @@ impl Desk {
                 Fate::DeadLetter
             }
             Sentence::Suspect => {
-                upload.suspect_since.get_or_insert(world.taken);
+                upload.suspect_since.get_or_insert(upload.cut_at.unwrap_or(world.taken));
                 upload.state = State::Ready { at: world.now + world.retry.curve.jittered(1, world.dice) };
                 Fate::Suspect
             }
             Sentence::AllRefused => {
                 if hearing.items <= 1 {
-                    upload.suspect_since.get_or_insert(world.taken);
+                    upload.suspect_since.get_or_insert(upload.cut_at.unwrap_or(world.taken));
                 }
                 self.fell_with_all(key, Trouble::Refusing, None, world)
             }
@@ -547,12 +624,14 @@ impl Desk {
         self.uploads.iter().filter(|(key, u)| **key != but && u.suspect_since == Some(taken)).count()
     }
 
-    /// The halves of a refused (or too large) upload.
-    pub fn halved(&mut self, key: Pos, halves: [(Part, Body); 2], now: Instant) {
+    /// An upload is two now: it was refused, or said to be cut.
+    pub fn cut(&mut self, key: Pos, parts: [(Part, Body); 2], now: Instant) {
         let Some(whole) = self.uploads.remove(&key) else { return };
-        for (part, body) in halves {
-            let hunt = Some(whole.hunt.unwrap_or(key));
-            let half = Upload { patience: whole.patience, hunt, ..Upload::new(part, body, now) };
+        for (part, body) in parts {
+            // What was not refused is under no suspicion.
+            let hunt = whole.hunt.or(whole.failed_at.map(|_| key));
+            let cut_at = whole.failed_at.or(whole.cut_at);
+            let half = Upload { patience: whole.patience, cut_at, hunt, ..Upload::new(part, body, now) };
             self.uploads.insert(half.part.range.start, half);
         }
     }
@@ -587,6 +666,8 @@ impl Upload {
             patience: Patience::default(),
             tried: None,
             failed_at: None,
+            solo: 0,
+            cut_at: None,
             suspect_since: None,
             hunt: None,
         }
@@ -599,13 +680,13 @@ impl Upload {
         }
     }
 
-    /// It is a suspect, and nothing was taken since: others go first.
+    /// It is a suspect that rests, and nothing was taken since: others go first.
     fn lingers(&self, world: &World<'_>) -> bool {
-        self.suspect_since.is_some_and(|then| then == world.taken) && self.at().is_some_and(|at| at > world.now)
+        self.suspect_since.is_some() && !self.may_go(world)
     }
 
     fn may_go(&self, world: &World<'_>) -> bool {
-        let cleared = self.suspect_since.is_some_and(|then| world.taken > then);
-        cleared || self.at().is_some_and(|at| at <= world.now)
+        let evidence = self.suspect_since.is_some() && self.failed_at.is_some_and(|taken| world.taken > taken);
+        evidence || self.at().is_some_and(|at| at <= world.now)
     }
 }

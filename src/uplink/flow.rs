@@ -35,6 +35,7 @@ pub struct Flow {
     retry: Retry,
     dice: Dice,
     budget: usize,
+    down_since: Option<Instant>,
     /// Uploads taken, ever, by signal.
     taken: [u64; 3],
     /// The desk to begin with.
@@ -52,6 +53,8 @@ pub enum Do {
     Send(usize, Pos),
     /// Fetch the next window of this desk.
     Lease(usize),
+    /// Cut this upload after so many items (then say [`Desk::cut`]).
+    Cut(usize, Pos, u32),
     /// Give this window back.
     GiveBack(usize, Range<u64>),
     /// Park this upload.
@@ -64,7 +67,18 @@ impl Flow {
     /// An uplink of these lanes.
     #[must_use]
     pub fn new(desks: Vec<Desk>, retry: Retry, budget: usize, dice: Dice) -> Flow {
-        Flow { link: Link::Up, desks, retry, dice, budget, taken: [0; 3], turn: 0, leasing: None, closing: false }
+        Flow {
+            link: Link::Up,
+            desks,
+            retry,
+            dice,
+            budget,
+            down_since: None,
+            taken: [0; 3],
+            turn: 0,
+            leasing: None,
+            closing: false,
+        }
     }
 
     /// What is believed of the far end as a whole.
@@ -109,19 +123,23 @@ impl Flow {
 
     /// What to do next. Told again until it says [`Do::Rest`].
     pub fn next(&mut self, now: Instant) -> Do {
-        self.link = self.link.after(Seen::Tick, now, &self.retry.curve, &mut self.dice);
+        self.observe(Seen::Tick, now);
+        let room = self.held_bytes() < self.budget;
         for at in 0..self.desks.len() {
-            self.with_desk(at, now, |desk, world| desk.tick(world));
+            self.with_desk_and(at, now, room, |desk, world| desk.tick(world));
         }
         let (link, probing) = (self.link, self.link.trouble().is_some());
+        // Whatever is sent, it will not arrive where nobody is; but silence may be about what was sent.
+        let explore = self.down_since.filter(|_| link.trouble() == Some(Trouble::NoAnswer));
         let mut rest: Option<Instant> = None;
         for i in 0..self.desks.len() {
             let at = (self.turn + i) % self.desks.len();
             let busy = probing && self.out() > 0;
-            let step = self.with_desk(at, now, |desk, world| match link {
+            let step = self.with_desk_and(at, now, room, |desk, world| match link {
+                Link::Resting { until, .. } if explore.is_some() => Step::Rest(Some(until)),
                 Link::Resting { until, .. } => desk.rest(until),
                 Link::Probing { .. } if busy => Step::Rest(None),
-                Link::Probing { .. } if desk.link().is_up() => desk.probe(world),
+                Link::Probing { .. } if desk.link().is_up() => desk.probe(explore, world),
                 Link::Probing { .. } | Link::Up => desk.next(world),
             });
             match step {
@@ -135,6 +153,10 @@ impl Flow {
                     self.leasing = Some(at);
                     self.desks[at].leasing();
                     return Do::Lease(at);
+                }
+                Step::Cut(key, items) => {
+                    self.desks[at].settling(key);
+                    return Do::Cut(at, key, items);
                 }
                 Step::GiveBack(window) => {
                     self.desks[at].gave_back(&window, now);
@@ -188,13 +210,23 @@ impl Flow {
         self.with_desk(at, now, |desk, world| desk.let_it_lie(world));
     }
 
-    /// The link was found out about by other means: the spool's clock says time passed, a peer says it is down.
     fn observe(&mut self, seen: Seen, now: Instant) {
         self.link = self.link.after(seen, now, &self.retry.curve, &mut self.dice);
+        self.down_since = if self.link.is_up() { None } else { self.down_since.or(Some(now)) };
     }
 
     fn with_desk<R>(&mut self, at: usize, now: Instant, f: impl FnOnce(&mut Desk, &mut World<'_>) -> R) -> R {
         let room = self.held_bytes() < self.budget;
+        self.with_desk_and(at, now, room, f)
+    }
+
+    fn with_desk_and<R>(
+        &mut self,
+        at: usize,
+        now: Instant,
+        room: bool,
+        f: impl FnOnce(&mut Desk, &mut World<'_>) -> R,
+    ) -> R {
         let desk = &mut self.desks[at];
         let mut world = World {
             now,
@@ -218,3 +250,6 @@ impl Flow {
 fn signal_index(desk: &Desk) -> usize {
     desk.signal() as usize - 1
 }
+
+#[cfg(test)]
+mod tests;

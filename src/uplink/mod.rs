@@ -1,7 +1,10 @@
 //! What sends.
 
 pub mod assemble;
+pub mod depot;
 pub mod desk;
+#[cfg(test)]
+mod fake;
 pub mod flow;
 pub mod link;
 pub mod pack;

@@ -5,6 +5,7 @@
 
 use super::assemble::{self, Part, Piece, Size};
 use super::pack::{Body, Packer};
+use crate::otlp::Signal;
 use crate::spool::{Lease, Pos};
 use bytes::Bytes;
 
@@ -60,14 +61,14 @@ fn one_by_one(part: &Part) -> Vec<Part> {
     part.pieces.iter().enumerate().map(alone).collect()
 }
 
-/// Both halves of an upload, packed anew; `None` when it cannot be cut.
+/// An upload as two, the first of `items` items, packed anew; `None` when it cannot be cut there.
 #[must_use]
-pub fn halves(signal: crate::otlp::Signal, part: &Part, body: &Body, packer: &mut Packer) -> Option<[(Part, Body); 2]> {
-    let (front, back) = part.halve()?;
+pub fn cut(signal: Signal, part: &Part, body: &Body, items: u32, packer: &mut Packer) -> Option<[(Part, Body); 2]> {
+    let (front, back) = part.cut(items)?;
     let raw = body.unpack();
-    let mut pack = |half: Part| {
-        let raw = assemble::half(signal, part, &raw, &half).ok()?;
-        Some((half, packer.pack(&raw)))
+    let mut pack = |piece: Part| {
+        let raw = assemble::end_of(signal, part, &raw, &piece).ok()?;
+        Some((piece, packer.pack(&raw)))
     };
     Some([pack(front)?, pack(back)?])
 }
@@ -76,7 +77,6 @@ pub fn halves(signal: crate::otlp::Signal, part: &Part, body: &Body, packer: &mu
 mod tests {
     use super::*;
     use crate::base::Stamp;
-    use crate::otlp::Signal;
     use crate::spool::{Cut, Lane, LeasedBlock};
     use crate::testing::numbered::{Numbered, Source, numbers};
     use crate::uplink::pack::{Encoding, LEVEL};
@@ -162,17 +162,21 @@ mod tests {
     }
 
     #[test]
-    fn halves_carry_what_the_whole_did() {
+    fn an_upload_cut_in_two_carries_what_the_whole_did() {
         let mut packer = Packer::new(Encoding::Gzip, LEVEL);
         let prepared = prepare(&lease(vec![made(7)], ANY), None, &mut packer);
         let (part, body) = &prepared.uploads[0];
-        let [front, back] = halves(Signal::Logs, part, body, &mut packer).expect("it can be cut");
-        let mut seqs = Vec::new();
-        for (_, half) in [&front, &back] {
-            numbers(Signal::Logs, &half.unpack(), |mark| seqs.push(mark.expect("numbered").seq)).expect("a request");
+        for items in [1, 3, 6] {
+            let pieces = cut(Signal::Logs, part, body, items, &mut packer).expect("it can be cut");
+            let mut seqs = Vec::new();
+            for (_, piece) in &pieces {
+                numbers(Signal::Logs, &piece.unpack(), |mark| seqs.push(mark.expect("numbered").seq))
+                    .expect("a request");
+            }
+            assert_eq!((seqs, pieces[0].0.items(), pieces[1].0.items()), ((0..7).collect(), items, 7 - items));
         }
-        assert_eq!((seqs, front.0.items(), back.0.items()), ((0..7).collect(), 3, 4));
-        let prepared = prepare(&lease(vec![made(1)], ANY), None, &mut packer);
-        assert!(halves(Signal::Logs, &prepared.uploads[0].0, &prepared.uploads[0].1, &mut packer).is_none());
+        for items in [0, 7, 8] {
+            assert!(cut(Signal::Logs, part, body, items, &mut packer).is_none(), "{items}");
+        }
     }
 }
