@@ -6,7 +6,14 @@
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod slow;
+#[cfg(any(test, feature = "testing"))]
+pub mod wild;
+
+mod answer;
 mod edits;
+mod json;
 mod list;
 mod merge;
 mod outline;
@@ -17,7 +24,9 @@ mod value;
 mod walk;
 mod wire;
 
+pub use answer::{Encoding, Partial, Status, success};
 pub use edits::{Action, Find, Groups, Keys, Pattern, Source, Type, VALUE_DEPTH_MAX, Value, When};
+pub use json::{BadJson, from_json};
 pub use list::Context;
 pub use merge::merge;
 pub use outline::count;

@@ -105,8 +105,8 @@ pub(crate) struct Field {
     pub(crate) kind: Kind,
     /// Repeated scalars may come packed or one by one.
     pub(crate) repeated: bool,
-    /// Proto3 writes it even when it is zero: `optional`, or a member of a oneof.
-    pub(crate) presence: bool,
+    /// One of several of which the last one written counts.
+    pub(crate) oneof: bool,
 }
 
 /// One message.
@@ -120,13 +120,13 @@ pub(crate) struct Message {
 pub(crate) const DEPRECATED_SCOPES: u32 = 1_000;
 
 const fn one(number: u32, name: &'static str, kind: Kind) -> Field {
-    Field { number, name, kind, repeated: false, presence: matches!(kind, Kind::Message(_)) }
+    Field { number, name, kind, repeated: false, oneof: false }
 }
 const fn many(number: u32, name: &'static str, kind: Kind) -> Field {
-    Field { number, name, kind, repeated: true, presence: true }
+    Field { number, name, kind, repeated: true, oneof: false }
 }
-const fn maybe(number: u32, name: &'static str, kind: Kind) -> Field {
-    Field { number, name, kind, repeated: false, presence: true }
+const fn either(number: u32, name: &'static str, kind: Kind) -> Field {
+    Field { number, name, kind, repeated: false, oneof: true }
 }
 const fn sub(msg: Msg) -> Kind {
     Kind::Message(msg)
@@ -221,14 +221,14 @@ pub(crate) static MESSAGES: [Message; MESSAGE_COUNT] = [
     Message {
         name: "AnyValue",
         fields: &[
-            maybe(1, "string_value", Text),
-            maybe(2, "bool_value", Bool),
-            maybe(3, "int_value", Int64),
-            maybe(4, "double_value", Double),
-            maybe(5, "array_value", sub(ArrayValue)),
-            maybe(6, "kvlist_value", sub(KeyValueList)),
-            maybe(7, "bytes_value", Bytes),
-            maybe(8, "string_value_strindex", Int32),
+            either(1, "string_value", Text),
+            either(2, "bool_value", Bool),
+            either(3, "int_value", Int64),
+            either(4, "double_value", Double),
+            either(5, "array_value", sub(ArrayValue)),
+            either(6, "kvlist_value", sub(KeyValueList)),
+            either(7, "bytes_value", Bytes),
+            either(8, "string_value_strindex", Int32),
         ],
     },
     Message { name: "ArrayValue", fields: &[many(1, "values", sub(AnyValue))] },
@@ -281,11 +281,11 @@ pub(crate) static MESSAGES: [Message; MESSAGE_COUNT] = [
             one(1, "name", Text),
             one(2, "description", Text),
             one(3, "unit", Text),
-            maybe(5, "gauge", sub(Gauge)),
-            maybe(7, "sum", sub(Sum)),
-            maybe(9, "histogram", sub(Histogram)),
-            maybe(10, "exponential_histogram", sub(ExponentialHistogram)),
-            maybe(11, "summary", sub(Summary)),
+            either(5, "gauge", sub(Gauge)),
+            either(7, "sum", sub(Sum)),
+            either(9, "histogram", sub(Histogram)),
+            either(10, "exponential_histogram", sub(ExponentialHistogram)),
+            either(11, "summary", sub(Summary)),
             many(12, "metadata", sub(KeyValue)),
         ],
     },
@@ -318,9 +318,9 @@ pub(crate) static MESSAGES: [Message; MESSAGE_COUNT] = [
         fields: &[
             one(2, "start_time_unix_nano", Fixed64),
             one(3, "time_unix_nano", Fixed64),
-            maybe(4, "as_double", Double),
+            either(4, "as_double", Double),
             many(5, "exemplars", sub(Exemplar)),
-            maybe(6, "as_int", SFixed64),
+            either(6, "as_int", SFixed64),
             many(7, "attributes", sub(KeyValue)),
             one(8, "flags", UInt32),
         ],
@@ -331,14 +331,14 @@ pub(crate) static MESSAGES: [Message; MESSAGE_COUNT] = [
             one(2, "start_time_unix_nano", Fixed64),
             one(3, "time_unix_nano", Fixed64),
             one(4, "count", Fixed64),
-            maybe(5, "sum", Double),
+            one(5, "sum", Double),
             many(6, "bucket_counts", Fixed64),
             many(7, "explicit_bounds", Double),
             many(8, "exemplars", sub(Exemplar)),
             many(9, "attributes", sub(KeyValue)),
             one(10, "flags", UInt32),
-            maybe(11, "min", Double),
-            maybe(12, "max", Double),
+            one(11, "min", Double),
+            one(12, "max", Double),
         ],
     },
     Message {
@@ -348,15 +348,15 @@ pub(crate) static MESSAGES: [Message; MESSAGE_COUNT] = [
             one(2, "start_time_unix_nano", Fixed64),
             one(3, "time_unix_nano", Fixed64),
             one(4, "count", Fixed64),
-            maybe(5, "sum", Double),
+            one(5, "sum", Double),
             one(6, "scale", SInt32),
             one(7, "zero_count", Fixed64),
             one(8, "positive", sub(Buckets)),
             one(9, "negative", sub(Buckets)),
             one(10, "flags", UInt32),
             many(11, "exemplars", sub(Exemplar)),
-            maybe(12, "min", Double),
-            maybe(13, "max", Double),
+            one(12, "min", Double),
+            one(13, "max", Double),
             one(14, "zero_threshold", Double),
         ],
     },
@@ -378,10 +378,10 @@ pub(crate) static MESSAGES: [Message; MESSAGE_COUNT] = [
         name: "Exemplar",
         fields: &[
             one(2, "time_unix_nano", Fixed64),
-            maybe(3, "as_double", Double),
+            either(3, "as_double", Double),
             one(4, "span_id", SpanId),
             one(5, "trace_id", TraceId),
-            maybe(6, "as_int", SFixed64),
+            either(6, "as_int", SFixed64),
             many(7, "filtered_attributes", sub(KeyValue)),
         ],
     },

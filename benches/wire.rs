@@ -1,0 +1,170 @@
+//! What the wire path costs: requests of 1,000 log records of about 390 bytes, as the architecture's goals say.
+//!
+//! `cargo bench --bench wire`. One iteration handles 1,000 records, so a time in µs is CPU-s per 1,000 million
+//! records ÷ 1,000: 250 µs are 0.25 CPU-s per million.
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message;
+use std::hint::black_box;
+use tfo_otel_agent::otlp::{self, Action, Limits, Rewriter, Rule, Signal, Target, Value};
+
+fn text(value: &str) -> Option<AnyValue> {
+    Some(AnyValue { value: Some(any_value::Value::StringValue(value.to_owned())) })
+}
+
+fn attribute(key: &str, value: &str) -> KeyValue {
+    KeyValue { key: key.to_owned(), value: text(value), key_strindex: 0 }
+}
+
+/// One request of a gateway: a device's resource, and records such as a PLC driver writes them.
+fn request(records: u64) -> Bytes {
+    let log_records = (0..records)
+        .map(|n| LogRecord {
+            time_unix_nano: 1_795_000_000_000_000_000 + n * 1_000_000,
+            observed_time_unix_nano: 1_795_000_000_050_000_000 + n * 1_000_000,
+            severity_number: 9,
+            severity_text: "INFO".to_owned(),
+            body: text(&format!(
+                "register 40{:04} of unit {} read in {} ms, value {}.{:02} is within limits",
+                n % 9_973,
+                n % 17,
+                n % 90,
+                n % 400,
+                n % 100
+            )),
+            attributes: vec![
+                attribute("log.file.name", "modbus-driver.log"),
+                attribute("code.function.name", "poll_registers"),
+                attribute("device.id", &format!("plc-{:05}", n % 64)),
+                attribute("network.peer.address", &format!("10.20.{}.{}", n % 7, n % 251)),
+                KeyValue {
+                    key: "poll.sequence".to_owned(),
+                    value: Some(AnyValue { value: Some(any_value::Value::IntValue(i64::try_from(n).expect("small"))) }),
+                    key_strindex: 0,
+                },
+                attribute("thread.name", "poller-3"),
+                attribute("site", "pumping-station-north"),
+                attribute("unit", "kilopascal"),
+            ],
+            trace_id: (u128::from(n) << 64 | 0x0af7_6519_16cd_43dd).to_be_bytes().to_vec(),
+            span_id: (n | 0x00f0_67aa_0000_0000).to_be_bytes().to_vec(),
+            flags: 1,
+            ..LogRecord::default()
+        })
+        .collect();
+    let scope =
+        Some(InstrumentationScope { name: "modbus".to_owned(), version: "2.4.1".to_owned(), ..Default::default() });
+    let scope_logs = vec![ScopeLogs { scope, log_records, schema_url: String::new() }];
+    let resource = Some(Resource {
+        attributes: vec![
+            attribute("service.name", "modbus-driver"),
+            attribute("service.instance.id", "0f6f5b1e-9a55-4a0e-8c56-0f2b6d1c7a11"),
+            attribute("telemetry.sdk.language", "python"),
+            attribute("telemetry.sdk.name", "opentelemetry"),
+            attribute("telemetry.sdk.version", "1.38.0"),
+        ],
+        ..Resource::default()
+    });
+    let resource_logs = vec![ResourceLogs { resource, scope_logs, schema_url: String::new() }];
+    ExportLogsServiceRequest { resource_logs }.encode_to_vec().into()
+}
+
+/// The same records as OTLP/JSON, as an exporter of the Web writes them.
+fn json(records: u64) -> String {
+    let decoded = ExportLogsServiceRequest::decode(request(records)).expect("just written");
+    let string = |text: &str| serde_json::Value::from(text).to_string();
+    let value = |value: &Option<AnyValue>| match value.as_ref().and_then(|any| any.value.as_ref()) {
+        Some(any_value::Value::StringValue(text)) => format!(r#"{{"stringValue":{}}}"#, string(text)),
+        Some(any_value::Value::IntValue(n)) => format!(r#"{{"intValue":"{n}"}}"#),
+        _ => "{}".to_owned(),
+    };
+    let list = |pairs: &[KeyValue]| {
+        let pairs: Vec<String> = pairs
+            .iter()
+            .map(|pair| format!(r#"{{"key":{},"value":{}}}"#, string(&pair.key), value(&pair.value)))
+            .collect();
+        pairs.join(",")
+    };
+    let hex = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let logs = &decoded.resource_logs[0];
+    let records: Vec<String> = logs.scope_logs[0]
+        .log_records
+        .iter()
+        .map(|record| {
+            format!(
+                r#"{{"timeUnixNano":"{}","observedTimeUnixNano":"{}","severityNumber":{},"severityText":{},"body":{},"attributes":[{}],"flags":{},"traceId":"{}","spanId":"{}"}}"#,
+                record.time_unix_nano,
+                record.observed_time_unix_nano,
+                record.severity_number,
+                string(&record.severity_text),
+                value(&record.body),
+                list(&record.attributes),
+                record.flags,
+                hex(&record.trace_id),
+                hex(&record.span_id)
+            )
+        })
+        .collect();
+    let resource = list(&logs.resource.as_ref().expect("just written").attributes);
+    format!(
+        r#"{{"resourceLogs":[{{"resource":{{"attributes":[{resource}]}},"scopeLogs":[{{"scope":{{"name":"modbus"}},"logRecords":[{}]}}]}}]}}"#,
+        records.join(",")
+    )
+}
+
+/// The seed's Production processors: two resource upserts and three item upserts.
+fn production() -> Rewriter {
+    let upsert = |key: &str, value: &str| Action::upsert(key, Value::Text(value.to_owned()));
+    let resource = vec![upsert("host.name", "gw-0173.site-12.example"), upsert("host.ip", "10.20.0.1")];
+    let items = vec![
+        upsert("telemetryflow.workspace.id", "ws-2f6c9a54"),
+        upsert("telemetryflow.tenant.id", "tenant-8841"),
+        upsert("agent.version", "1.0.0-CE"),
+    ];
+    let rule = |target, actions| Rule { target, actions, only: None };
+    Rewriter::new(vec![rule(Target::Resource, resource), rule(Target::Items, items)]).expect("flat values")
+}
+
+fn wire(c: &mut Criterion) {
+    let request = request(1_000);
+    assert_eq!(request.len() / 10_000, 39, "the goals are for records of about 390 bytes");
+    let production = production();
+    let rewritten = production.rewrite(Signal::Logs, &request, &|_| None).expect("valid");
+    let mut group = c.benchmark_group("1000 records");
+    group.throughput(Throughput::Elements(1_000));
+    group.bench_function("walk", |b| b.iter(|| otlp::walk(Signal::Logs, black_box(&request))));
+    group.bench_function("count", |b| b.iter(|| otlp::count(Signal::Logs, black_box(&request))));
+    group.bench_function("rewrite, no key is there", |b| {
+        b.iter(|| production.rewrite(Signal::Logs, black_box(&request), &|_| None))
+    });
+    group.bench_function("rewrite, every key is there", |b| {
+        b.iter(|| production.rewrite(Signal::Logs, black_box(&rewritten), &|_| None))
+    });
+    group.bench_function("cut in 8", |b| {
+        b.iter(|| otlp::cut(Signal::Logs, black_box(&request), Limits { max_items: 125, max_bytes: 0 }))
+    });
+    group.bench_function("cut to 64 KiB", |b| {
+        b.iter(|| otlp::cut(Signal::Logs, black_box(&request), Limits { max_items: 0, max_bytes: 65_536 }))
+    });
+    group.bench_function("take the second half", |b| {
+        b.iter(|| otlp::take(Signal::Logs, black_box(&request), 500..1_000))
+    });
+    let pieces: Vec<Bytes> = (0..10).map(|_| self::request(100)).collect();
+    group.bench_function("merge 10 requests of 100", |b| b.iter(|| otlp::merge(black_box(&pieces))));
+    let text = json(1_000);
+    let read = otlp::from_json(Signal::Logs, text.as_bytes()).expect("valid");
+    assert_eq!(otlp::count(Signal::Logs, &read), Ok(1_000));
+    group.bench_function("read JSON", |b| b.iter(|| otlp::from_json(Signal::Logs, black_box(text.as_bytes()))));
+    group.bench_function("prost decodes (for comparison)", |b| {
+        b.iter(|| ExportLogsServiceRequest::decode(black_box(request.clone())))
+    });
+    group.finish();
+}
+
+criterion_group!(benches, wire);
+criterion_main!(benches);
