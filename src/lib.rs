@@ -4,8 +4,14 @@
 //! imports run one way: `cli → app → {receivers → processors → batcher → spool ← uplink, registrar,
 //! extensions} → supervise → telemetry → otlp, config → base`.
 
+pub mod app;
 pub mod base;
+pub mod batcher;
+pub mod config;
+pub mod extensions;
 pub mod otlp;
+pub mod processors;
+pub mod receivers;
 pub mod spool;
 pub mod supervise;
 pub mod telemetry;

@@ -14,6 +14,25 @@
 //! * A block's index is never used twice in a lane, also not after a lost tail.
 //! * accepted = delivered + waiting + held + lost, per lane and exporter, at every moment (promise P2).
 
+pub mod block;
+pub(crate) mod codec;
+pub(crate) mod cursor;
+pub mod disk;
+pub(crate) mod journal;
+pub(crate) mod ledger;
+pub mod phase;
+pub(crate) mod segment;
+pub(crate) mod shelf;
+pub(crate) mod slots;
+pub mod store;
+pub(crate) mod summary;
+#[cfg(test)]
+mod tests;
+
+pub use codec::Damage;
+
+pub mod crew;
+
 use crate::base::{Bytes, Stamp};
 use crate::otlp::Signal;
 use std::fmt;
@@ -284,14 +303,21 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// See [`LeaseError`].
     fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError>;
 
+    /// The window was decoded, cut and compressed without accident. Until this is said, a fall of the owner (or of the
+    /// process) counts against the window's blocks: after two they are set aside (promise P8).
+    fn handled(&self, owner: Owner, lane: Lane, window: Range<u64>);
+
     /// Gives a window back unsent, or sent in part.
     fn give_back(&self, owner: Owner, lane: Lane, window: Range<u64>);
 
-    /// Enters what became of uploads. Durable at the latest with the next commit; parked and dead letters at once.
+    /// Enters what became of uploads, all of them or none. Durable at the latest with the next commit; parked and dead letters at once.
     ///
     /// # Errors
     /// See [`LeaseError`]; on error the parts count as still out.
     fn settle(&self, settlements: Vec<Settlement>) -> Result<(), LeaseError>;
+
+    /// Whoever calls [`Store::lease`] fell while doing so: what was being read is suspect, and comes back.
+    fn reader_fell(&self);
 
     /// The books, one per lane and exporter.
     fn books(&self) -> Vec<Book>;

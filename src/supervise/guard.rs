@@ -16,12 +16,13 @@
 
 use super::budget::Charge;
 use super::handle::Slot;
+use super::house::House;
 use super::member::{Crash, Factory, Ping};
 use super::panics;
-use super::seat::{Current, Reason, Seat, Shift};
-use super::supervisor::House;
+use super::seat::{Reason, Seat};
+use super::shift::{Current, Shift};
 use super::vitals::{Patience, Tick};
-use super::{End, Member};
+use super::{Crew, End, Member};
 use actix::dev::ContextFut;
 use actix::dev::channel::AddressReceiver;
 use actix::{ActorContext as _, Arbiter, AsyncContext as _, Context, ResponseFuture};
@@ -48,6 +49,15 @@ impl<A: Member> Clone for Staff<A> {
     }
 }
 
+impl<A: Member> Staff<A> {
+    /// Nobody looks after the seat any more, vital or not: the process is to end.
+    pub(super) fn unguarded(&self, shift: &Shift, reason: Reason) {
+        self.slot.close();
+        self.seat.unguarded(shift, reason.clone());
+        self.house.end(End::Escalated { post: self.seat.name.clone(), reason });
+    }
+}
+
 /// How a shift begins.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Opening {
@@ -69,8 +79,7 @@ pub(super) async fn tenure<A: Member>(
     impl<A: Member> Drop for Unfinished<A> {
         fn drop(&mut self) {
             if let Some((staff, shift)) = self.0.take().filter(|(_, shift)| !shift.is_retired()) {
-                staff.slot.close();
-                staff.seat.unguarded(&shift, Reason::Left);
+                staff.unguarded(&shift, Reason::Left);
             }
         }
     }
@@ -78,11 +87,9 @@ pub(super) async fn tenure<A: Member>(
     let outcome = panics::catch_future(guard(&staff, &shift, mailbox, opening)).await;
     unfinished.0 = None;
     if let Err(report) = outcome {
-        let reason = Reason::Guard(report);
-        staff.slot.close();
-        staff.seat.unguarded(&shift, reason.clone());
-        staff.house.end(End::Escalated { post: staff.seat.name.clone(), reason });
+        staff.unguarded(&shift, Reason::Guard(report));
     }
+    shift.retire(); // nobody is here any more; the watchdog need not wait for movement
 }
 
 async fn guard<A: Member>(
@@ -183,6 +190,7 @@ impl<A: Member> Life<A> {
                 return Poll::Ready(None);
             }
             loop {
+                shift.new_turn();
                 match panics::catch(|| current.enter(|| Pin::new(&mut *actor).poll(cx))) {
                     Err(report) => return Poll::Ready(Some(Reason::Panic { during: shift.doing(), report })),
                     Ok(Poll::Ready(())) if shift.is_retired() => return Poll::Ready(None),
@@ -268,24 +276,27 @@ pub(super) fn begin_shift<A: Member>(staff: &Staff<A>, shift: Arc<Shift>, openin
         Opening::AfterRest(_) => None,
     };
     let (ours, post, house) = (staff.clone(), staff.seat.post, staff.house.clone());
-    match post.crew {
-        super::Crew::Main => {
-            let begin = move || drop(actix_rt::spawn(tenure(ours, shift, mailbox, opening)));
-            house.main.spawn_fn(begin);
-        }
-        super::Crew::Own => {
-            let name = post.name;
-            let arbiter = Arbiter::try_with_tokio_rt(move || own_runtime(name))?;
+    let counted = house.tenure(&staff.seat);
+    let begun = match post.crew {
+        Crew::Main => staff.house.main.spawn_fn(move || {
+            actix_rt::spawn(async move {
+                tenure(ours, shift, mailbox, opening).await;
+                drop(counted); // after the actor and its factory
+            });
+        }),
+        Crew::Own => {
+            let arbiter = Arbiter::try_with_tokio_rt(move || own_runtime(post.name))?;
             arbiter.spawn_fn(move || {
                 actix_rt::spawn(async move {
                     tenure(ours, shift.clone(), mailbox, opening).await;
                     house.thread_ended(&shift);
+                    drop(counted);
                     Arbiter::current().stop();
                 });
-            });
+            })
         }
-    }
-    Ok(())
+    };
+    if begun { Ok(()) } else { Err(std::io::Error::other("the arbiter of this thread has stopped")) }
 }
 
 /// The runtime of an own thread, made on that thread; names it so that `top -H` and gdb show the post.

@@ -2,7 +2,7 @@
 
 use super::panics;
 use super::sabotage::Saboteur;
-use super::seat::Current;
+use super::shift::Current;
 use super::{Errand, PanicReport};
 use actix::{Actor, AsyncContext as _, Context, Handler, Message, Supervised};
 use std::sync::Arc;

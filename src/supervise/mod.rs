@@ -28,10 +28,10 @@
 //! | `budget.rs`, `vitals.rs` | the decisions: what a fall costs, who is alive |
 //! | `member.rs` | what an actor brings along: the `supervised!` macro |
 //! | `guard.rs` | owns one actor's future: catches, pauses, rebuilds |
-//! | `seat.rs` | what is known of a seat; whose code is running; [`beat`] |
+//! | `seat.rs`, `shift.rs` | what is known of a seat; whose code is running; [`beat`] |
 //! | `handle.rs` | what peers hold |
 //! | `watchdog.rs` | the thread that sees blocked threads |
-//! | `supervisor.rs`, `watch.rs` | the whole: posts, end, drain, view |
+//! | `supervisor.rs`, `house.rs`, `watch.rs` | the whole: posts, end, drain, stop, view |
 //! | `panics.rs` | the hook, `contain` |
 //! | `signals.rs`, `exit.rs` | how it is told to end and what it tells |
 //! | `sabotage.rs` | faults on command (tests only) |
@@ -40,11 +40,13 @@ mod budget;
 mod exit;
 mod guard;
 mod handle;
+mod house;
 mod member;
 mod panics;
 mod roster;
 mod sabotage;
 mod seat;
+mod shift;
 mod signals;
 mod supervisor;
 mod vitals;
@@ -60,7 +62,8 @@ pub use roster::{Crew, OnHang, Policy, Post, Roster, Stage};
 pub use sabotage::Saboteur;
 #[cfg(any(test, feature = "testing"))]
 pub use sabotage::{Sabotage, carry_out};
-pub use seat::{Pulse, Reason, State, beat};
+pub use seat::{Reason, State};
+pub use shift::{Pulse, beat};
 pub use signals::{Signals, StopSignal};
 pub use supervisor::{Drained, End, Lookout, Settings, Supervisor};
 pub use watch::{SeatView, Watch};

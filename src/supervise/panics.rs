@@ -16,8 +16,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Once};
 use tracing::{error, warn};
 
 /// What is known of a panic.
@@ -138,14 +138,14 @@ type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 
 /// Replaces the standard panic hook, once per process; `main` calls it first.
 ///
-/// The standard hook, which may spend seconds on symbols, is only asked when `RUST_BACKTRACE` is set, and in
-/// builds for tests, whose failures are panics that nobody supervises.
+/// The standard hook, which may spend seconds on symbols, is only asked when `RUST_BACKTRACE` is set; and in builds
+/// for tests for panics that nobody supervises, which is what a failed assertion is.
 pub fn install_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|v| v != "0");
-        let standard: Option<Arc<Hook>> =
-            (wanted || cfg!(any(test, feature = "testing"))).then(|| Arc::new(std::panic::take_hook()));
+        let in_tests = cfg!(any(test, feature = "testing"));
+        let wanted = !in_tests && std::env::var_os("RUST_BACKTRACE").is_some_and(|v| v != "0");
+        let standard: Option<Hook> = (wanted || in_tests).then(std::panic::take_hook);
         std::panic::set_hook(Box::new(move |info| {
             let seen =
                 PanicReport { message: message(info.payload()), place: info.location().map(ToString::to_string) };

@@ -15,7 +15,7 @@ pub use on_command::{Sabotage, Saboteur, carry_out};
 mod on_command {
     use super::super::Member;
     use super::super::guard::respond;
-    use super::super::seat::Current;
+    use super::super::shift::Current;
     use actix::{AsyncContext as _, Context, WrapFuture as _};
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A seat is one instance of a post; a shift is one thread's time in that seat.
+//! A seat is one instance of a post: its name, its state, and its books over all shifts.
 //!
 //! ```text
 //!   seat "uplink/otlphttp"   shift 1 ──fall──rebuilt──┐ thread stands still: retired, fenced
@@ -10,14 +10,12 @@
 use super::budget::{Budget, Charge};
 use super::panics::PanicReport;
 use super::roster::Post;
+use super::shift::{Shift, lock};
+use super::watch::SeatView;
 use crate::base::Dice;
-use futures_util::task::AtomicWaker;
-use std::any::Any;
-use std::cell::RefCell;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicIsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -117,80 +115,6 @@ impl fmt::Display for Reason {
     }
 }
 
-/// One thread's time in a seat: what guard, watchdog and actor share without a lock.
-#[derive(Debug, Default)]
-pub(super) struct Shift {
-    /// Moves with everything the actor handles and every [`beat`].
-    beats: AtomicU32,
-    /// Moves whenever the guard comes by; together with `beats` it tells whether the thread runs.
-    turns: AtomicU32,
-    /// Whether the thread is inside the actor's code just now: on a shared thread this names the culprit.
-    inside: AtomicBool,
-    retired: AtomicBool,
-    /// Retired while its thread stood still; the thread is counted until it comes back.
-    abandoned: AtomicBool,
-    guard: AtomicWaker,
-    /// The message being handled.
-    doing: Mutex<Option<&'static str>>,
-    /// What the sabotage of a test asked the guard to do.
-    pub(super) orders: super::sabotage::Orders,
-}
-
-impl Shift {
-    pub(super) fn beat(&self) {
-        self.beats.fetch_add(1, Relaxed);
-    }
-
-    pub(super) fn beats(&self) -> u32 {
-        self.beats.load(Relaxed)
-    }
-
-    pub(super) fn turn(&self) {
-        self.turns.fetch_add(1, Relaxed);
-    }
-
-    /// Moves when the thread does. May wrap; only differences count.
-    pub(super) fn movement(&self) -> u32 {
-        self.turns.load(Relaxed).wrapping_add(self.beats())
-    }
-
-    pub(super) fn is_inside(&self) -> bool {
-        self.inside.load(Relaxed)
-    }
-
-    pub(super) fn doing(&self) -> Option<&'static str> {
-        *lock(&self.doing)
-    }
-
-    pub(super) fn begin(&self, what: Option<&'static str>) {
-        *lock(&self.doing) = what;
-    }
-
-    /// Fences this shift: its actor is not given another message, its guard ends when it next comes by.
-    pub(super) fn retire(&self) {
-        self.retired.store(true, SeqCst);
-        self.guard.wake();
-    }
-
-    pub(super) fn is_retired(&self) -> bool {
-        self.retired.load(SeqCst)
-    }
-
-    pub(super) fn abandon(&self) {
-        self.abandoned.store(true, SeqCst);
-    }
-
-    pub(super) fn was_abandoned(&self) -> bool {
-        self.abandoned.load(SeqCst)
-    }
-
-    /// Ready when the shift was retired.
-    pub(super) fn poll_retired(&self, cx: &Context<'_>) -> Poll<()> {
-        self.guard.register(cx.waker());
-        if self.is_retired() { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
 /// One instance of a post.
 #[derive(Debug)]
 pub(super) struct Seat {
@@ -199,6 +123,8 @@ pub(super) struct Seat {
     /// `post` or `post/instance`.
     pub(super) name: String,
     shift: Mutex<Arc<Shift>>,
+    /// Guards at work here: more than one while an abandoned thread has not come back.
+    occupied: AtomicIsize,
     books: Mutex<Books>,
 }
 
@@ -228,7 +154,14 @@ impl Seat {
             budget: Budget::default(),
             dice: Dice::shaken(),
         };
-        Seat { post, instance: instance.to_owned(), name, shift: Mutex::default(), books: Mutex::new(books) }
+        Seat {
+            post,
+            instance: instance.to_owned(),
+            name,
+            shift: Mutex::default(),
+            occupied: AtomicIsize::new(0),
+            books: Mutex::new(books),
+        }
     }
 
     pub(super) fn shift(&self) -> Arc<Shift> {
@@ -241,6 +174,34 @@ impl Seat {
         old.retire();
         *present = Arc::default();
         present.clone()
+    }
+
+    pub(super) fn occupied(&self, more: isize) {
+        self.occupied.fetch_add(more, SeqCst);
+    }
+
+    pub(super) fn is_occupied(&self) -> bool {
+        self.occupied.load(SeqCst) > 0
+    }
+
+    /// How it is, with so many messages in its mailbox.
+    pub(super) fn view(&self, waiting: usize) -> SeatView {
+        let (post, books) = (self.post, self.books());
+        SeatView {
+            name: self.name.clone(),
+            post: post.name,
+            instance: self.instance.clone(),
+            vital: post.vital,
+            state: books.state,
+            falls: books.falls,
+            escalations: books.escalations,
+            replaced: books.replaced,
+            last_reason: books.reason.clone(),
+            quiet_for: books.progress.elapsed(),
+            patience: post.policy.soft_deadline.max(post.policy.hard_deadline) + post.policy.heartbeat * 2,
+            waiting,
+            mailbox: post.mailbox,
+        }
     }
 
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
@@ -342,73 +303,4 @@ impl Seat {
     pub(super) fn stopped(&self) {
         self.books().state = State::Stopped;
     }
-}
-
-/// Whose code is running: set around every entry into an actor.
-pub(super) struct Current {
-    pub(super) seat: Arc<Seat>,
-    pub(super) shift: Arc<Shift>,
-    /// An `Arc<dyn Fn() -> A + Send + Sync>` of the actor's own type.
-    pub(super) factory: Box<dyn Any + Send + Sync>,
-}
-
-thread_local! {
-    static CURRENT: RefCell<Option<Arc<Current>>> = const { RefCell::new(None) };
-}
-
-impl Current {
-    /// Whose code is running on this thread; `None` outside of every post.
-    pub(super) fn get() -> Option<Arc<Current>> {
-        CURRENT.with_borrow(Clone::clone)
-    }
-
-    /// Runs `f` as this post's code. A panic passes through; the caller catches it outside.
-    pub(super) fn enter<T>(self: &Arc<Self>, f: impl FnOnce() -> T) -> T {
-        struct Leave<'a>(&'a Current, Option<Arc<Current>>);
-        impl Drop for Leave<'_> {
-            fn drop(&mut self) {
-                self.0.shift.inside.store(false, Relaxed);
-                CURRENT.set(self.1.take());
-            }
-        }
-        let _leave = Leave(self, CURRENT.replace(Some(self.clone())));
-        self.shift.inside.store(true, Relaxed);
-        f()
-    }
-}
-
-/// Marks progress of the post whose code is running: for handlers and loops that take long.
-///
-/// Everything handled is progress by itself; this is for what takes longer than the post's deadlines. On a thread
-/// that belongs to no post it does nothing; take a [`Pulse`] along to such a thread.
-pub fn beat() {
-    CURRENT.with_borrow(|current| {
-        if let Some(current) = current {
-            current.shift.beat();
-        }
-    });
-}
-
-/// Marks progress of a post from elsewhere: a blocking thread or a task that works for it.
-#[derive(Debug, Clone, Default)]
-pub struct Pulse(Option<Arc<Shift>>);
-
-impl Pulse {
-    /// The pulse of the post whose code is running; of nobody outside of every post.
-    #[must_use]
-    pub fn of_this_post() -> Pulse {
-        Pulse(Current::get().map(|current| current.shift.clone()))
-    }
-
-    /// The post is alive as long as this is called within its deadlines.
-    pub fn beat(&self) {
-        if let Some(shift) = &self.0 {
-            shift.beat();
-        }
-    }
-}
-
-/// A lock that a panic elsewhere does not take away: what is behind it is written in one piece.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,25 +1,18 @@
 //! The supervisor: fills the posts, hears how they are, and says when it is over. It never awaits a child.
 
-use super::budget::Charge;
 use super::guard::{Opening, Staff, begin_shift};
 use super::handle::Slot;
+use super::house::House;
 use super::panics::panic_counts;
-use super::seat::{Reason, Seat, Shift, lock};
-use super::watch::{SeatView, Watch};
+use super::seat::{Reason, Seat};
+use super::watch::Watch;
 use super::watchdog::{self, Watchdog};
-use super::{Drain, Exit, Fallen, Handle, Member, Post, Roster, Stage};
-use actix::{Arbiter, ArbiterHandle};
-use futures_util::future::{BoxFuture, join_all};
+use super::{Exit, Handle, Member, Post, Roster, Stage};
+use futures_util::future::join_all;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
-use tracing::{error, info, warn};
-
-/// Threads that may stand still, given up, at the same time. Each holds a stack, a runtime and what it was doing;
-/// more than four means that replacing does not help.
-const ABANDONED_MAX: usize = 4;
+use tracing::{info, warn};
 
 /// What the supervision as a whole goes by.
 #[derive(Clone)]
@@ -95,149 +88,6 @@ impl fmt::Display for End {
     }
 }
 
-/// What all posts of one supervisor share.
-pub(super) struct House {
-    pub(super) settings: Settings,
-    pub(super) main: ArbiterHandle,
-    /// Moves while the main thread does, whoever is posted there.
-    pub(super) heart: Shift,
-    offices: Mutex<Vec<Arc<dyn Office>>>,
-    end: watch::Sender<Option<End>>,
-    taken_up: AtomicBool,
-    abandoned: AtomicUsize,
-}
-
-impl House {
-    pub(super) fn offices(&self) -> Vec<Arc<dyn Office>> {
-        lock(&self.offices).clone()
-    }
-
-    /// The first end is the one that counts.
-    pub(super) fn end(&self, end: End) {
-        self.end.send_if_modified(|present| {
-            let first = present.is_none();
-            if first {
-                *present = Some(end);
-            }
-            first
-        });
-    }
-
-    /// The main thread's own sign of life, besides those of the posts on it.
-    async fn beat(self: Arc<House>) {
-        let mut ticks = tokio::time::interval(self.settings.main_deadline / 4);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.heart.turn();
-        }
-    }
-
-    pub(super) fn ended(&self) -> Option<End> {
-        self.end.borrow().clone()
-    }
-
-    pub(super) fn end_is_taken_up(&self) -> bool {
-        self.taken_up.load(SeqCst)
-    }
-
-    /// An own thread came to its end; if it had been given up, it came back after all.
-    pub(super) fn thread_ended(&self, shift: &Shift) {
-        if shift.was_abandoned() {
-            let _ = self.abandoned.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1));
-        }
-    }
-}
-
-/// One seat and what can be done to it, whatever its actor's type.
-pub(super) trait Office: Send + Sync {
-    fn seat(&self) -> &Arc<Seat>;
-    fn waiting(&self) -> usize;
-    /// Gives up the thread of `old` and goes on with a new one.
-    fn replace(&self, old: &Arc<Shift>, reason: Reason);
-    fn drain(&self) -> BoxFuture<'static, Result<(), Fallen>>;
-    fn stop(&self);
-    #[cfg(any(test, feature = "testing"))]
-    fn sabotage(&self, case: super::Sabotage);
-}
-
-impl<A: Member> Office for Staff<A> {
-    fn seat(&self) -> &Arc<Seat> {
-        &self.seat
-    }
-
-    fn waiting(&self) -> usize {
-        self.slot.waiting()
-    }
-
-    fn replace(&self, old: &Arc<Shift>, reason: Reason) {
-        let Some(charge) = self.seat.fell(old, reason.clone()) else { return };
-        let opening = match charge {
-            Charge::Pause(pause) => Opening::After(pause),
-            Charge::Spent if self.seat.post.vital => {
-                self.slot.close();
-                old.retire();
-                return self.house.end(End::Escalated { post: self.seat.name.clone(), reason });
-            }
-            Charge::Spent => {
-                self.slot.close();
-                Opening::AfterRest(self.seat.post.policy.long_rest)
-            }
-        };
-        if self.house.abandoned.load(SeqCst) >= ABANDONED_MAX {
-            error!(post = self.seat.name, limit = ABANDONED_MAX, "too many threads stand still, the process ends");
-            return self.house.end(End::Blocked { post: self.seat.name.clone(), reason });
-        }
-        old.abandon(); // before it can end, so that its end is counted back
-        let abandoned = self.house.abandoned.fetch_add(1, SeqCst) + 1;
-        let shift = self.seat.relieve(old);
-        match begin_shift(self, shift.clone(), opening) {
-            Ok(()) => self.seat.replaced(abandoned),
-            Err(error) => self.without_thread(&shift, &error),
-        }
-    }
-
-    fn drain(&self) -> BoxFuture<'static, Result<(), Fallen>> {
-        let (handle, seat) = (Handle::new(self.slot.clone()), self.seat.clone());
-        Box::pin(async move {
-            loop {
-                seat.draining();
-                match handle.ask(Drain).await {
-                    // It fell while draining: it comes back after its pause. The stage's timeout is the bound.
-                    Err(Fallen::Unanswered(_) | Fallen::Late(_)) => {}
-                    Ok(()) => {
-                        seat.drained();
-                        return Ok(());
-                    }
-                    Err(down @ Fallen::Down(_)) => return Err(down),
-                }
-            }
-        })
-    }
-
-    fn stop(&self) {
-        self.slot.close();
-        self.seat.shift().retire();
-        self.seat.stopped();
-    }
-
-    #[cfg(any(test, feature = "testing"))]
-    fn sabotage(&self, case: super::Sabotage) {
-        if let Some(addr) = self.slot.addr() {
-            addr.do_send(case);
-        }
-    }
-}
-
-impl<A: Member> Staff<A> {
-    fn without_thread(&self, shift: &Shift, error: &std::io::Error) {
-        let reason = Reason::NoThread(error.to_string());
-        self.slot.close();
-        self.seat.unguarded(shift, reason.clone());
-        self.house.end(End::Escalated { post: self.seat.name.clone(), reason });
-    }
-}
-
 /// The owner of all posts; dropping it stops them. Made and kept on the main thread.
 pub struct Supervisor {
     lookout: Lookout,
@@ -256,16 +106,8 @@ impl Supervisor {
     pub fn start(roster: Roster, settings: Settings) -> std::io::Result<Supervisor> {
         let problems = roster.problems();
         assert!(problems.is_empty(), "every row of the roster can work: {problems:?}");
-        let house = Arc::new(House {
-            settings,
-            main: Arbiter::current(),
-            heart: Shift::default(),
-            offices: Mutex::default(),
-            end: watch::Sender::new(None),
-            taken_up: AtomicBool::new(false),
-            abandoned: AtomicUsize::new(0),
-        });
-        let watchdog = Some(watchdog::start(house.clone())?);
+        let house = Arc::new(House::new(settings));
+        let watchdog = Some(watchdog::start(house.clone(), roster)?);
         let heart = actix_rt::spawn(house.clone().beat());
         Ok(Supervisor { lookout: Lookout { roster, house }, heart, watchdog })
     }
@@ -290,14 +132,10 @@ impl Supervisor {
         let seat = Arc::new(Seat::new(post, instance));
         let slot = Slot::new(&seat.name, post.mailbox);
         let staff = Staff { seat, slot, factory: Arc::new(factory), house: house.clone() };
-        {
-            let mut offices = lock(&house.offices);
-            assert!(offices.iter().all(|o| o.seat().name != staff.seat.name), "seat `{}` is free", staff.seat.name);
-            offices.push(Arc::new(staff.clone()));
-        }
+        house.add(Arc::new(staff.clone()));
         let shift = staff.seat.shift();
         if let Err(error) = begin_shift(&staff, shift.clone(), Opening::After(Duration::ZERO)) {
-            staff.without_thread(&shift, &error);
+            staff.unguarded(&shift, Reason::NoThread(error.to_string()));
         }
         Handle::new(staff.slot)
     }
@@ -314,10 +152,7 @@ impl Supervisor {
     ///
     /// Whoever awaits this must act on the answer: the watchdog stops waiting for the main thread when it is given.
     pub async fn run_until_end(&mut self) -> End {
-        let mut news = self.lookout.house.end.subscribe();
-        let end = news.wait_for(Option::is_some).await.map(|end| end.clone());
-        self.lookout.house.taken_up.store(true, SeqCst);
-        let end = end.ok().flatten().expect("the house keeps the sender, and waited for `Some`");
+        let end = self.lookout.house.until_end().await;
         info!(%end, exit = %end.exit(), "supervision ends");
         end
     }
@@ -356,6 +191,17 @@ impl Supervisor {
         all
     }
 
+    /// Stops everybody and waits until their actors are gone, at most for `within`; the names of those who are not.
+    ///
+    /// For who goes on afterwards and needs what they held: files, ports, threads. Drain first.
+    pub async fn stop(self, within: Duration) -> Vec<String> {
+        let house = self.lookout.house.clone();
+        let offices = house.offices();
+        drop(self);
+        let _ = tokio::time::timeout(within, house.until_empty()).await; // who is left is the answer
+        offices.iter().map(|office| office.seat()).filter(|seat| seat.is_occupied()).map(|s| s.name.clone()).collect()
+    }
+
     /// A view to give away.
     #[must_use]
     pub fn lookout(&self) -> Lookout {
@@ -373,9 +219,7 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         drop(self.watchdog.take()); // joined: it must not start a thread for a post that is being stopped
         self.heart.abort();
-        for office in self.lookout.house.offices() {
-            office.stop();
-        }
+        self.lookout.house.stop();
     }
 }
 
@@ -411,13 +255,18 @@ impl Lookout {
     /// How everybody is. Takes short locks; cheap enough for every scrape.
     #[must_use]
     pub fn watch(&self) -> Watch {
-        let seats = self.house.offices().iter().map(|office| view(office.as_ref())).collect();
-        Watch { seats, panics: panic_counts(), abandoned_threads: self.house.abandoned.load(SeqCst) }
+        Watch { seats: self.house.views(), panics: panic_counts(), abandoned_threads: self.house.abandoned() }
     }
 
     /// Ends [`Supervisor::run_until_end`] with [`End::Asked`]; the first end counts.
     pub fn ask_to_stop(&self, by: impl Into<String>) {
         self.house.end(End::Asked { by: by.into() });
+    }
+
+    /// Whether and why it is over, without waiting for it.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        self.house.ended()
     }
 
     /// The rows.
@@ -426,32 +275,12 @@ impl Lookout {
         self.roster
     }
 
-    /// Makes a seat fall, for tests that walk the roster; false when there is no such seat.
+    /// Makes a seat fall, for tests that walk the roster; false when nobody sits there, or there is no such seat.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn sabotage(&self, seat: &str, case: super::Sabotage) -> bool {
         let offices = self.house.offices();
         let office = offices.iter().find(|office| office.seat().name == seat);
-        office.inspect(|office| office.sabotage(case)).is_some()
-    }
-}
-
-fn view(office: &dyn Office) -> SeatView {
-    let seat = office.seat();
-    let (post, books) = (seat.post, seat.books());
-    SeatView {
-        name: seat.name.clone(),
-        post: post.name,
-        instance: seat.instance.clone(),
-        vital: post.vital,
-        state: books.state,
-        falls: books.falls,
-        escalations: books.escalations,
-        replaced: books.replaced,
-        last_reason: books.reason.clone(),
-        quiet_for: books.progress.elapsed(),
-        patience: post.policy.soft_deadline.max(post.policy.hard_deadline) + post.policy.heartbeat * 2,
-        waiting: office.waiting(),
-        mailbox: post.mailbox,
+        office.is_some_and(|office| office.sabotage(case))
     }
 }

@@ -3,14 +3,16 @@
 //! ```text
 //!  every round (at most 5 s): did each guard's thread move?
 //!     own thread, `Replace`       ─▶ fence it, a new thread behind the same handles
-//!     own thread, `ExitProcess`   ─▶ End::Blocked to the main thread; not taken up within the grace ─▶ last resort
-//!     the main thread             ─▶ last resort: log, exit 71 — nobody else could
+//!     own thread, `ExitProcess`   ─▶ End::Blocked, for the main thread to act on
+//!     the main thread             ─▶ last resort: log, exit 71; nobody else could
+//!  and: an end that the main thread does not take up within the grace ─▶ last resort
 //! ```
 
-use super::seat::{Reason, Shift, lock};
-use super::supervisor::{House, Office};
+use super::house::{House, Office};
+use super::seat::Reason;
+use super::shift::{Shift, lock};
 use super::vitals::{Eye, Sight};
-use super::{Crew, End, Exit, OnHang};
+use super::{Crew, End, Exit, OnHang, Roster};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use tracing::error;
@@ -58,21 +60,25 @@ impl Drop for Watchdog {
 ///
 /// # Errors
 /// There is no thread to be had.
-pub(super) fn start(house: Arc<House>) -> std::io::Result<Watchdog> {
+pub(super) fn start(house: Arc<House>, roster: Roster) -> std::io::Result<Watchdog> {
+    let round = round(roster, house.settings.main_deadline);
     let bell = Arc::<Bell>::default();
     let (system, bell_there) = (actix_rt::System::current(), bell.clone());
     let thread = std::thread::Builder::new().name("watchdog".into()).stack_size(STACK).spawn(move || {
         actix_rt::System::set_current(system); // new arbiters are started from here
-        let mut watch = Rounds { house, eyes: Vec::new(), heart: Eye::default(), waited: None };
-        loop {
-            let round = watch.period();
-            if bell_there.wait(round) {
-                return;
-            }
+        let mut watch = Rounds { house, eyes: Vec::new(), heart: Eye::default(), waited: Duration::ZERO };
+        while !bell_there.wait(round) {
             watch.go(round);
         }
     })?;
     Ok(Watchdog { bell, thread: Some(thread) })
+}
+
+/// From the whole roster, so that a post is watched as closely as its row says from its first moment.
+fn round(roster: Roster, main_deadline: Duration) -> Duration {
+    let deadlines = roster.0.iter().map(|post| post.policy.hard_deadline);
+    let shortest = deadlines.fold(main_deadline, Duration::min);
+    (shortest / ROUNDS_PER_DEADLINE).min(ROUND_MAX)
 }
 
 struct Rounds {
@@ -80,17 +86,11 @@ struct Rounds {
     /// One per seat, in the order of the house; and whose shift it watches.
     eyes: Vec<(Arc<Shift>, Eye)>,
     heart: Eye,
-    /// How long the main thread has not taken up an `End` that a blocked post caused.
-    waited: Option<Duration>,
+    /// How long the main thread has not taken up an end.
+    waited: Duration,
 }
 
 impl Rounds {
-    fn period(&self) -> Duration {
-        let shortest = self.house.offices().iter().map(|office| office.seat().post.policy.hard_deadline).min();
-        let shortest = shortest.unwrap_or(Duration::MAX).min(self.house.settings.main_deadline);
-        (shortest / ROUNDS_PER_DEADLINE).min(ROUND_MAX)
-    }
-
     fn go(&mut self, round: Duration) {
         let offices = self.house.offices();
         for (n, office) in offices.iter().enumerate() {
@@ -111,7 +111,7 @@ impl Rounds {
             }
         }
         let deadline = self.house.settings.main_deadline;
-        if self.heart.look(self.house.heart.movement(), round, deadline) == Sight::Blocked {
+        if self.heart.look(self.house.movement(), round, deadline) == Sight::Blocked {
             self.last_resort(&offices, self.heart.quiet());
         }
         self.see_that_the_end_is_taken_up(round);
@@ -130,7 +130,6 @@ impl Rounds {
                 let reason = Reason::Blocked { during: shift.doing(), after };
                 office.seat().blocked(reason.clone());
                 self.house.end(End::Blocked { post: office.seat().name.clone(), reason });
-                self.waited = Some(Duration::ZERO);
             }
         }
     }
@@ -151,14 +150,11 @@ impl Rounds {
     }
 
     fn see_that_the_end_is_taken_up(&mut self, round: Duration) {
-        let Some(waited) = &mut self.waited else { return };
-        *waited = waited.saturating_add(round);
-        if *waited <= self.house.settings.grace || self.house.end_is_taken_up() {
-            return;
-        }
-        self.waited = None;
-        if let Some(end) = self.house.ended() {
-            error!(%end, exit = %Exit::Blocked, "nobody takes up that a post is blocked, the process ends now");
+        let Some(end) = self.house.end_not_taken_up() else { return };
+        self.waited = self.waited.saturating_add(round);
+        if self.waited > self.house.settings.grace {
+            self.waited = Duration::ZERO;
+            error!(%end, exit = %end.exit(), "nobody takes up that supervision has ended, the process ends now");
             (self.house.settings.last_resort)(&end);
         }
     }

@@ -16,6 +16,7 @@
 //! | `wire.rs` | as much protobuf as that needs |
 
 pub mod far_end;
+pub mod load;
 pub mod numbered;
 pub mod tally;
 pub(crate) mod wire;

@@ -1,11 +1,13 @@
-//! What sends.
+//! Exporters: what sends.
 
 pub mod assemble;
+pub mod config;
 pub mod depot;
 pub mod desk;
 #[cfg(test)]
 mod fake;
 pub mod flow;
+
 pub mod link;
 pub mod pack;
 pub mod prepare;

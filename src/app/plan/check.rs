@@ -1,0 +1,130 @@
+//! What must hold between components: ports, directories, storages, endpoints.
+
+use super::{Config, ExporterConfig, ExtensionConfig, ReceiverConfig};
+use crate::config::problems::{At, Problems, quote};
+use crate::config::{Id, Listen, Section};
+use crate::extensions::file_storage::config::FileStorageConfig;
+use crate::telemetry::config::MetricsLevel;
+use std::collections::BTreeSet;
+
+/// Tells every breach; what can be lived with is repaired in `config` and told as a warning.
+pub(super) fn check(config: &mut Config, top: &Section<'_>) {
+    let used = |ids: fn(&super::PipelineConfig) -> &Vec<Id>, config: &Config| -> BTreeSet<Id> {
+        config.service.pipelines.iter().flat_map(|p| ids(p).iter().cloned()).collect()
+    };
+    let (receivers, exporters) = (used(|p| &p.receivers, config), used(|p| &p.exporters, config));
+    check_urls(config, top);
+    link_storages(config, &exporters, top);
+    check_directories(config, top);
+    check_ports(config, &receivers, top);
+}
+
+/// Tells something about a key of a component.
+fn tell(top: &Section<'_>, class: &str, id: &Id, key: &str, how: impl FnOnce(&Problems, At, &str)) {
+    let id = id.to_string();
+    let keys: Vec<&str> = [class, id.as_str()].into_iter().chain(key.split('.').filter(|k| !k.is_empty())).collect();
+    how(top.reading().problems, top.locate(&keys), &keys.join("."));
+}
+
+/// Every signal that is sent to an exporter has a place to go.
+fn check_urls(config: &Config, top: &Section<'_>) {
+    for pipeline in &config.service.pipelines {
+        for id in &pipeline.exporters {
+            let Some(ExporterConfig::OtlpHttp(exporter)) = config.exporters.get(id) else { continue };
+            let has_any = crate::otlp::Signal::ALL.iter().any(|signal| exporter.url(*signal).is_some());
+            if has_any && exporter.url(pipeline.signal).is_none() {
+                let message =
+                    format!("the pipeline `{pipeline}` sends here; give endpoint or {}_endpoint", pipeline.signal);
+                tell(top, "exporters", id, "", |s, at, path| s.error(at, path, message));
+            }
+        }
+    }
+}
+
+/// Every storage an exporter names is there, is one, and starts.
+fn link_storages(config: &mut Config, exporters: &BTreeSet<Id>, top: &Section<'_>) {
+    for id in exporters {
+        let Some(ExporterConfig::OtlpHttp(exporter)) = config.exporters.get(id) else { continue };
+        let Some(storage) = exporter.sending_queue.storage.as_ref().filter(|_| exporter.sending_queue.enabled) else {
+            continue;
+        };
+        let key = "sending_queue.storage";
+        match config.extensions.get(storage) {
+            None => {
+                let ids: Vec<String> = config.extensions.keys().map(Id::to_string).collect();
+                let meant = top.reading().problems.meant(&storage.to_string(), ids.iter().map(String::as_str));
+                let message = format!("{} is not defined under extensions", quote(&storage.to_string()));
+                tell(top, "exporters", id, key, |s, at, path| s.error_meaning(at, path, message, meant));
+            }
+            Some(ExtensionConfig::FileStorage(_)) if config.service.extensions.contains(storage) => {}
+            Some(ExtensionConfig::FileStorage(_)) => {
+                let message = format!(
+                    "{} is not listed in service.extensions; it is started all the same",
+                    quote(&storage.to_string())
+                );
+                tell(top, "exporters", id, key, |s, at, path| s.warn(at, path, message));
+                config.service.extensions.push(storage.clone());
+            }
+            Some(ExtensionConfig::HealthCheck(_)) => {
+                let message = format!("{} is not a storage; a file_storage is", quote(&storage.to_string()));
+                tell(top, "exporters", id, key, |s, at, path| s.error(at, path, message));
+            }
+        }
+    }
+}
+
+/// No spool inside another, and a word about a directory that will be made.
+fn check_directories(config: &Config, top: &Section<'_>) {
+    let mut seen: Vec<(&Id, &FileStorageConfig)> = Vec::new();
+    for id in &config.service.extensions {
+        let Some(ExtensionConfig::FileStorage(storage)) = config.extensions.get(id) else { continue };
+        let (directory, key) = (&storage.directory, "directory");
+        let clash = seen
+            .iter()
+            .find(|(_, other)| directory.starts_with(&other.directory) || other.directory.starts_with(directory));
+        if let Some((other, _)) = clash {
+            let message = format!(
+                "{} is the directory of {other} too, or lies in it; each storage needs its own",
+                quote(&directory.display().to_string())
+            );
+            tell(top, "extensions", id, key, |s, at, path| s.error(at, path, message));
+        }
+        if directory.is_absolute() && !top.reading().host.is_dir(directory) {
+            let message = format!(
+                "{} is not there; it will be created ({:04o})",
+                quote(&directory.display().to_string()),
+                storage.directory_permissions
+            );
+            tell(top, "extensions", id, key, |s, at, path| s.warn(at, path, message));
+        }
+        seen.push((id, storage));
+    }
+}
+
+/// No two servers at one port.
+fn check_ports(config: &Config, receivers: &BTreeSet<Id>, top: &Section<'_>) {
+    let mut servers: Vec<(&'static str, Id, &'static str, Listen)> = Vec::new();
+    for id in receivers {
+        if let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(id) {
+            let grpc = otlp.grpc.as_ref().map(|grpc| ("protocols.grpc.endpoint", grpc.endpoint.clone()));
+            let http = otlp.http.as_ref().map(|http| ("protocols.http.endpoint", http.server.endpoint.clone()));
+            servers.extend(grpc.into_iter().chain(http).map(|(key, listen)| ("receivers", id.clone(), key, listen)));
+        }
+    }
+    for id in &config.service.extensions {
+        if let Some(ExtensionConfig::HealthCheck(health)) = config.extensions.get(id) {
+            servers.push(("extensions", id.clone(), "endpoint", health.server.endpoint.clone()));
+        }
+    }
+    let metrics = &config.service.telemetry.metrics;
+    if metrics.level != MetricsLevel::None {
+        servers.push(("service", Id::of("telemetry"), "metrics.address", metrics.address.clone()));
+    }
+    for (n, (class, id, key, listen)) in servers.iter().enumerate() {
+        let clash = servers[..n].iter().find(|(.., other)| listen.collides_with(other));
+        if let Some((other_class, other_id, other_key, other)) = clash {
+            let message = format!("{listen} is taken by {other_class}.{other_id}.{other_key} ({other})");
+            tell(top, class, id, key, |s, at, path| s.error(at, path, message));
+        }
+    }
+}

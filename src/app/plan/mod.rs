@@ -1,0 +1,123 @@
+//! The checked whole of a configuration: every component with its settings, and how they are wired.
+//!
+//! It stands in `app` and not in `config` because it names every component, and imports run one way: `config`
+//! knows trees, positions and problems; each section lives beside its component; only `app` knows them all.
+
+mod catalogue;
+mod check;
+mod read;
+
+pub use catalogue::{Class, EXPORTERS, EXTENSIONS, Kind, PROCESSORS, RECEIVERS};
+pub use read::{Outcome, read};
+
+use crate::config::Id;
+use crate::extensions::file_storage::config::FileStorageConfig;
+use crate::extensions::health_check::config::HealthCheckConfig;
+use crate::otlp::Signal;
+use crate::processors::attributes::config::AttributesConfig;
+use crate::processors::batch::config::BatchConfig;
+use crate::processors::memory_limiter::config::MemoryLimiterConfig;
+use crate::processors::resource::config::ResourceConfig;
+use crate::receivers::otlp::config::OtlpReceiverConfig;
+use crate::telemetry::config::TelemetryConfig;
+use crate::uplink::config::{DebugConfig, OtlpHttpConfig};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A configuration in which every reference leads somewhere.
+///
+/// Components no pipeline uses are here too: they were checked, and nothing starts them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Config {
+    /// `receivers`.
+    pub receivers: BTreeMap<Id, ReceiverConfig>,
+    /// `processors`.
+    pub processors: BTreeMap<Id, ProcessorConfig>,
+    /// `exporters`.
+    pub exporters: BTreeMap<Id, ExporterConfig>,
+    /// `extensions`, those assumed included.
+    pub extensions: BTreeMap<Id, ExtensionConfig>,
+    /// `service`.
+    pub service: ServiceConfig,
+}
+
+/// One of `receivers`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReceiverConfig {
+    /// `otlp`.
+    Otlp(OtlpReceiverConfig),
+}
+
+/// One of `processors`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProcessorConfig {
+    /// `batch`.
+    Batch(BatchConfig),
+    /// `memory_limiter`.
+    MemoryLimiter(MemoryLimiterConfig),
+    /// `resource`.
+    Resource(ResourceConfig),
+    /// `attributes`.
+    Attributes(Box<AttributesConfig>),
+}
+
+/// One of `exporters`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ExporterConfig {
+    /// `otlphttp`, `otlp_http`.
+    OtlpHttp(Box<OtlpHttpConfig>),
+    /// `logging`, `debug`.
+    Debug(DebugConfig),
+}
+
+/// One of `extensions`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ExtensionConfig {
+    /// `health_check`.
+    HealthCheck(Box<HealthCheckConfig>),
+    /// `file_storage`.
+    FileStorage(FileStorageConfig),
+}
+
+/// `service`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ServiceConfig {
+    /// `extensions`: which of them start, in order; storages that exporters use included.
+    pub extensions: Vec<Id>,
+    /// `pipelines`, in the order of the file.
+    pub pipelines: Vec<PipelineConfig>,
+    /// `telemetry`.
+    pub telemetry: TelemetryConfig,
+}
+
+/// One of `service.pipelines`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PipelineConfig {
+    /// What flows in it.
+    pub signal: Signal,
+    /// The part after the slash of its id, or nothing.
+    pub name: String,
+    /// At least one; each once.
+    pub receivers: Vec<Id>,
+    /// In the order in which they act; each once.
+    pub processors: Vec<Id>,
+    /// At least one; each once.
+    pub exporters: Vec<Id>,
+}
+
+impl PipelineConfig {
+    /// The pipeline's id: `logs` or `logs/audit`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for PipelineConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name.as_str() {
+            "" => write!(f, "{}", self.signal),
+            name => write!(f, "{}/{name}", self.signal),
+        }
+    }
+}

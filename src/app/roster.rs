@@ -1,0 +1,81 @@
+//! Who exists: every post of the agent as one readable table.
+//!
+//! A post without a row cannot be filled, and `tests/roster.rs` makes every row fall and hang in every way.
+
+use crate::base::backoff::Curve;
+use crate::supervise::{Crew, OnHang, Policy, Post, Roster, Stage};
+use std::time::Duration;
+
+/// Answers a restart within a breath: the first pause is what a client would notice.
+const QUICK: Policy =
+    Policy { pause: Curve { initial: Duration::from_millis(50), ..Policy::STANDARD.pause }, ..Policy::STANDARD };
+
+/// Works on a disk: an SD card may take a minute for one sync and come back (architecture §5, "Slow disks"), so its
+/// thread is given up only after five.
+const DISK: Policy = Policy {
+    pause: Curve { initial: Duration::from_millis(50), ..Policy::STANDARD.pause },
+    soft_deadline: Duration::from_secs(240),
+    hard_deadline: Duration::from_secs(300),
+    ..Policy::STANDARD
+};
+
+/// Owns the segment that is written: when its thread is blocked for good nobody may take its place.
+const WRITER: Policy = Policy { on_hang: OnHang::ExitProcess, ..DISK };
+
+macro_rules! roster {
+    ($($name:ident: $post:literal, $crew:ident, $policy:expr, vital $vital:literal, mailbox $mailbox:literal, stop $stop:literal, $why:literal;)*) => {
+        $(
+            #[doc = $why]
+            pub const $name: Post = Post {
+                name: $post, crew: Crew::$crew, policy: $policy, vital: $vital, mailbox: $mailbox, stop: Stage($stop),
+            };
+        )*
+        static POSTS: &[Post] = &[$($name),*];
+    };
+}
+
+// Stages of the stop: 1 nobody is let in any more, 2 what came in is committed, 3 what is out comes home, 4 the spool
+// is closed, 5 who tells about it falls silent last.
+#[rustfmt::skip]
+roster! {
+    OTLP_GRPC: "otlp-grpc",    Own,  QUICK,  vital true,  mailbox 16,  stop 1, "The gRPC server of one OTLP receiver.";
+    DOORMAN:   "doorman",      Main, QUICK,  vital false, mailbox 16,  stop 1, "Closes the receivers at a stop and waits until everybody is out.";
+    BATCHER:   "batcher",      Own,  QUICK,  vital true,  mailbox 256, stop 2, "Group commit in front of one store.";
+    UPLINK:    "uplink",       Own,  QUICK,  vital true,  mailbox 64,  stop 3, "One exporter.";
+    KEEPER:    "spool-keeper", Own,  DISK,   vital false, mailbox 16,  stop 4, "Seals, deletes and copies segments of one store.";
+    READER:    "spool-reader", Own,  DISK,   vital true,  mailbox 64,  stop 4, "Reads one store.";
+    WRITER_:   "spool-writer", Own,  WRITER, vital true,  mailbox 64,  stop 5, "Writes one store.";
+    WEB:       "web",          Main, QUICK,  vital true,  mailbox 16,  stop 6, "All HTTP ports: OTLP, health, metrics.";
+}
+
+/// The table.
+#[must_use]
+pub fn roster() -> Roster {
+    Roster(POSTS)
+}
+
+/// The row of a post, for [`crate::supervise::Supervisor::post`], which wants it from the roster itself.
+///
+/// # Panics
+/// For a post that is none of ours.
+#[must_use]
+pub fn row(post: &Post) -> &'static Post {
+    roster().find(post.name).expect("every post of this module is in its table")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_can_work() {
+        assert_eq!(roster().problems(), Vec::<String>::new());
+    }
+
+    /// What a stop depends on: nobody is stopped before those that still hand him work.
+    #[test]
+    fn the_stop_goes_down_the_data_path() {
+        let order = [OTLP_GRPC, BATCHER, UPLINK, READER, WRITER_, WEB].map(|p| p.stop);
+        assert!(order.is_sorted(), "{order:?}");
+    }
+}

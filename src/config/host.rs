@@ -1,0 +1,140 @@
+//! The machine a configuration is read on, behind a trait: variables, files, names.
+//!
+//! Reading a configuration is a pure function of its text and these answers, so tests need no process environment.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+/// What the loader asks the machine.
+pub trait Host {
+    /// The value of an environment variable; `None` when it is not set or not UTF-8.
+    fn var(&self, name: &str) -> Option<String>;
+
+    /// A file's bytes, [`FILE_MAX`] and one at most.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// Whether this is a directory that is there.
+    fn is_dir(&self, path: &Path) -> bool;
+
+    /// The machine's own name.
+    fn hostname(&self) -> Option<String>;
+
+    /// The address packets towards the far end leave from.
+    fn address(&self) -> Option<String>;
+}
+
+/// Largest configuration file we read: 1 MiB, some twenty times the largest we have seen.
+pub const FILE_MAX: usize = 1 << 20;
+
+/// This machine. The address is asked of a function the caller brings, because only the caller may open sockets.
+pub struct Machine<A> {
+    address: A,
+}
+
+impl<A: Fn() -> Option<String>> Machine<A> {
+    /// `address` is called at most when `HOST_IP` and `AGENT_IP` are both not set.
+    pub fn new(address: A) -> Machine<A> {
+        Machine { address }
+    }
+}
+
+impl<A: Fn() -> Option<String>> Host for Machine<A> {
+    fn var(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let most = u64::try_from(FILE_MAX + 1).unwrap_or(u64::MAX);
+        std::fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
+    fn hostname(&self) -> Option<String> {
+        let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
+        (!name.is_empty()).then_some(name)
+    }
+
+    fn address(&self) -> Option<String> {
+        (self.address)()
+    }
+}
+
+impl<A> std::fmt::Debug for Machine<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Machine")
+    }
+}
+
+/// A machine made up for a test.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Debug, Clone, Default)]
+pub struct Imagined {
+    /// Its environment.
+    pub vars: std::collections::BTreeMap<String, String>,
+    /// Its files, by path.
+    pub files: std::collections::BTreeMap<String, String>,
+    /// Its directories.
+    pub dirs: Vec<String>,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its address.
+    pub ip: Option<String>,
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Imagined {
+    /// With these variables and nothing else.
+    #[must_use]
+    pub fn with(vars: &[(&str, &str)]) -> Imagined {
+        let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Imagined { vars, ..Imagined::default() }
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Host for Imagined {
+    fn var(&self, name: &str) -> Option<String> {
+        self.vars.get(name).cloned()
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let text = self.files.get(&path.display().to_string());
+        text.map(|t| t.clone().into_bytes()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        self.dirs.contains(&path.display().to_string())
+    }
+
+    fn hostname(&self) -> Option<String> {
+        self.name.clone()
+    }
+
+    fn address(&self) -> Option<String> {
+        self.ip.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_a_name_variables_files_and_directories() {
+        let machine = Machine::new(|| Some("10.0.0.7".to_owned()));
+        assert!(machine.hostname().is_some_and(|name| !name.is_empty()));
+        assert_eq!(machine.address(), Some("10.0.0.7".to_owned()));
+        assert!(machine.var("PATH").is_some());
+        assert!(machine.is_dir(Path::new("/proc")));
+        assert_eq!(machine.read(Path::new("/dev/zero")).map(|b| b.len()).ok(), Some(FILE_MAX + 1));
+        assert!(machine.read(Path::new("/nowhere")).is_err());
+    }
+}

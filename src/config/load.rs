@@ -1,0 +1,368 @@
+//! Several sources become one tree: read, merge left to right, `--set` last, then expand.
+
+use super::expand;
+use super::host::{FILE_MAX, Host};
+use super::problems::{At, Problems, quote};
+use super::reference::scheme;
+use super::tree::{DEPTH_MAX, Entry, Node, Value};
+use super::{toml, yaml};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// What the command line names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Locations {
+    /// `--config`, in order: `file:path` or a path, `env:NAME`, `yaml:text`.
+    pub configs: Vec<String>,
+    /// `--set`, in order: `key.key=value`.
+    pub sets: Vec<String>,
+}
+
+impl Locations {
+    /// One location and no `--set`.
+    #[must_use]
+    pub fn of(config: &str) -> Locations {
+        Locations { configs: vec![config.to_owned()], sets: Vec::new() }
+    }
+}
+
+/// Longest name of a source in a report, characters: a `yaml:` location may be a whole configuration.
+const NAME_MAX: usize = 60;
+/// Most keys joined by `::` or dots in one.
+const JOINED_MAX: usize = 32;
+
+/// Reads, merges and expands everything; `None` when there is nothing to check. Problems are entered in any case.
+#[must_use]
+pub fn load(locations: &Locations, host: &dyn Host, problems: &Problems) -> Option<Node> {
+    if locations.configs.is_empty() {
+        let source = problems.source("command line");
+        problems.error(At { source, line: 1, column: 1 }, "", "at least one --config must be given");
+        return None;
+    }
+    let configs = locations.configs.iter().map(|location| read(location, host, problems));
+    let sets = locations.sets.iter().map(|set| read_set(set, problems));
+    // Collected first: every source is read and its problems told, also when an earlier one is broken.
+    let trees: Vec<Option<Node>> = configs.chain(sets).collect();
+    let mut trees: Vec<Node> = trees.into_iter().collect::<Option<_>>()?;
+    for tree in &mut trees {
+        nest(tree, 0, problems);
+    }
+    let mut root = trees.into_iter().reduce(merge)?;
+    expand::expand(&mut root, host, problems);
+    Some(root)
+}
+
+/// Where a location leads.
+#[derive(Debug, PartialEq, Eq)]
+enum Location<'l> {
+    File(&'l str),
+    Env(&'l str),
+    Yaml(&'l str),
+    /// `http`, `https`.
+    Network(&'l str),
+    Unknown(&'l str),
+}
+
+fn location(text: &str) -> Location<'_> {
+    let behind = |scheme: &str| &text[scheme.len() + 1..];
+    match scheme(text) {
+        None => Location::File(text),
+        Some(s @ "file") => Location::File(behind(s)),
+        Some(s @ "env") => Location::Env(behind(s)),
+        Some(s @ "yaml") => Location::Yaml(behind(s)),
+        Some(s @ ("http" | "https")) => Location::Network(s),
+        Some(s) => Location::Unknown(s),
+    }
+}
+
+fn read(text: &str, host: &dyn Host, problems: &Problems) -> Option<Node> {
+    let location = location(text);
+    let short: String = text.chars().take(NAME_MAX).collect();
+    let source = problems.source(if let Location::File(path) = location { path } else { &short });
+    let refuse = |why: String| {
+        problems.error(At { source, line: 1, column: 1 }, "", why);
+        None
+    };
+    match location {
+        Location::File(path) => {
+            let bytes = match host.read(Path::new(path)) {
+                Ok(bytes) if bytes.len() > FILE_MAX => {
+                    return refuse(format!("the file is larger than {} MiB", FILE_MAX >> 20));
+                }
+                Ok(bytes) => bytes,
+                Err(e) => return refuse(format!("the file cannot be read: {e}")),
+            };
+            let content = utf8(&bytes, source, problems)?;
+            let is_toml = Path::new(path).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml"));
+            if is_toml { toml::parse(content, source, problems) } else { yaml::parse(content, source, problems) }
+        }
+        Location::Env(name) => match host.var(name) {
+            Some(content) => yaml::parse(&content, source, problems),
+            None => refuse(format!("the variable {} is not set", quote(name))),
+        },
+        Location::Yaml(content) => yaml::parse(content, source, problems),
+        Location::Network(scheme) => refuse(format!(
+            "a configuration over {scheme} is not read: an agent must start without its link; fetch it to a file first"
+        )),
+        Location::Unknown(scheme) => {
+            refuse(format!("the scheme {} is not known; file, env and yaml are", quote(scheme)))
+        }
+    }
+}
+
+fn utf8<'b>(bytes: &'b [u8], source: u32, problems: &Problems) -> Option<&'b str> {
+    let bad = match std::str::from_utf8(bytes) {
+        Ok(text) => return Some(text),
+        Err(e) => e.valid_up_to(),
+    };
+    let good = std::str::from_utf8(&bytes[..bad]).expect("this far the bytes were found valid");
+    let line = good.split('\n').count();
+    let column = good.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+    let number = |n| u32::try_from(n).unwrap_or(u32::MAX);
+    problems.error(At { source, line: number(line), column: number(column) }, "", "this byte is not UTF-8");
+    None
+}
+
+/// `key.key=value`: the value is YAML.
+fn read_set(text: &str, problems: &Problems) -> Option<Node> {
+    let (keys, value) = text.split_once('=').unwrap_or((text, ""));
+    let source = problems.source(&format!("--set {}", keys.chars().take(NAME_MAX).collect::<String>()));
+    let key_at = At { source, line: 1, column: 1 };
+    let path: Vec<&str> = keys.split('.').collect();
+    if !text.contains('=') {
+        problems.error(key_at, "", "missing equal sign; write `--set key.key=value`");
+        return None;
+    }
+    if path.len() > JOINED_MAX || path.iter().any(|key| key.is_empty()) {
+        problems.error(key_at, keys, "a key is empty, or there are too many; write `--set key.key=value`");
+        return None;
+    }
+    let mut value = yaml::parse_value(value, source, problems)?;
+    let offset = u32::try_from(keys.chars().count() + 1).unwrap_or(u32::MAX);
+    move_right(&mut value, offset);
+    let nested = path.into_iter().rev().fold(value, |value, key| {
+        let entry = Entry { key: key.to_owned(), key_at, value };
+        Node { at: key_at, value: Value::Map(vec![entry]) }
+    });
+    Some(nested)
+}
+
+/// Places in a `--set` count from the start of the whole argument.
+fn move_right(node: &mut Node, by: u32) {
+    let shift = |at: &mut At| {
+        if at.line == 1 {
+            at.column = at.column.saturating_add(by);
+        }
+    };
+    shift(&mut node.at);
+    match &mut node.value {
+        Value::Scalar(_) => {}
+        Value::Seq(items) => items.iter_mut().for_each(|item| move_right(item, by)),
+        Value::Map(entries) => {
+            for entry in entries {
+                shift(&mut entry.key_at);
+                move_right(&mut entry.value, by);
+            }
+        }
+    }
+}
+
+/// `a::b: 1` means `a: {b: 1}`, at every level (reference §1.2).
+fn nest(node: &mut Node, depth: usize, problems: &Problems) {
+    if depth > DEPTH_MAX {
+        problems.error(node.at, "", format!("this is nested deeper than {DEPTH_MAX} levels"));
+        node.value = Value::Map(Vec::new());
+        return;
+    }
+    match &mut node.value {
+        Value::Scalar(_) => {}
+        Value::Seq(items) => items.iter_mut().for_each(|item| nest(item, depth + 1, problems)),
+        Value::Map(entries) => {
+            if entries.iter().any(|e| joined(&e.key).is_some()) {
+                let alone = std::mem::take(entries).into_iter().map(split);
+                let alone = alone.map(|entry| Node { at: node.at, value: Value::Map(vec![entry]) });
+                if let Some(Node { value: Value::Map(merged), .. }) = alone.reduce(merge) {
+                    *entries = merged;
+                }
+            }
+            for entry in entries {
+                nest(&mut entry.value, depth + 1, problems);
+            }
+        }
+    }
+}
+
+/// The keys of a joined one. An empty part means it is something else, an IPv6 address maybe.
+fn joined(key: &str) -> Option<Vec<&str>> {
+    let keys: Vec<_> = key.split("::").collect();
+    ((2..=JOINED_MAX).contains(&keys.len()) && keys.iter().all(|k| !k.is_empty())).then_some(keys)
+}
+
+fn split(entry: Entry) -> Entry {
+    let Entry { key, key_at, value } = entry;
+    let Some(keys) = joined(&key) else { return Entry { key, key_at, value } };
+    let nested = keys[1..].iter().rev().fold(value, |value, key| {
+        let entry = Entry { key: (*key).to_owned(), key_at, value };
+        Node { at: key_at, value: Value::Map(vec![entry]) }
+    });
+    Entry { key: keys[0].to_owned(), key_at, value: nested }
+}
+
+/// The right one laid over the left one: maps key by key, everything else replaced.
+fn merge(under: Node, over: Node) -> Node {
+    match (under.value, over.value) {
+        (Value::Map(mut under_entries), Value::Map(over_entries)) => {
+            let mut index: HashMap<String, usize> = under_entries.iter().map(|e| e.key.clone()).zip(0..).collect();
+            for entry in over_entries {
+                match index.get(&entry.key) {
+                    Some(&n) => {
+                        let below = std::mem::replace(&mut under_entries[n].value, Node::null(entry.key_at));
+                        under_entries[n] = Entry { value: merge(below, entry.value), ..under_entries[n].clone() };
+                    }
+                    None => {
+                        index.insert(entry.key.clone(), under_entries.len());
+                        under_entries.push(entry);
+                    }
+                }
+            }
+            Node { at: under.at, value: Value::Map(under_entries) }
+        }
+        (_, value) => Node { at: over.at, value },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Imagined;
+    use crate::config::problems::Report;
+
+    /// The tree as flow YAML, and the report.
+    fn loaded(configs: &[&str], sets: &[&str], host: &Imagined) -> (Option<String>, Report) {
+        let problems = Problems::new();
+        let own = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect();
+        let root = load(&Locations { configs: own(configs), sets: own(sets) }, host, &problems);
+        (root.as_ref().map(show), problems.into_report())
+    }
+
+    fn show(node: &Node) -> String {
+        match &node.value {
+            Value::Scalar(s) => s.text.clone(),
+            Value::Seq(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(", ")),
+            Value::Map(entries) => {
+                let entries = entries.iter().map(|e| format!("{}: {}", e.key, show(&e.value)));
+                format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
+    fn host() -> Imagined {
+        let mut host = Imagined::with(&[("WHOLE", "a: {b: 9}"), ("X", "x!")]);
+        for (path, text) in [
+            ("base.yaml", "a: {b: 1, l: [1, 2]}\nc: 2\n"),
+            ("over.yaml", "a: {b: 3, l: [4]}\nd: ${env:X}\n"),
+            ("t.toml", "a.b = 7\n"),
+            ("broken.yaml", "a: 'x\n"),
+            ("empty.yaml", ""),
+        ] {
+            host.files.insert(path.to_owned(), text.to_owned());
+        }
+        host
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn sources_are_laid_over_each_other_from_left_to_right() {
+        for (configs, sets, expected) in [
+            (&["base.yaml"][..],                        &[][..],                "{a: {b: 1, l: [1, 2]}, c: 2}"),
+            (&["file:base.yaml", "over.yaml"][..],      &[],                    "{a: {b: 3, l: [4]}, c: 2, d: x!}"), // lists are replaced
+            (&["base.yaml", "yaml:a::b: 5"][..],        &[],                    "{a: {b: 5, l: [1, 2]}, c: 2}"),
+            (&["base.yaml", "env:WHOLE"][..],           &[],                    "{a: {b: 9, l: [1, 2]}, c: 2}"),
+            (&["base.yaml", "t.toml"][..],              &[],                    "{a: {b: 7, l: [1, 2]}, c: 2}"),
+            (&["base.yaml"][..],                        &["a.b=6", "e.f=[7]"],  "{a: {b: 6, l: [1, 2]}, c: 2, e: {f: [7]}}"),
+            (&["base.yaml", "over.yaml"][..],           &["a.b="],              "{a: {b: , l: [4]}, c: 2, d: x!}"),
+            (&["base.yaml", "yaml:a: 1"][..],           &[],                    "{a: 1, c: 2}"),
+            (&["yaml:{x::y: 1, x: {z: 2}}"][..],        &[],                    "{x: {y: 1, z: 2}}"),
+            (&["yaml:{'::1': 1}"][..],                  &[],                    "{::1: 1}"), // an address, not joined keys
+            (&["empty.yaml"][..],                       &["a=${env:X}"],        "{a: x!}"),
+        ] {
+            let (tree, report) = loaded(configs, sets, &host());
+            assert_eq!((tree.as_deref(), report.errors()), (Some(expected), 0), "{configs:?} {sets:?}: {report}");
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_location_is_told_by_its_scheme() {
+        for (text, expected) in [
+            ("a.yaml",            Location::File("a.yaml")),
+            ("./a:b.yaml",        Location::File("./a:b.yaml")),
+            (r"C:\a.yaml",        Location::File(r"C:\a.yaml")), // one letter is a drive
+            ("file:/a.yaml",      Location::File("/a.yaml")),
+            ("env:A",             Location::Env("A")),
+            ("yaml:a: 1",         Location::Yaml("a: 1")),
+            ("https://x/y",       Location::Network("https")),
+            ("s3:x",              Location::Unknown("s3")),
+        ] {
+            assert_eq!(location(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_source_tells_its_problems_also_after_a_broken_one() {
+        let (tree, report) = loaded(
+            &["broken.yaml", "http://x", "s3:x", "gone.yaml", "env:NOPE", "base.yaml"],
+            &["foo", "a..b=1", "a.b='x"],
+            &host(),
+        );
+        assert_eq!(tree, None);
+        let expected = "\
+broken.yaml: 1 problem
+  1:4  -  the quote that opens here is not closed in its lines
+http://x: 1 problem
+  1:1  -  a configuration over http is not read: an agent must start without its link; fetch it to a file first
+s3:x: 1 problem
+  1:1  -  the scheme `s3` is not known; file, env and yaml are
+gone.yaml: 1 problem
+  1:1  -  the file cannot be read: entity not found
+env:NOPE: 1 problem
+  1:1  -  the variable `NOPE` is not set
+--set foo: 1 problem
+  1:1  -  missing equal sign; write `--set key.key=value`
+--set a..b: 1 problem
+  1:1  a..b  a key is empty, or there are too many; write `--set key.key=value`
+--set a.b: 1 problem
+  1:1  -  the quote that opens here is not closed in its lines
+";
+        assert_eq!(report.to_string(), expected);
+    }
+
+    #[test]
+    fn no_config_at_all_is_told() {
+        let (tree, report) = loaded(&[], &["a=1"], &host());
+        assert_eq!(tree, None);
+        assert_eq!(report.to_string(), "command line: 1 problem\n  1:1  -  at least one --config must be given\n");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_told_with_their_place() {
+        let problems = Problems::new();
+        problems.source("f");
+        assert_eq!(utf8(b"a: 1\nb: \xff\n", 0, &problems), None);
+        assert_eq!(problems.into_report().to_string(), "f: 1 problem\n  2:4  -  this byte is not UTF-8\n");
+    }
+
+    #[test]
+    fn joined_keys_cannot_nest_without_end() {
+        let deep = format!("yaml:{}: 1", vec!["a"; 30].join("::"));
+        let nested = format!("{deep}\n{}", "");
+        let (tree, report) = loaded(&[&nested], &[], &host());
+        assert!(tree.is_some() && report.errors() == 0, "{report}");
+        let mut text = "1".to_owned();
+        for _ in 0..20 {
+            text = format!("{{{}: {text}}}", vec!["a"; 30].join("::"));
+        }
+        let (_, report) = loaded(&[&format!("yaml:{text}")], &[], &host());
+        assert!(report.to_string().contains("deeper"), "{report}");
+    }
+}

@@ -1,0 +1,219 @@
+//! Values that sections hand on: attribute values of any type, secrets, patterns, listening addresses.
+
+use regex_lite::Regex;
+use std::fmt;
+
+/// A value of an attribute action: what OTLP calls AnyValue, but for bytes, which YAML cannot write.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Any {
+    /// `stringValue`; every value that came from a variable is one (`0123` stays `0123`).
+    Text(String),
+    /// `intValue`.
+    Int(i64),
+    /// `doubleValue`.
+    Double(f64),
+    /// `boolValue`.
+    Bool(bool),
+    /// `arrayValue`.
+    List(Vec<Any>),
+    /// `kvlistValue`, in the order of the file.
+    Map(Vec<(String, Any)>),
+}
+
+/// A text that logs and `{:?}` never show: header values, keys in PEM form.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The text itself, for the one who sends it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[REDACTED]") // the word otelcol's configopaque uses
+    }
+}
+
+/// A regular expression that compiled: the one place that names the engine.
+///
+/// Go's RE2 and this engine share syntax and the promise of linear time, but for Unicode classes (`\pL`).
+#[derive(Debug, Clone)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// Compiles a pattern; it matches anywhere unless anchored.
+    ///
+    /// # Errors
+    /// What the engine says of it, in one line.
+    pub fn new(text: &str) -> Result<Pattern, String> {
+        let compiled = Regex::new(text).map_err(|e| e.to_string().replace('\n', " "));
+        compiled.map(Pattern)
+    }
+
+    /// The pattern as written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Whether it matches somewhere in `text`.
+    #[must_use]
+    pub fn is_match(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+
+    /// The names of its groups, in order; `None` for a group without one. The whole match is not among them.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Option<&str>> {
+        self.0.capture_names().skip(1).collect()
+    }
+
+    /// The named groups of the first match with what they caught; `None` when nothing matches.
+    #[must_use]
+    pub fn extract<'t>(&self, text: &'t str) -> Option<Vec<(&str, &'t str)>> {
+        let caught = self.0.captures(text)?;
+        let named = self.0.capture_names().flatten();
+        Some(named.map(|name| (name, caught.name(name).map_or("", |m| m.as_str()))).collect())
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Pattern) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+/// Where a server listens: `0.0.0.0:4317`, `localhost:4317`, `[::1]:4317`, `:4317` (every interface).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Listen {
+    /// Name or address without brackets; empty for every interface.
+    pub host: String,
+    /// 0 lets the kernel choose.
+    pub port: u16,
+}
+
+impl Listen {
+    /// A place to listen at.
+    #[must_use]
+    pub fn new(host: &str, port: u16) -> Listen {
+        Listen { host: host.to_owned(), port }
+    }
+
+    /// Reads `host:port`.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn parse(text: &str) -> Result<Listen, String> {
+        if text.contains("://") {
+            return Err(format!("`{text}` is a URL; write only `host:port`"));
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some(parts) => parts,
+            None => return Err(format!("`{text}` has no port; write `host:port`")),
+        };
+        let bare = match host.strip_prefix('[') {
+            Some(rest) => {
+                rest.strip_suffix(']').ok_or_else(|| format!("`{text}` opens a bracket and never closes it"))?
+            }
+            None if host.contains(':') => {
+                return Err(format!("`{text}` is ambiguous; write IPv6 as `[{host}]:{port}`"));
+            }
+            None => host,
+        };
+        if bare.contains(|c: char| c.is_whitespace() || c.is_control() || "/[]@".contains(c)) {
+            return Err(format!("`{text}` is not `host:port`"));
+        }
+        let port = port.parse().map_err(|_| format!("`{port}` is not a port; write a number from 0 to 65535"))?;
+        Ok(Listen::new(bare, port))
+    }
+
+    /// Whether it listens on every interface.
+    #[must_use]
+    pub fn is_everywhere(&self) -> bool {
+        matches!(self.host.as_str(), "" | "0.0.0.0" | "::")
+    }
+
+    /// Whether two servers at these places would be in each other's way.
+    #[must_use]
+    pub fn collides_with(&self, other: &Listen) -> bool {
+        let same_host = self.host == other.host || self.is_everywhere() || other.is_everywhere();
+        self.port != 0 && self.port == other.port && same_host
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_listening_address_is_a_host_and_a_port() {
+        for (text, expected) in [
+            ("0.0.0.0:4317",   Ok(("0.0.0.0", 4317))),
+            ("localhost:0",    Ok(("localhost", 0))),
+            (":8888",          Ok(("", 8888))),
+            ("[::1]:4317",     Ok(("::1", 4317))),
+            ("::1:4317",       Err("`::1:4317` is ambiguous; write IPv6 as `[::1]:4317`")),
+            ("[::1:4317",      Err("`[::1:4317` opens a bracket and never closes it")),
+            ("localhost",      Err("`localhost` has no port; write `host:port`")),
+            ("localhost:http", Err("`http` is not a port; write a number from 0 to 65535")),
+            ("a:70000",        Err("`70000` is not a port; write a number from 0 to 65535")),
+            ("http://a:1",     Err("`http://a:1` is a URL; write only `host:port`")),
+            ("a b:1",          Err("`a b:1` is not `host:port`")),
+            ("",               Err("`` has no port; write `host:port`")),
+        ] {
+            let read = Listen::parse(text);
+            let read = read.as_ref().map(|l| (l.host.as_str(), l.port)).map_err(String::as_str);
+            assert_eq!(read, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn servers_collide_on_one_port_of_one_interface() {
+        for (one, other, expected) in [
+            ("0.0.0.0:1",   "127.0.0.1:1", true),
+            (":1",          "[::]:1",      true),
+            ("10.0.0.1:1",  "127.0.0.1:1", false),
+            ("0.0.0.0:1",   "0.0.0.0:2",   false),
+            ("0.0.0.0:0",   "0.0.0.0:0",   false), // the kernel chooses twice
+        ] {
+            let parse = |text| Listen::parse(text).expect("the table holds addresses");
+            assert_eq!(parse(one).collides_with(&parse(other)), expected, "{one} and {other}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2")), "[REDACTED]");
+    }
+
+    #[test]
+    fn a_pattern_tells_its_groups_and_what_they_caught() {
+        let pattern = Pattern::new(r"^(?P<a>\w+)-(?P<b>\d+)?$").expect("it is a pattern");
+        assert_eq!(pattern.groups(), [Some("a"), Some("b")]);
+        assert_eq!(pattern.extract("x-7"), Some(vec![("a", "x"), ("b", "7")]));
+        assert_eq!(pattern.extract("x-"), Some(vec![("a", "x"), ("b", "")]));
+        assert_eq!(pattern.extract("nothing"), None);
+        assert!(Pattern::new("(").is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! `extensions.file_storage`: where batches wait while the far end is away (reference §2.14, architecture §5).
+
+use crate::base::Bytes;
+use crate::base::units::MIB;
+use crate::config::Section;
+use crate::config::problems::quote;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of one spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileStorageConfig {
+    /// `directory` of the segments, created when absent.
+    pub directory: PathBuf,
+    /// `directory_permissions` of a directory we create, 0700 (0750 in the original: queues hold customers' data).
+    pub directory_permissions: u32,
+    /// `timeout`, 1 s: how long to wait for another process to let go of the directory.
+    pub timeout: Duration,
+    /// `compaction`.
+    pub compaction: CompactionConfig,
+    /// `max_size_mib`, ours: most the spool may occupy on disk, MiB of allocated blocks. None (0 in the file):
+    /// 10 GiB or half the filesystem, whichever is less.
+    pub max_size: Option<Bytes>,
+    /// `min_free_mib`, ours, 64: free space left to the rest of the machine, whatever `max_size_mib` says. Enough
+    /// for a journal and a package manager to go on.
+    pub min_free: Bytes,
+    /// `when_full`, ours: who gives way when the size is reached.
+    pub when_full: WhenFull,
+    /// `commit_interval`, ours, 0: the least time between two syncs. Zero: the next sync starts when the last one
+    /// ends. Flash that must live long wants seconds, and clients wait as long.
+    pub commit_interval: Duration,
+}
+
+/// Smallest `max_size_mib`: three segments of the smallest size, 2 MiB (architecture §5).
+pub const SIZE_MIN: Bytes = Bytes::mib(6);
+
+/// Largest size one may write: an exbibyte.
+const SIZE_MAX_MIB: u64 = 1 << 40;
+
+impl Default for FileStorageConfig {
+    fn default() -> FileStorageConfig {
+        FileStorageConfig {
+            directory: PathBuf::from("/var/lib/otelcol/file_storage"),
+            directory_permissions: 0o700,
+            timeout: Duration::from_secs(1),
+            compaction: CompactionConfig::default(),
+            max_size: None,
+            min_free: Bytes::mib(64),
+            when_full: WhenFull::EvictOldest,
+            commit_interval: Duration::ZERO,
+        }
+    }
+}
+
+/// `when_full`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// `evict_oldest`: the oldest data is removed, counted as lost{evicted}.
+    EvictOldest,
+    /// `refuse`: clients are told to come back, as otelcol does.
+    Refuse,
+}
+
+/// `compaction`: when live blocks of mostly consumed segments are copied together, so that the disk gets space back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompactionConfig {
+    /// `on_start`, false.
+    pub on_start: bool,
+    /// `on_rebound`, false: when the two thresholds say so.
+    pub on_rebound: bool,
+    /// `rebound_needed_threshold_mib`, 100: only while more than this is allocated.
+    pub rebound_needed_threshold: Bytes,
+    /// `rebound_trigger_threshold_mib`, 10: only while live data is below this.
+    pub rebound_trigger_threshold: Bytes,
+    /// `max_transaction_size`, 65,536: the most blocks copied in one commit. None (0): no limit.
+    pub max_transaction_size: Option<u32>,
+    /// `check_interval`, 5 s: how often the thresholds are looked at.
+    pub check_interval: Duration,
+}
+
+impl Default for CompactionConfig {
+    fn default() -> CompactionConfig {
+        CompactionConfig {
+            on_start: false,
+            on_rebound: false,
+            rebound_needed_threshold: Bytes::mib(100),
+            rebound_trigger_threshold: Bytes::mib(10),
+            max_transaction_size: Some(65_536),
+            check_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Longest `commit_interval` without a warning: OTLP clients give up after 10 s by default.
+const COMMIT_INTERVAL_LONG: Duration = Duration::from_secs(5);
+
+impl FileStorageConfig {
+    /// Reads `extensions.file_storage`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> FileStorageConfig {
+        let default = FileStorageConfig::default();
+        let whens = [("evict_oldest", WhenFull::EvictOldest), ("refuse", WhenFull::Refuse)];
+        let config = FileStorageConfig {
+            directory: s.path_if_given("directory").unwrap_or(default.directory),
+            directory_permissions: permissions(s).unwrap_or(default.directory_permissions),
+            timeout: s.duration("timeout", default.timeout),
+            compaction: s.section("compaction", CompactionConfig::read),
+            max_size: max_size(s),
+            min_free: Bytes::mib(s.number("min_free_mib", default.min_free.0 / MIB, 0..=SIZE_MAX_MIB)),
+            when_full: s.choice("when_full", default.when_full, &whens),
+            commit_interval: s.duration("commit_interval", default.commit_interval),
+        };
+        s.unless(config.directory.is_absolute(), "directory", || {
+            format!("{} is relative; a service has no place of its own", quote(&config.directory.display().to_string()))
+        });
+        let interval = config.commit_interval;
+        s.warn_unless(interval <= COMMIT_INTERVAL_LONG, "commit_interval", || {
+            format!("clients wait {interval:?} for their answer; many give up after 10s and send again")
+        });
+        s.warn_unless(s.flag("fsync", true), "fsync", || {
+            "false has no effect: what is acknowledged here is synced".to_owned()
+        });
+        s.moot("create_directory", "the directory is created when it is absent");
+        s.moot("recreate", "damaged parts are set aside and counted, and the rest goes on");
+        config
+    }
+}
+
+/// Octal, as in `chmod`, with or without quotes.
+fn permissions(s: &Section<'_>) -> Option<u32> {
+    let text = s.text_if_given("directory_permissions")?;
+    let mode = u32::from_str_radix(text.trim_start_matches("0o"), 8).ok().filter(|mode| *mode <= 0o777);
+    s.unless(mode.is_some(), "directory_permissions", || format!("{} is not from 0000 to 0777 in octal", quote(&text)));
+    let usable = mode.is_none_or(|mode| mode & 0o700 == 0o700);
+    s.unless(usable, "directory_permissions", || {
+        format!("{} keeps the agent itself out; it must begin with 07", quote(&text))
+    });
+    mode
+}
+
+/// `max_size_mib`, or the original's `max_size` in its place.
+fn max_size(s: &Section<'_>) -> Option<Bytes> {
+    let ours_mib = s.number("max_size_mib", 0, 0..=SIZE_MAX_MIB);
+    let theirs = s.number("max_size", 0, 0..=i64::MAX.unsigned_abs());
+    let theirs_mib = theirs.div_ceil(MIB);
+    if theirs > 0 && ours_mib > 0 {
+        s.warn("max_size", "has no effect: max_size_mib goes before it");
+    } else if theirs > 0 {
+        s.warn(
+            "max_size",
+            format!("caps one file of otelcol; taken as max_size_mib: {theirs_mib}, which caps the whole directory"),
+        );
+    }
+    let (key, mib) = if ours_mib > 0 { ("max_size_mib", ours_mib) } else { ("max_size", theirs_mib) };
+    s.unless(mib == 0 || Bytes::mib(mib) >= SIZE_MIN, key, || {
+        format!("{mib} MiB is less than {} MiB, three of the smallest segments", SIZE_MIN.0 / MIB)
+    });
+    (mib > 0).then_some(Bytes::mib(mib))
+}
+
+impl CompactionConfig {
+    fn read(s: &Section<'_>) -> CompactionConfig {
+        let default = CompactionConfig::default();
+        let mib = |key, default: Bytes| Bytes::mib(s.number(key, default.0 / MIB, 0..=SIZE_MAX_MIB));
+        let blocks = s.number("max_transaction_size", default.max_transaction_size.unwrap_or(0), 0..=u32::MAX);
+        let config = CompactionConfig {
+            on_start: s.flag("on_start", default.on_start),
+            on_rebound: s.flag("on_rebound", default.on_rebound),
+            rebound_needed_threshold: mib("rebound_needed_threshold_mib", default.rebound_needed_threshold),
+            rebound_trigger_threshold: mib("rebound_trigger_threshold_mib", default.rebound_trigger_threshold),
+            max_transaction_size: (blocks > 0).then_some(blocks),
+            check_interval: s.duration_above_zero("check_interval", default.check_interval),
+        };
+        s.moot(
+            "directory",
+            "copies are made inside the storage's own directory, so that they need no second filesystem",
+        );
+        s.moot("cleanup_on_start", "half-made copies are always removed at start");
+        config
+    }
+}

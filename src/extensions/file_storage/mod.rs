@@ -1,0 +1,3 @@
+//! Settings of the spool.
+
+pub mod config;

@@ -1,0 +1,9 @@
+//! What stands beside the pipelines: told how everyone is, and nobody on the data path waits for it.
+//!
+//! | folder | what |
+//! |---|---|
+//! | `file_storage/` | the settings of a spool |
+//! | `health_check/` | answers whether the agent is available |
+
+pub mod file_storage;
+pub mod health_check;

@@ -1,0 +1,198 @@
+//! One edit of an attribute list, checked: what `resource.attributes` and `attributes.actions` hold (reference §2.8).
+
+use crate::config::{Any, Pattern, Section};
+
+/// One action; actions run strictly in order and each sees what the earlier ones did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// `insert`: add the attribute unless it is there.
+    Insert {
+        /// `key`.
+        key: String,
+        /// Exactly one of `value`, `from_attribute`, `from_context`.
+        from: Source,
+    },
+    /// `update`: change the attribute if it is there.
+    Update {
+        /// `key`.
+        key: String,
+        /// As in `Insert`.
+        from: Source,
+    },
+    /// `upsert`: change the attribute in its place, or add it.
+    Upsert {
+        /// `key`.
+        key: String,
+        /// As in `Insert`.
+        from: Source,
+    },
+    /// `delete`: remove what the target names.
+    Delete(Target),
+    /// `hash`: replace values by their SHA-256, hex in lower case.
+    Hash(Target),
+    /// `extract`: set one attribute for each named group of `pattern`, when it matches the text under `key`.
+    Extract {
+        /// `key`.
+        key: String,
+        /// Every group has a name.
+        pattern: Pattern,
+    },
+    /// `convert`: change the type of the value; one that cannot be converted stays.
+    Convert {
+        /// `key`.
+        key: String,
+        /// `converted_type`.
+        to: Kind,
+    },
+}
+
+/// Where a value comes from; when the place is empty the action does nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// `value`.
+    Value(Any),
+    /// `from_attribute`: another attribute of the same list.
+    Attribute(String),
+    /// `from_context`: `metadata.<name>` or a bare name, of the request; needs `include_metadata`.
+    Context(String),
+}
+
+/// `key`, `pattern`, or both (at least one).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// The attribute of this name.
+    pub key: Option<String>,
+    /// Every attribute whose name this matches somewhere.
+    pub pattern: Option<Pattern>,
+}
+
+/// `converted_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `int`: decimal text; bool gives 1 or 0; a double is cut off.
+    Int,
+    /// `double`.
+    Double,
+    /// `string`.
+    Text,
+}
+
+/// The words of `action`.
+#[derive(Clone, Copy, PartialEq)]
+enum Verb {
+    Insert,
+    Update,
+    Upsert,
+    Delete,
+    Hash,
+    Extract,
+    Convert,
+}
+
+const VERBS: [(&str, Verb); 7] = [
+    ("insert", Verb::Insert),
+    ("update", Verb::Update),
+    ("upsert", Verb::Upsert),
+    ("delete", Verb::Delete),
+    ("hash", Verb::Hash),
+    ("extract", Verb::Extract),
+    ("convert", Verb::Convert),
+];
+
+/// The keys beside `key` and `action`, each with the verbs it has a use for.
+const USES: [(&str, &[Verb]); 5] = [
+    ("value", &[Verb::Insert, Verb::Update, Verb::Upsert]),
+    ("from_attribute", &[Verb::Insert, Verb::Update, Verb::Upsert]),
+    ("from_context", &[Verb::Insert, Verb::Update, Verb::Upsert]),
+    ("pattern", &[Verb::Delete, Verb::Hash, Verb::Extract]),
+    ("converted_type", &[Verb::Convert]),
+];
+
+impl Action {
+    /// Reads a list of actions, in order. One whose value is a variable that is not set is left out with a warning.
+    #[must_use]
+    pub fn read_all(s: &Section<'_>, key: &'static str) -> Vec<Action> {
+        let actions = s.items(key, Action::read);
+        // An empty list is an error of the original too; one whose actions were all left out is not.
+        s.unless(!actions.is_empty(), key, || "there is no action; give at least one".to_owned());
+        actions.into_iter().flatten().collect()
+    }
+
+    fn read(s: &Section<'_>) -> Option<Action> {
+        let key = s.text_if_given("key");
+        let value = s.any_if_given("value", "the action is left out");
+        let attribute = s.text_if_given("from_attribute");
+        let context = s.text_if_given("from_context");
+        let pattern = s.pattern_if_given("pattern");
+        let kinds = [("int", Kind::Int), ("double", Kind::Double), ("string", Kind::Text)];
+        let to = s.fills("converted_type").then(|| s.choice("converted_type", Kind::Text, &kinds));
+        s.not_acted_on("from_context", context.is_none());
+        s.refuse("default_value", "is not available in this build; an insert before this action does the same");
+        if !s.fills("action") {
+            s.error("action", format!("an action needs one of {}", VERBS.map(|(word, _)| word).join(", ")));
+            return None;
+        }
+        let verb = s.choice("action", None, &VERBS.map(|(word, verb)| (word, Some(verb))))?;
+        for (unused, verbs) in USES {
+            let fits = verbs.contains(&verb) || !given(s, unused);
+            s.unless(fits, unused, || format!("{unused} has no use in this action"));
+        }
+        match verb {
+            Verb::Delete | Verb::Hash => {
+                if key.is_none() && !s.fills("pattern") {
+                    s.error_here("needs key, pattern or both");
+                }
+                let target = Target { key, pattern };
+                Some(if verb == Verb::Delete { Action::Delete(target) } else { Action::Hash(target) })
+            }
+            Verb::Insert | Verb::Update | Verb::Upsert => {
+                let (key, from) = (needed(s, "key", key), source(s, value, attribute, context));
+                let (key, from) = (key?, from?);
+                Some(match verb {
+                    Verb::Insert => Action::Insert { key, from },
+                    Verb::Update => Action::Update { key, from },
+                    _ => Action::Upsert { key, from },
+                })
+            }
+            Verb::Extract => {
+                let groups = pattern.as_ref().map(Pattern::groups).unwrap_or_default();
+                let named = pattern.is_none() || (!groups.is_empty() && groups.iter().all(Option::is_some));
+                s.unless(named, "pattern", || {
+                    "every group needs a name, as in `(?P<name>…)`, and there must be one".to_owned()
+                });
+                let key = needed(s, "key", key);
+                // A pattern that does not compile is told already.
+                let pattern = if s.fills("pattern") { pattern } else { needed(s, "pattern", None) };
+                Some(Action::Extract { key: key?, pattern: pattern? })
+            }
+            Verb::Convert => {
+                let (key, to) = (needed(s, "key", key), needed(s, "converted_type", to));
+                Some(Action::Convert { key: key?, to: to? })
+            }
+        }
+    }
+}
+
+/// Exactly one place a value may come from; `None` with a problem, or without one when the action is left out.
+fn source(s: &Section<'_>, value: Option<Any>, attribute: Option<String>, context: Option<String>) -> Option<Source> {
+    let given = ["value", "from_attribute", "from_context"].iter().filter(|key| given(s, key)).count();
+    match given {
+        1 => {}
+        0 => s.error_here("needs one of value, from_attribute, from_context"),
+        _ => s.error_here("has more than one of value, from_attribute, from_context; give one"),
+    }
+    let attribute = attribute.map(Source::Attribute);
+    value.map(Source::Value).or(attribute).or(context.map(Source::Context))
+}
+
+/// An empty text is a value, and no name of an attribute.
+fn given(s: &Section<'_>, key: &'static str) -> bool {
+    if key == "value" { s.gives(key) } else { s.fills(key) }
+}
+
+fn needed<T>(s: &Section<'_>, key: &'static str, value: Option<T>) -> Option<T> {
+    if value.is_none() {
+        s.error_here(format!("{key} is missing"));
+    }
+    value
+}

@@ -1,0 +1,176 @@
+//! `include` and `exclude` of the attributes processor: which items are edited (reference §2.8).
+
+use crate::config::problems::At;
+use crate::config::{Any, Pattern, Section, bad_pattern};
+
+/// All criteria given must hold; one that is not given holds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Matching {
+    /// `services`: `service.name` of the resource.
+    pub services: Vec<Text>,
+    /// `span_names`.
+    pub span_names: Vec<Text>,
+    /// `span_kinds`, as `SPAN_KIND_SERVER` or `server`.
+    pub span_kinds: Vec<Text>,
+    /// `log_bodies`, of bodies that are text.
+    pub log_bodies: Vec<Text>,
+    /// `log_severity_texts`.
+    pub log_severity_texts: Vec<Text>,
+    /// `log_severity_number`.
+    pub log_severity_number: Option<SeverityAtLeast>,
+    /// `metric_names`.
+    pub metric_names: Vec<Text>,
+    /// `resources`: all of these resource attributes.
+    pub resources: Vec<Property>,
+    /// `attributes`: all of these attributes of the item.
+    pub attributes: Vec<Property>,
+    /// `libraries`: any of these instrumentation scopes.
+    pub libraries: Vec<Library>,
+}
+
+/// A text to compare with, by the block's `match_type`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Text {
+    /// `strict`: equal.
+    Strict(String),
+    /// `regexp`: matches somewhere.
+    Pattern(Pattern),
+}
+
+impl Text {
+    /// Whether a text is meant.
+    #[must_use]
+    pub fn is(&self, text: &str) -> bool {
+        match self {
+            Text::Strict(same) => same == text,
+            Text::Pattern(pattern) => pattern.is_match(text),
+        }
+    }
+}
+
+/// `log_severity_number`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeverityAtLeast {
+    /// `min`: 1 (TRACE) to 24 (FATAL4).
+    pub min: u8,
+    /// `match_undefined`: records without a severity match too.
+    pub match_undefined: bool,
+}
+
+/// One of `resources` or `attributes`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Property {
+    /// The attribute's name.
+    pub key: String,
+    /// What it must be; None: it must be there.
+    pub value: Option<Wanted>,
+}
+
+/// The value a [`Property`] wants.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    /// `strict`: equal in type and value.
+    Same(Any),
+    /// `regexp`: the value as text matches.
+    Pattern(Pattern),
+}
+
+/// One of `libraries`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Library {
+    /// `name` of the scope.
+    pub name: Text,
+    /// `version` of the scope; None: any.
+    pub version: Option<Text>,
+}
+
+/// The criteria that hold texts.
+const TEXTS: [&str; 7] =
+    ["services", "span_names", "span_kinds", "log_bodies", "log_severity_texts", "metric_names", "libraries"];
+
+impl Matching {
+    /// Reads `include` or `exclude`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> Matching {
+        let is_regexp = s.choice("match_type", false, &[("strict", false), ("regexp", true)]);
+        s.unless(s.fills("match_type"), "match_type", || "is missing; write strict or regexp".to_owned());
+        s.section("regexp", |s| {
+            // How the original caches its matches; ours need no cache.
+            let _ = s.flag("cacheenabled", false);
+            let _ = s.number("cachemaxnumentries", 0, 0..=i64::MAX);
+        });
+        let texts = |key| texts(s, key, is_regexp);
+        let matching = Matching {
+            services: texts("services"),
+            span_names: texts("span_names"),
+            span_kinds: texts("span_kinds"),
+            log_bodies: texts("log_bodies"),
+            log_severity_texts: texts("log_severity_texts"),
+            log_severity_number: s.section_if_there("log_severity_number", SeverityAtLeast::read),
+            metric_names: texts("metric_names"),
+            resources: s.items("resources", |s| Property::read(s, is_regexp)),
+            attributes: s.items("attributes", |s| Property::read(s, is_regexp)),
+            libraries: s.items("libraries", |s| Library::read(s, is_regexp)).into_iter().flatten().collect(),
+        };
+        let others = ["log_severity_number", "resources", "attributes"];
+        if !TEXTS.iter().chain(&others).any(|key| s.fills(key)) {
+            s.error_here(format!("names nothing to match; give one of {}, {}", TEXTS.join(", "), others.join(", ")));
+        }
+        matching
+    }
+}
+
+fn texts(s: &Section<'_>, key: &'static str, is_regexp: bool) -> Vec<Text> {
+    let given = s.texts_if_given(key).unwrap_or_default();
+    given.into_iter().filter_map(|(text, at)| Text::new(s, key, at, text, is_regexp)).collect()
+}
+
+impl Text {
+    fn new(s: &Section<'_>, key: &str, at: At, text: String, is_regexp: bool) -> Option<Text> {
+        if !is_regexp {
+            return Some(Text::Strict(text));
+        }
+        let told = |why: String| s.reading().problems.error(at, &s.path_of(key), bad_pattern(&text, &why));
+        Pattern::new(&text).map(Text::Pattern).map_err(told).ok()
+    }
+}
+
+impl SeverityAtLeast {
+    fn read(s: &Section<'_>) -> SeverityAtLeast {
+        s.unless(s.gives("min"), "min", || "is missing; write a number from 1 (TRACE) to 24 (FATAL4)".to_owned());
+        SeverityAtLeast { min: s.number("min", 1, 1..=24), match_undefined: s.flag("match_undefined", false) }
+    }
+}
+
+impl Property {
+    fn read(s: &Section<'_>, is_regexp: bool) -> Property {
+        s.unless(s.fills("key"), "key", || "is missing".to_owned());
+        let value = match is_regexp {
+            true => s.pattern_if_given("value").map(Wanted::Pattern),
+            false => s.any_if_given("value", "any value matches").map(Wanted::Same),
+        };
+        Property { key: s.text("key", ""), value }
+    }
+}
+
+impl Library {
+    fn read(s: &Section<'_>, is_regexp: bool) -> Option<Library> {
+        let text = |key| s.text_if_given(key).and_then(|text| Text::new(s, key, s.at_of(key), text, is_regexp));
+        s.unless(s.fills("name"), "name", || "is missing".to_owned());
+        let version = text("version");
+        Some(Library { name: text("name")?, version })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_equal_or_matches_somewhere() {
+        assert!(Text::Strict("a.b".into()).is("a.b"));
+        assert!(!Text::Strict("a.b".into()).is("a-b"));
+        let pattern = Text::Pattern(Pattern::new("a.b").expect("it is a pattern"));
+        assert!(pattern.is("xa-bx") && !pattern.is("ab"));
+    }
+}

@@ -1,0 +1,3 @@
+//! Decides what one upload is; data is safe on disk before.
+
+pub mod config;

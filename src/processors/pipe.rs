@@ -1,0 +1,91 @@
+//! One pipeline's way from a validated request to what the batchers are offered.
+
+use super::memory_limiter::Limiter;
+use crate::batcher::Part;
+use crate::otlp::{Context, Malformed, Rewriter, Signal, Walked};
+use crate::spool::Lane;
+use bytes::Bytes;
+use std::fmt;
+use std::sync::Arc;
+
+/// Somebody who is shown what passes, and has no say: the `debug` exporter.
+pub type Tee = Arc<dyn Fn(Signal, &Walked, &Bytes) + Send + Sync>;
+
+/// Which of the agent's stores; `app` numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoreNo(pub usize);
+
+/// A pipeline between receiver and batcher.
+pub struct Pipe {
+    /// Its id: `logs` or `logs/audit`.
+    pub name: String,
+    /// What flows in it.
+    pub signal: Signal,
+    /// `memory_limiter`s, in order.
+    pub limiters: Vec<Arc<Limiter>>,
+    /// `resource` and `attributes`, in order; `None` when there are none.
+    pub rewriter: Option<Rewriter>,
+    /// Its lane in each store an exporter of it reads.
+    pub lanes: Vec<(StoreNo, Lane)>,
+    /// `debug` exporters.
+    pub tees: Vec<Tee>,
+}
+
+impl fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipe").field("name", &self.name).field("lanes", &self.lanes).finish_non_exhaustive()
+    }
+}
+
+/// Why a request does not pass.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Ask the client to come back.
+    #[error("{0}")]
+    Later(String),
+    /// The request is not what it should be; no retry helps.
+    #[error("{0}")]
+    Never(String),
+    /// Handling it made us fall; no retry helps.
+    #[error("{0}")]
+    Fell(String),
+}
+
+impl From<Malformed> for Refusal {
+    fn from(e: Malformed) -> Refusal {
+        Refusal::Never(e.to_string())
+    }
+}
+
+impl Pipe {
+    /// Asks whether there is room. Asked of every pipeline before any of them works.
+    ///
+    /// # Errors
+    /// [`Refusal::Later`].
+    pub fn admit(&self, items: u32) -> Result<(), Refusal> {
+        let admit =
+            |limiter: &Arc<Limiter>| limiter.admit(self.signal, items).map_err(|e| Refusal::Later(e.to_string()));
+        self.limiters.iter().try_for_each(admit)
+    }
+
+    /// Edits the request and says where it goes.
+    ///
+    /// # Errors
+    /// When the edits cannot be carried out, which a request that was walked does not do.
+    pub fn pass(
+        &self,
+        request: &Bytes,
+        walked: Walked,
+        context: &Context<'_>,
+    ) -> Result<Vec<(StoreNo, Part)>, Refusal> {
+        let raw = match &self.rewriter {
+            Some(rewriter) => rewriter.rewrite(self.signal, request, context)?,
+            None => request.clone(),
+        };
+        self.tees.iter().for_each(|tee| tee(self.signal, &walked, &raw));
+        let part = |(store, lane): &(StoreNo, Lane)| {
+            (*store, Part { lane: *lane, signal: self.signal, raw: raw.clone(), walked })
+        };
+        Ok(self.lanes.iter().map(part).collect())
+    }
+}

@@ -1,0 +1,3 @@
+//! Edits resource attributes.
+
+pub mod config;

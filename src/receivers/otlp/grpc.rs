@@ -1,0 +1,191 @@
+//! OTLP over gRPC: tonic's HTTP/2 server and status codes, our own reading of messages.
+//!
+//! A message stays bytes: it is charged as it arrives, inflated with a limit, and never decoded. tonic's own codec
+//! would answer a message that is too large with OUT_OF_RANGE, which OTLP clients retry for ever.
+//!
+//! | what | answer |
+//! |---|---|
+//! | kept | OK and an empty partial success |
+//! | not OTLP | INVALID_ARGUMENT |
+//! | too large, compressed or not | RESOURCE_EXHAUSTED without `RetryInfo`: no retry helps |
+//! | full, busy, stopping | UNAVAILABLE with `RetryInfo` |
+//! | this request made us fall | INTERNAL: OTLP clients do not retry it |
+//! | other service, method or message encoding | UNIMPLEMENTED |
+
+use super::config::GrpcConfig;
+use super::http::COME_BACK;
+use crate::otlp::Signal;
+use crate::otlp::{Encoding as Form, Status as Details, success};
+use crate::processors::Refusal;
+use crate::receivers::budget::{Charge, Crowded};
+use crate::receivers::inflate::{Encoding, Uninflatable, inflate};
+use crate::receivers::intake::Intake;
+use crate::supervise::contain;
+use crate::telemetry::ReceiverMetrics;
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt as _, StreamBody};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower_service::Service;
+
+/// One OTLP/gRPC endpoint: the service behind tonic's server.
+#[derive(Debug, Clone)]
+pub struct OtlpGrpc(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    intake: Arc<Intake>,
+    max_message: usize,
+    metrics: ReceiverMetrics,
+}
+
+impl OtlpGrpc {
+    /// Serves what the intake serves.
+    #[must_use]
+    pub fn new(config: &GrpcConfig, intake: Arc<Intake>, metrics: ReceiverMetrics) -> OtlpGrpc {
+        let max_message = usize::try_from(config.max_recv_msg_size.0).unwrap_or(usize::MAX);
+        OtlpGrpc(Arc::new(Inner { intake, max_message, metrics }))
+    }
+}
+
+impl Service<Request<Body>> for OtlpGrpc {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let endpoint = self.0.clone();
+        Box::pin(async move {
+            let answered = contain("grpc request", endpoint.answer(request)).await;
+            let answered = answered.unwrap_or_else(|report| Err(Status::internal(report.to_string())));
+            Ok(answered.unwrap_or_else(Status::into_http))
+        })
+    }
+}
+
+impl Inner {
+    async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let signal = signal_of(request.uri().path()).filter(|signal| self.intake.serves(*signal));
+        let Some(signal) = signal else {
+            return Err(Status::unimplemented(format!("unknown method {}", request.uri().path())));
+        };
+        let name = request.headers().get("grpc-encoding").and_then(|v| v.to_str().ok()).unwrap_or("identity");
+        let encoding = match name {
+            "identity" => Encoding::Identity,
+            "gzip" => Encoding::Gzip,
+            other => {
+                let mut status =
+                    Status::unimplemented(format!("grpc: Decompressor is not installed for grpc-encoding \"{other}\""));
+                status
+                    .metadata_mut()
+                    .insert("grpc-accept-encoding", tonic::metadata::MetadataValue::from_static("identity,gzip"));
+                return Err(status);
+            }
+        };
+        let mut charge = self.intake.budget.open();
+        let message = self.read(request.into_body(), encoding, &mut charge).await?;
+        let taken = self.intake.take(signal, message, &|_| None, &self.metrics);
+        taken.await.map_err(refused)?;
+        Ok(ok())
+    }
+
+    /// Reads the one message of a unary call.
+    async fn read(&self, mut body: Body, encoding: Encoding, charge: &mut Charge) -> Result<Bytes, Status> {
+        let mut all = BytesMut::new();
+        let mut expected = None;
+        let too_large = |n: usize| {
+            let max = self.max_message;
+            Status::resource_exhausted(format!("grpc: received message larger than max ({n} vs. {max})"))
+        };
+        while let Some(frame) = next_frame(&mut body).await {
+            let Ok(piece) = frame?.into_data() else { continue };
+            charge.grow(piece.len()).map_err(crowded)?;
+            all.extend_from_slice(&piece);
+            if let (None, Some((prefix, _))) = (expected, all.split_first_chunk::<5>()) {
+                let [_, len @ ..] = *prefix;
+                let len = u32::from_be_bytes(len) as usize;
+                if len > self.max_message {
+                    return Err(too_large(len));
+                }
+                all.reserve((len + 5).saturating_sub(all.len()));
+                expected = Some(len);
+            }
+            if expected.is_some_and(|len| all.len() > len + 5) {
+                return Err(Status::internal("more than one message in a unary call"));
+            }
+        }
+        let Some(len) = expected.filter(|len| all.len() == len + 5) else {
+            return Err(Status::internal(format!("the call ended inside a message, after {} bytes", all.len())));
+        };
+        debug_assert_eq!(all.len(), len + 5);
+        let compressed = all[0] == 1;
+        let message = all.freeze().slice(5..);
+        match (compressed, encoding) {
+            (false, _) => Ok(message),
+            (true, Encoding::Identity) => Err(Status::internal("a compressed message without grpc-encoding")),
+            (true, encoding) => inflate(encoding, message, self.max_message, charge).map_err(|e| match e {
+                Uninflatable::Broken(why) => {
+                    Status::invalid_argument(format!("grpc: failed to decompress the message: {why}"))
+                }
+                Uninflatable::TooLarge(_) => too_large(self.max_message + 1),
+                Uninflatable::Crowded(e) => crowded(e),
+            }),
+        }
+    }
+}
+
+async fn next_frame(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
+    std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+}
+
+fn signal_of(path: &str) -> Option<Signal> {
+    match path {
+        "/opentelemetry.proto.collector.trace.v1.TraceService/Export" => Some(Signal::Traces),
+        "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export" => Some(Signal::Metrics),
+        "/opentelemetry.proto.collector.logs.v1.LogsService/Export" => Some(Signal::Logs),
+        _ => None,
+    }
+}
+
+fn refused(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::Later(why) => later(why),
+        Refusal::Never(why) => Status::invalid_argument(why),
+        Refusal::Fell(why) => Status::internal(why),
+    }
+}
+
+fn crowded(e: Crowded) -> Status {
+    later(e.to_string())
+}
+
+/// UNAVAILABLE with the time to come back after.
+fn later(why: String) -> Status {
+    let details = Details { code: Code::Unavailable as i32, message: why.clone(), retry_delay: Some(COME_BACK) };
+    Status::with_details(Code::Unavailable, why, details.encode(Form::Protobuf).into())
+}
+
+fn ok() -> Response<Body> {
+    let message = success(Form::Protobuf);
+    let mut data = BytesMut::with_capacity(5 + message.len());
+    data.extend_from_slice(&[0]);
+    data.extend_from_slice(&u32::try_from(message.len()).expect("two bytes").to_be_bytes());
+    data.extend_from_slice(message);
+    let trailers =
+        HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+    let frames = [Ok::<_, Status>(Frame::data(data.freeze())), Ok(Frame::trailers(trailers))];
+    let mut response = Response::new(Body::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}

@@ -1,0 +1,5 @@
+//! OTLP over gRPC and HTTP.
+
+pub mod config;
+pub mod grpc;
+pub mod http;

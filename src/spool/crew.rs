@@ -1,0 +1,152 @@
+//! The spool's actors: each owns a thread, because the disk blocks.
+//!
+//! ```text
+//! batcher ── Commit ──▶ SpoolWriter ─┐
+//! uplink ─── Settle ──▶              ├──▶ Spool (one, shared)
+//! uplink ─── LeaseNext ▶ SpoolReader ┤
+//!            (timer) ─▶  SpoolKeeper ┘     seals, deletes, copies, makes spare segments
+//! ```
+//!
+//! They hold no state of their own: a fall costs the answer of one message, and the spool knows what it did.
+
+use super::store::Spool;
+use super::{CommitError, Cut, Lane, Lease, LeaseError, NewBlock, Owner, Settlement, Store as _};
+use crate::supervise::{Drain, beat};
+use crate::supervised;
+use actix::{Actor, AsyncContext as _, Context, Handler, Message, WrapFuture as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A pause between two rounds of housekeeping, so that a busy spool is looked after a few times a second.
+const ROUND: Duration = Duration::from_millis(100);
+/// Housekeeping that waits for time to pass (sealing, the idle segment) is looked at this often.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Keep these blocks safe.
+///
+/// `Batcher` → [`SpoolWriter`]. `Ok` is sent after stable storage has all of them, never before. On `Err` nothing was
+/// kept; the sender still owns the data. No answer (the writer fell) means unknown: offer the same ids again.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), CommitError>")]
+pub struct Commit(pub Vec<NewBlock>);
+
+/// This became of these uploads.
+///
+/// `Uplink` → [`SpoolWriter`]. On an error the parts count as still out.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), LeaseError>")]
+pub struct Settle(pub Vec<Settlement>);
+
+/// What is next in this lane?
+///
+/// `Uplink` → [`SpoolReader`]. `None`: nothing waits. A lease whose answer is lost comes back when the owner changes.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Option<Lease>, LeaseError>")]
+pub struct LeaseNext {
+    /// Who asks.
+    pub owner: Owner,
+    /// Of which lane.
+    pub lane: Lane,
+    /// How a new window is to be cut.
+    pub cut: Cut,
+}
+
+/// Writes. Vital: without it nothing can be acknowledged.
+#[derive(Debug)]
+pub struct SpoolWriter(pub Arc<Spool>);
+
+impl Actor for SpoolWriter {
+    type Context = Context<Self>;
+}
+supervised!(SpoolWriter, drain: own);
+
+impl Handler<Commit> for SpoolWriter {
+    type Result = Result<(), CommitError>;
+
+    fn handle(&mut self, Commit(blocks): Commit, _: &mut Self::Context) -> Self::Result {
+        self.0.commit(blocks)
+    }
+}
+
+impl Handler<Settle> for SpoolWriter {
+    type Result = Result<(), LeaseError>;
+
+    fn handle(&mut self, Settle(settlements): Settle, _: &mut Self::Context) -> Self::Result {
+        self.0.settle(settlements)
+    }
+}
+
+impl Handler<Drain> for SpoolWriter {
+    type Result = ();
+
+    /// Everything said so far is synced; what comes after this still works.
+    fn handle(&mut self, _: Drain, _: &mut Self::Context) {
+        if let Err(error) = self.0.close() {
+            tracing::warn!(error, "spool could not be closed in order; its last cursors may be repeated");
+        }
+    }
+}
+
+/// Reads and decompresses.
+#[derive(Debug)]
+pub struct SpoolReader(Arc<Spool>);
+
+impl SpoolReader {
+    /// For the factory: what an earlier life was reading comes back and is suspect.
+    #[must_use]
+    pub fn new(spool: Arc<Spool>) -> SpoolReader {
+        spool.reader_fell();
+        SpoolReader(spool)
+    }
+}
+
+impl Actor for SpoolReader {
+    type Context = Context<Self>;
+}
+supervised!(SpoolReader);
+
+impl Handler<LeaseNext> for SpoolReader {
+    type Result = Result<Option<Lease>, LeaseError>;
+
+    fn handle(&mut self, ask: LeaseNext, _: &mut Self::Context) -> Self::Result {
+        self.0.lease(ask.owner, ask.lane, ask.cut)
+    }
+}
+
+/// Keeps house.
+#[derive(Debug)]
+pub struct SpoolKeeper(pub Arc<Spool>);
+
+impl Actor for SpoolKeeper {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let spool = self.0.clone();
+        let mut work = spool.work();
+        let rounds = async move {
+            loop {
+                keep_house(&spool).await;
+                tokio::time::sleep(ROUND).await;
+                // Nothing to do until somebody commits or settles, or enough time has passed.
+                let _ = tokio::time::timeout(LOOK, work.changed()).await;
+            }
+        };
+        ctx.spawn(rounds.into_actor(self));
+    }
+}
+supervised!(SpoolKeeper);
+
+async fn keep_house(spool: &Spool) {
+    loop {
+        match spool.upkeep() {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(error, "spool housekeeping failed and is tried again");
+                return;
+            }
+        }
+        beat();
+        tokio::task::yield_now().await; // pings are answered between two pieces
+    }
+}

@@ -1,0 +1,641 @@
+//! One exporter's place in one lane: what is settled, what is out, what is lost. Pure: no clock, no disk.
+//!
+//! ```text
+//!  total   0 ········ below ────────┬── window ──┬── window ──┬──────────── tip
+//!          settled, all of it       │ out        │ back       │ nobody had it yet
+//!                                   └ settled parts inside are listed
+//! ```
+//!
+//! Places are kept in *totals*, items counted since the lane began, so every question of the books is a subtraction.
+//! What always holds (checked by [`Cursor::audit`]):
+//! * windows lie above `below`, in order, and do not overlap;
+//! * (`below` − `base`) + settled in windows = delivered + moved + lost + burnt.
+
+use super::codec::{Damage, Eye, Pen};
+use super::{Cut, Reason};
+use std::ops::Range;
+
+/// What became of settled items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Arrived, but for `rejected` of them.
+    Delivered {
+        /// Refused by the far end in a partial success.
+        rejected: u64,
+    },
+    /// Lives on in the park lane.
+    Parked,
+    /// Lives on in the dead-letter lane.
+    DeadLetter,
+    /// Lives on in the quarantine lane.
+    Quarantined,
+    /// Gone.
+    Lost(Reason),
+    /// Never was: its commit was answered with an error.
+    Burnt,
+}
+
+/// Counters of settled items, by fate. They never fall but by [`Counts::take_back`] of a commit that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    pub(crate) delivered: u64,
+    pub(crate) parked: u64,
+    pub(crate) dead_letters: u64,
+    pub(crate) quarantined: u64,
+    pub(crate) burnt: u64,
+    pub(crate) lost: [u64; Reason::ALL.len()],
+}
+
+impl Counts {
+    pub(crate) fn settled(&self) -> u64 {
+        self.delivered + self.parked + self.dead_letters + self.quarantined + self.burnt + self.lost.iter().sum::<u64>()
+    }
+
+    fn each(&mut self, items: u64, fate: Fate, mut change: impl FnMut(&mut u64, u64)) {
+        match fate {
+            Fate::Delivered { rejected } => {
+                let rejected = rejected.min(items);
+                change(&mut self.delivered, items - rejected);
+                change(&mut self.lost[Reason::Rejected as usize], rejected);
+            }
+            Fate::Parked => change(&mut self.parked, items),
+            Fate::DeadLetter => change(&mut self.dead_letters, items),
+            Fate::Quarantined => change(&mut self.quarantined, items),
+            Fate::Lost(reason) => change(&mut self.lost[reason as usize], items),
+            Fate::Burnt => change(&mut self.burnt, items),
+        }
+    }
+
+    fn add(&mut self, items: u64, fate: Fate) {
+        self.each(items, fate, |to, n| *to += n);
+    }
+
+    fn take_back(&mut self, items: u64, fate: Fate) {
+        self.each(items, fate, |to, n| *to -= n);
+    }
+}
+
+/// Blocks that were handed out together, and what of them is settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// The blocks, by index.
+    pub(crate) index: Range<u64>,
+    /// The same in totals.
+    pub(crate) totals: Range<u64>,
+    /// How it is cut into uploads, for ever.
+    pub(crate) cut: Cut,
+    /// Settled parts in totals: sorted, not touching.
+    pub(crate) settled: Vec<Range<u64>>,
+    /// Somebody has it now. Not stored: nobody has anything after a restart.
+    pub(crate) out: bool,
+}
+
+impl Window {
+    pub(crate) fn items(&self) -> u64 {
+        len(&self.totals)
+    }
+    pub(crate) fn settled_items(&self) -> u64 {
+        self.settled.iter().map(len).sum()
+    }
+    pub(crate) fn done(&self) -> bool {
+        self.settled_items() == self.items()
+    }
+}
+
+fn len(r: &Range<u64>) -> u64 {
+    r.end - r.start
+}
+
+/// The place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    /// Every block of a lower index is settled.
+    pub(crate) below: u64,
+    /// Every item of a lower total is settled.
+    pub(crate) below_total: u64,
+    /// The lane's total when the exporter joined.
+    pub(crate) base: u64,
+    pub(crate) counts: Counts,
+    pub(crate) windows: Vec<Window>,
+    /// Must be written again.
+    pub(crate) dirty: bool,
+    /// Settlements whose commit is under way: they may be taken back, so nothing collapses meanwhile.
+    held: u32,
+}
+
+/// Why a settlement is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotOut;
+
+impl Cursor {
+    /// An exporter that joins at the lane's tip.
+    pub(crate) fn at_tip(next_index: u64, tip: u64) -> Cursor {
+        Cursor {
+            below: next_index,
+            below_total: tip,
+            base: tip,
+            counts: Counts::default(),
+            windows: Vec::new(),
+            dirty: true,
+            held: 0,
+        }
+    }
+
+    /// Where data begins that nobody had yet: index and total.
+    pub(crate) fn frontier(&self) -> (u64, u64) {
+        self.windows.last().map_or((self.below, self.below_total), |w| (w.index.end, w.totals.end))
+    }
+
+    /// Items handed out before and not settled, in windows nobody has now.
+    pub(crate) fn returned_items(&self) -> u64 {
+        self.windows.iter().filter(|w| !w.out).map(|w| w.items() - w.settled_items()).sum()
+    }
+
+    /// Items not settled below the frontier.
+    pub(crate) fn unsettled_items(&self) -> u64 {
+        self.windows.iter().map(|w| w.items() - w.settled_items()).sum()
+    }
+
+    /// The oldest window that came back and is not done; it becomes `out`.
+    pub(crate) fn take_returned(&mut self) -> Option<Window> {
+        let window = self.windows.iter_mut().find(|w| !w.out && !w.done())?;
+        window.out = true;
+        Some(window.clone())
+    }
+
+    /// Hands out what lies at the frontier. The caller has accounted for a gap in front of it.
+    pub(crate) fn take_new(&mut self, index: Range<u64>, totals: Range<u64>, cut: Cut) -> Window {
+        let window = Window { index, totals, cut, settled: Vec::new(), out: true };
+        self.windows.push(window.clone());
+        self.dirty = true;
+        window
+    }
+
+    /// The window of these blocks.
+    pub(crate) fn window(&self, index: &Range<u64>) -> Option<Window> {
+        self.windows.iter().find(|w| w.index == *index).cloned()
+    }
+
+    /// Replaces a window of which nothing is settled by one per block (index and total before), all of them back.
+    pub(crate) fn split(&mut self, index: &Range<u64>, places: &[(u64, u64)]) {
+        let Some(at) = self.windows.iter().position(|w| w.index == *index && w.settled.is_empty()) else { return };
+        let whole = self.windows[at].clone();
+        let mut starts = places.to_vec();
+        if let Some(first) = starts.first_mut() {
+            *first = (whole.index.start, whole.totals.start); // a hole in front stays part of the first
+        }
+        let ends = starts.iter().skip(1).copied().chain([(whole.index.end, whole.totals.end)]);
+        let parts = starts.iter().copied().zip(ends).map(|((i, t), (i_end, t_end))| Window {
+            index: i..i_end,
+            totals: t..t_end,
+            out: false,
+            settled: Vec::new(),
+            cut: whole.cut,
+        });
+        let parts: Vec<Window> = parts.collect();
+        self.windows.splice(at..=at, parts);
+        self.dirty = true;
+    }
+
+    /// Gives a window back. What of it is settled stays so.
+    pub(crate) fn give_back(&mut self, index: &Range<u64>) {
+        if let Some(w) = self.windows.iter_mut().find(|w| w.index == *index) {
+            w.out = false;
+        }
+        self.collapse();
+    }
+
+    /// Everything that is out comes back: its owner was retired.
+    pub(crate) fn give_back_all(&mut self) {
+        for w in &mut self.windows {
+            w.out = false;
+        }
+        self.collapse();
+    }
+
+    /// Enters the fate of a part of a window that is out. Until [`Cursor::confirm`] (it is durable enough) it can be
+    /// taken back by [`Cursor::unsettle`] (its commit failed); one of the two must follow.
+    pub(crate) fn settle(&mut self, part: &Range<u64>, fate: Fate) -> Result<(), NotOut> {
+        let window = self
+            .windows
+            .iter_mut()
+            .find(|w| w.out && w.totals.start <= part.start && part.end <= w.totals.end)
+            .ok_or(NotOut)?;
+        let taken = window.settled.iter().any(|s| s.start < part.end && part.start < s.end);
+        if part.is_empty() || taken {
+            return Err(NotOut);
+        }
+        insert(&mut window.settled, part.clone());
+        self.counts.add(len(part), fate);
+        self.dirty = true;
+        self.held += 1;
+        Ok(())
+    }
+
+    /// A [`Cursor::settle`] is final.
+    pub(crate) fn confirm(&mut self) {
+        self.held -= 1;
+        self.collapse();
+    }
+
+    /// Takes back a [`Cursor::settle`] that was not confirmed. No-op for data evicted since: its fate is known.
+    pub(crate) fn unsettle(&mut self, part: &Range<u64>, fate: Fate) {
+        self.held -= 1;
+        if let Some(window) = self.windows.iter_mut().find(|w| w.totals.start <= part.start && part.end <= w.totals.end)
+        {
+            let before = std::mem::take(&mut window.settled);
+            for s in before {
+                // A part is one whole settled range or the end of a merged one.
+                for rest in [s.start..part.start.clamp(s.start, s.end), part.end.clamp(s.start, s.end)..s.end] {
+                    if !rest.is_empty() {
+                        insert(&mut window.settled, rest);
+                    }
+                }
+            }
+            self.counts.take_back(len(part), fate);
+            self.dirty = true;
+        }
+    }
+
+    /// What lies between the frontier and `index`/`total` will never be read: `burnt` items of it never were, the
+    /// others have this fate.
+    pub(crate) fn pass(&mut self, index: u64, total: u64, burnt: u64, fate: Fate) {
+        let (from_index, from_total) = self.frontier();
+        let (index, total) = (index.max(from_index), total.max(from_total));
+        let burnt = burnt.min(total - from_total);
+        self.counts.add(burnt, Fate::Burnt);
+        self.counts.add(total - from_total - burnt, fate);
+        let cut = Cut { enough_items: 0, max_items: 0, max_bytes: 0 };
+        let mut passed =
+            Window { index: from_index..index, totals: from_total..total, cut, settled: Vec::new(), out: false };
+        if total > from_total {
+            passed.settled.push(passed.totals.clone());
+        }
+        if index > from_index || total > from_total {
+            self.windows.push(passed);
+            self.dirty = true;
+        }
+        self.collapse();
+    }
+
+    /// Everything below `index`/`total` is gone (its segment was evicted); what of it was not settled has this fate,
+    /// but for `burnt` items beyond the frontier that never were. Returns how many items have the fate.
+    pub(crate) fn evict_below(&mut self, index: u64, total: u64, burnt: u64, fate: Fate) -> u64 {
+        if index <= self.below {
+            return 0;
+        }
+        let mut gone = 0;
+        for w in &mut self.windows {
+            if w.totals.start >= total {
+                continue;
+            }
+            let end = w.totals.end.min(total);
+            let settled: u64 = w.settled.iter().filter(|s| s.start < end).map(|s| s.end.min(end) - s.start).sum();
+            gone += end - w.totals.start - settled;
+            w.settled.retain_mut(|s| {
+                s.start = s.start.max(end);
+                s.start < s.end
+            });
+            w.totals.start = end;
+            w.index.start = w.index.start.max(index).min(w.index.end);
+        }
+        let (_, frontier_total) = self.frontier();
+        if frontier_total < total {
+            let burnt = burnt.min(total - frontier_total);
+            gone += total - frontier_total - burnt;
+            self.counts.add(burnt, Fate::Burnt);
+        }
+        self.windows.retain(|w| w.totals.end > total || w.index.end > index);
+        self.counts.add(gone, fate);
+        self.below = index;
+        self.below_total = self.below_total.max(total);
+        self.dirty = true;
+        self.collapse();
+        gone
+    }
+
+    /// Moves `below` up over windows that are done and merges neighbours that are.
+    pub(crate) fn collapse(&mut self) {
+        if self.held > 0 {
+            return;
+        }
+        let mut done = 0;
+        for w in &self.windows {
+            if !w.done() {
+                break;
+            }
+            self.below = w.index.end;
+            self.below_total = w.totals.end;
+            done += 1;
+        }
+        if done > 0 {
+            self.windows.drain(..done);
+            self.dirty = true;
+        }
+        self.windows.dedup_by(|next, prev| {
+            let merge = prev.done()
+                && next.done()
+                && prev.index.end == next.index.start
+                && prev.totals.end == next.totals.start;
+            if merge {
+                prev.index.end = next.index.end;
+                prev.totals.end = next.totals.end;
+                prev.settled.clear();
+                if !prev.totals.is_empty() {
+                    prev.settled.push(prev.totals.clone());
+                }
+            }
+            merge
+        });
+    }
+
+    /// Whether this exporter is done with the block.
+    pub(crate) fn is_settled(&self, index: u64) -> bool {
+        index < self.below || self.windows.iter().any(|w| w.index.contains(&index) && w.done())
+    }
+
+    /// The identity of the books, inside one cursor.
+    ///
+    /// # Panics
+    /// When it does not hold: only our own mistake can do that.
+    pub(crate) fn audit(&self) {
+        let settled = self.windows.iter().map(Window::settled_items).sum::<u64>();
+        assert_eq!(
+            self.below_total - self.base + settled,
+            self.counts.settled(),
+            "what is settled has a fate: {self:?}"
+        );
+        let mut at = (self.below, self.below_total);
+        for w in &self.windows {
+            assert!(at.0 <= w.index.start && at.1 <= w.totals.start, "windows are in order: {self:?}");
+            assert!(w.index.start <= w.index.end && w.totals.start <= w.totals.end, "windows are ranges: {self:?}");
+            let mut last = w.totals.start;
+            for s in &w.settled {
+                assert!(
+                    last <= s.start && s.start < s.end && s.end <= w.totals.end,
+                    "settled parts are in order: {self:?}"
+                );
+                last = s.end;
+            }
+            at = (w.index.end, w.totals.end);
+        }
+    }
+
+    /// The record of `docs/spool-format.md` §1.
+    pub(crate) fn write(&self) -> Vec<u8> {
+        let mut pen = Pen::default();
+        pen.u8(1);
+        for n in [self.below, self.below_total, self.base] {
+            pen.u64(n);
+        }
+        let c = &self.counts;
+        for n in [c.delivered, c.parked, c.dead_letters, c.quarantined, c.burnt].into_iter().chain(c.lost) {
+            pen.u64(n);
+        }
+        pen.count(self.windows.len());
+        for w in &self.windows {
+            for n in [w.index.start, w.index.end, w.totals.start, w.totals.end] {
+                pen.u64(n);
+            }
+            for n in [w.cut.enough_items, w.cut.max_items, w.cut.max_bytes] {
+                pen.u32(n);
+            }
+            pen.count(w.settled.len());
+            for s in &w.settled {
+                pen.u64(s.start);
+                pen.u64(s.end);
+            }
+        }
+        pen.seal()
+    }
+
+    /// Reads [`Cursor::write`]'s record.
+    pub(crate) fn read(record: &[u8]) -> Result<Cursor, Damage> {
+        let mut eye = Eye::unseal(record)?;
+        match eye.u8()? {
+            1 => {}
+            other => return Err(Damage::Unknown { what: "cursor version", found: other.into() }),
+        }
+        let mut cursor = Cursor {
+            below: eye.u64()?,
+            below_total: eye.u64()?,
+            base: eye.u64()?,
+            counts: Counts::default(),
+            windows: Vec::new(),
+            dirty: false,
+            held: 0,
+        };
+        let c = &mut cursor.counts;
+        for n in [&mut c.delivered, &mut c.parked, &mut c.dead_letters, &mut c.quarantined, &mut c.burnt]
+            .into_iter()
+            .chain(&mut c.lost)
+        {
+            *n = eye.u64()?;
+        }
+        for _ in 0..eye.count(48)? {
+            let (index, totals) = (eye.u64()?..eye.u64()?, eye.u64()?..eye.u64()?);
+            let cut = Cut { enough_items: eye.u32()?, max_items: eye.u32()?, max_bytes: eye.u32()? };
+            let mut settled = Vec::new();
+            for _ in 0..eye.count(16)? {
+                settled.push(eye.u64()?..eye.u64()?);
+            }
+            cursor.windows.push(Window { index, totals, cut, settled, out: false });
+        }
+        cursor.collapse();
+        Ok(cursor)
+    }
+}
+
+/// Adds a range to sorted, disjoint ranges, merging those it touches.
+fn insert(ranges: &mut Vec<Range<u64>>, new: Range<u64>) {
+    let at = ranges.partition_point(|r| r.start < new.start);
+    ranges.insert(at, new);
+    ranges.dedup_by(|next, prev| {
+        let touch = prev.end == next.start;
+        if touch {
+            prev.end = next.end;
+        }
+        touch
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CUT: Cut = Cut { enough_items: 512, max_items: 1_024, max_bytes: 4 << 20 };
+
+    /// A lane of blocks of `sizes` items, and what the plainest bookkeeping says of every item.
+    struct Plain {
+        /// Total before each block, and the end.
+        starts: Vec<u64>,
+        fates: Vec<Option<Fate>>,
+    }
+
+    impl Plain {
+        fn of(sizes: &[u8]) -> Plain {
+            let mut starts = vec![0];
+            for n in sizes {
+                starts.push(starts[starts.len() - 1] + u64::from(*n));
+            }
+            let items = usize::try_from(starts[starts.len() - 1]).expect("small");
+            Plain { starts, fates: vec![None; items] }
+        }
+        fn set(&mut self, part: Range<u64>, fate: Option<Fate>) {
+            for t in part {
+                self.fates[usize::try_from(t).expect("small")] = fate;
+            }
+        }
+        fn counts(&self) -> Counts {
+            let mut c = Counts::default();
+            for fate in self.fates.iter().flatten() {
+                c.add(1, *fate);
+            }
+            c
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Take(usize),
+        TakeReturned,
+        GiveBack(prop::sample::Index),
+        GiveBackAll,
+        Settle(prop::sample::Index, prop::sample::Index, prop::sample::Index, usize),
+        SettleAndFail(prop::sample::Index, prop::sample::Index, prop::sample::Index),
+        Pass(usize),
+        Evict(prop::sample::Index),
+        Reload,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let i = || any::<prop::sample::Index>();
+        prop_oneof![
+            4 => (1..4_usize).prop_map(Op::Take),
+            2 => Just(Op::TakeReturned),
+            2 => i().prop_map(Op::GiveBack),
+            1 => Just(Op::GiveBackAll),
+            8 => (i(), i(), i(), 0..5_usize).prop_map(|(w, a, b, f)| Op::Settle(w, a, b, f)),
+            2 => (i(), i(), i()).prop_map(|(w, a, b)| Op::SettleAndFail(w, a, b)),
+            1 => (1..3_usize).prop_map(Op::Pass),
+            1 => i().prop_map(Op::Evict),
+            1 => Just(Op::Reload),
+        ]
+    }
+
+    const FATES: [Fate; 5] = [
+        Fate::Delivered { rejected: 0 },
+        Fate::Parked,
+        Fate::DeadLetter,
+        Fate::Quarantined,
+        Fate::Lost(Reason::RetryExpired),
+    ];
+
+    /// A part of an out window that no settlement touches yet, chosen by three dice.
+    fn free_part(
+        c: &Cursor,
+        w: prop::sample::Index,
+        a: prop::sample::Index,
+        b: prop::sample::Index,
+    ) -> Option<Range<u64>> {
+        let out: Vec<_> = c.windows.iter().filter(|w| w.out && !w.totals.is_empty()).collect();
+        let w = out.get(w.index(out.len().max(1)))?;
+        let n = usize::try_from(w.items()).expect("small");
+        let (a, b) = (a.index(n) as u64, b.index(n) as u64);
+        let part = w.totals.start + a.min(b)..w.totals.start + a.max(b) + 1;
+        (!w.settled.iter().any(|s| s.start < part.end && part.start < s.end)).then_some(part)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        /// Whatever is done to a cursor, its counters say what item-by-item bookkeeping says, and it reads back.
+        #[test]
+        fn the_cursor_agrees_with_plain_bookkeeping(sizes in prop::collection::vec(1..6_u8, 1..20), ops in prop::collection::vec(op(), 1..60)) {
+            let mut plain = Plain::of(&sizes);
+            let mut c = Cursor::at_tip(0, 0);
+            let blocks = sizes.len() as u64;
+            let total = |plain: &Plain, index: u64| plain.starts[usize::try_from(index).expect("small")];
+            for op in ops {
+                match op {
+                    Op::Take(n) => {
+                        let (from, at) = c.frontier();
+                        let to = (from + n as u64).min(blocks);
+                        if to > from { c.take_new(from..to, at..total(&plain, to), CUT); }
+                    }
+                    Op::TakeReturned => { c.take_returned(); }
+                    Op::GiveBack(i) => {
+                        let out: Vec<_> = c.windows.iter().filter(|w| w.out).map(|w| w.index.clone()).collect();
+                        if let Some(index) = out.get(i.index(out.len().max(1))) { c.give_back(index); }
+                    }
+                    Op::GiveBackAll => c.give_back_all(),
+                    Op::Settle(w, a, b, f) => if let Some(part) = free_part(&c, w, a, b) {
+                        prop_assert_eq!(c.settle(&part, FATES[f]), Ok(()));
+                        prop_assert_eq!(c.settle(&part, FATES[f]), Err(NotOut), "twice");
+                        c.confirm();
+                        plain.set(part, Some(FATES[f]));
+                    },
+                    Op::SettleAndFail(w, a, b) => if let Some(part) = free_part(&c, w, a, b) {
+                        c.settle(&part, Fate::Parked).expect("it is free");
+                        c.give_back_all(); // the reader does this from another thread
+                        c.unsettle(&part, Fate::Parked);
+                    },
+                    Op::Pass(n) => {
+                        let (from, at) = c.frontier();
+                        let to = (from + n as u64).min(blocks);
+                        let end = total(&plain, to);
+                        c.pass(to, end, 1, Fate::Lost(Reason::Corrupt));
+                        if end > at {
+                            plain.set(at..at + 1, Some(Fate::Burnt));
+                            plain.set(at + 1..end, Some(Fate::Lost(Reason::Corrupt)));
+                        }
+                    }
+                    Op::Evict(i) => {
+                        let to = i.index(sizes.len() + 1) as u64;
+                        let end = total(&plain, to);
+                        let mut gone = 0;
+                        for t in 0..end {
+                            let fate = &mut plain.fates[usize::try_from(t).expect("small")];
+                            if fate.is_none() { *fate = Some(Fate::Lost(Reason::Evicted)); gone += 1; }
+                        }
+                        prop_assert_eq!(c.evict_below(to, end, 0, Fate::Lost(Reason::Evicted)), gone);
+                    }
+                    Op::Reload => {
+                        let read = Cursor::read(&c.write()).expect("just written");
+                        c.give_back_all();
+                        c.dirty = false;
+                        prop_assert_eq!(&read, &c);
+                    }
+                }
+                c.audit();
+                prop_assert_eq!(c.counts, plain.counts());
+                for (index, pair) in plain.starts.windows(2).enumerate() {
+                    let open = (pair[0]..pair[1]).any(|t| plain.fates[usize::try_from(t).expect("small")].is_none());
+                    prop_assert!(!(open && c.is_settled(index as u64)), "block {} has open items: {:?}", index, c);
+                }
+            }
+        }
+
+        #[test]
+        fn garbage_is_no_cursor(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(Cursor::read(&garbage).is_err());
+        }
+    }
+
+    #[test]
+    fn windows_that_are_done_do_not_pile_up_behind_one_that_is_not() {
+        let mut c = Cursor::at_tip(0, 0);
+        for i in 0..100 {
+            c.take_new(i..i + 1, i * 10..i * 10 + 10, CUT);
+        }
+        for i in 1..100 {
+            c.settle(&(i * 10..i * 10 + 10), Fate::Delivered { rejected: 0 }).expect("out");
+            c.confirm();
+        }
+        assert_eq!(c.windows.len(), 2, "the first, and one for all the others");
+        c.settle(&(0..10), Fate::Delivered { rejected: 3 }).expect("out");
+        c.confirm();
+        assert_eq!((c.windows.len(), c.below, c.below_total), (0, 100, 1_000));
+        assert_eq!((c.counts.delivered, c.counts.lost[Reason::Rejected as usize]), (997, 3));
+    }
+}

@@ -1,0 +1,310 @@
+//! A walk over fjall's journal that believes no length.
+//!
+//! fjall's own recovery allocates what a length field says (up to 4 GiB for one flipped byte: a boot loop) and is
+//! silent about what it cuts off (reference/fjall-faults.md). So the journal is walked here first: to learn at start
+//! what the newest segment holds without opening it, and to guard every opening. Layout as in fjall 3.1.13,
+//! `src/journal/entry.rs`; the version is pinned.
+//!
+//! ```text
+//! batch = 1 count:u32 seqno:u64  item*  3 xxh3(items):u64 "FJL\x03"
+//! item  = 2 type:u8 compression:u8 keyspace:u64 key_len:u16 value_len:u32 stored_len:u32 key value
+//!       | 4 keyspace:u64
+//! ```
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+use xxhash_rust::xxh3::Xxh3;
+
+const START: u8 = 1;
+const ITEM: u8 = 2;
+const END: u8 = 3;
+const CLEAR: u8 = 4;
+const MAGIC: [u8; 4] = *b"FJL\x03";
+
+/// Longest key we write (cursor: 4 + 1 + 4 + 4), and more than fjall's own meta keyspace uses.
+const KEY_MAX: usize = 1_024;
+
+/// One key and value of a whole, checksummed batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Item {
+    /// fjall's number of the keyspace.
+    pub(crate) keyspace: u64,
+    pub(crate) key: Vec<u8>,
+    /// The first bytes of the value, as many as the walk was asked to keep.
+    pub(crate) head: Vec<u8>,
+    /// All of the value's length.
+    pub(crate) value_len: usize,
+    /// Where the value starts in the file.
+    pub(crate) value_at: u64,
+}
+
+/// How a walk ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Walk {
+    /// Whole batches seen.
+    pub(crate) batches: u64,
+    /// Where the last whole batch ends: everything before it was proved by checksums.
+    pub(crate) proved_len: u64,
+    /// Why the walk stopped there.
+    pub(crate) stop: Stop,
+}
+
+/// What stands after the last whole batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The end of the file, or the zeros fjall preallocates: nothing was written after it.
+    Clean,
+    /// Something that is no whole batch: a torn tail, or damage.
+    Broken(String),
+}
+
+/// Walks the journal at `path`. `keep` says how many bytes of an item's value to hand on; `found` gets the items of
+/// each whole batch, in order.
+///
+/// # Errors
+/// Only when the file cannot be read; damage ends the walk and is told by [`Walk::stop`].
+pub(crate) fn walk(
+    path: &Path,
+    value_max: usize,
+    keep: impl Fn(&[u8], usize) -> usize,
+    mut found: impl FnMut(Vec<Item>),
+) -> io::Result<Walk> {
+    let file = File::open(path)?;
+    let len = file.metadata()?.len();
+    let mut tape = Tape { file: BufReader::with_capacity(64 << 10, file), at: 0, len };
+    let mut walk = Walk { batches: 0, proved_len: 0, stop: Stop::Clean };
+    loop {
+        match tape.batch(value_max, &keep) {
+            Ok(Some(items)) => {
+                walk.batches += 1;
+                walk.proved_len = tape.at;
+                found(items);
+            }
+            Ok(None) => return Ok(walk),
+            Err(Trouble::Io(e)) => return Err(e),
+            Err(Trouble::Broken(why)) => {
+                walk.stop = Stop::Broken(why);
+                return Ok(walk);
+            }
+        }
+    }
+}
+
+enum Trouble {
+    Io(io::Error),
+    Broken(String),
+}
+
+struct Tape {
+    file: BufReader<File>,
+    at: u64,
+    len: u64,
+}
+
+impl Tape {
+    /// The next whole batch; `None` at a clean end.
+    fn batch(&mut self, value_max: usize, keep: &impl Fn(&[u8], usize) -> usize) -> Result<Option<Vec<Item>>, Trouble> {
+        if self.at == self.len {
+            return Ok(None);
+        }
+        let start = self.at;
+        match self.u8()? {
+            START => {}
+            0 if self.only_zeros(13)? => return Ok(None),
+            other => return broken(start, format_args!("tag {other} where a batch should begin")),
+        }
+        let count = self.u32()?;
+        let _seqno = self.u64()?;
+        let mut items = Vec::new(); // grows with what is there, never by `count`
+        let mut sum = Xxh3::new();
+        for _ in 0..count {
+            let at = self.at;
+            match self.u8()? {
+                ITEM => items.push(self.item(at, value_max, keep, &mut sum)?),
+                CLEAR => {
+                    let keyspace = self.u64()?;
+                    sum.update(&[CLEAR]);
+                    sum.update(&keyspace.to_le_bytes());
+                }
+                other => return broken(at, format_args!("tag {other} where an item should begin")),
+            }
+        }
+        let at = self.at;
+        match self.u8()? {
+            END => {}
+            other => return broken(at, format_args!("tag {other} where the batch should end")),
+        }
+        if self.u64()? != sum.digest() {
+            return broken(start, format_args!("checksum of the batch does not match"));
+        }
+        if self.bytes::<4>()? != MAGIC {
+            return broken(at, format_args!("the batch's trailer is not fjall's"));
+        }
+        Ok(Some(items))
+    }
+
+    fn item(
+        &mut self,
+        at: u64,
+        value_max: usize,
+        keep: &impl Fn(&[u8], usize) -> usize,
+        sum: &mut Xxh3,
+    ) -> Result<Item, Trouble> {
+        let head: [u8; 20] = self.bytes()?;
+        let u32_at = |i: usize| u32::from_le_bytes(head[i..i + 4].try_into().expect("four bytes of twenty")) as usize;
+        let keyspace = u64::from_le_bytes(head[2..10].try_into().expect("eight bytes of twenty"));
+        let key_len = usize::from(u16::from_le_bytes([head[10], head[11]]));
+        let (value_len, stored_len) = (u32_at(12), u32_at(16));
+        if head[1] != 0 || value_len != stored_len || value_len > value_max || key_len > KEY_MAX {
+            return broken(
+                at,
+                format_args!(
+                    "an item with key of {key_len}, value of {value_len} ({stored_len} stored), compression {}",
+                    head[1]
+                ),
+            );
+        }
+        if (key_len + stored_len) as u64 > self.len - self.at {
+            return broken(at, format_args!("an item that ends after the file"));
+        }
+        sum.update(&[ITEM]);
+        sum.update(&head);
+        let mut key = vec![0; key_len];
+        self.fill(&mut key)?;
+        sum.update(&key);
+        let value_at = self.at;
+        let mut kept = vec![0; keep(&key, value_len).min(value_len)];
+        self.fill(&mut kept)?;
+        sum.update(&kept);
+        let mut rest = value_len - kept.len();
+        let mut piece = [0; 4_096];
+        while rest > 0 {
+            let n = rest.min(piece.len());
+            self.fill(&mut piece[..n])?;
+            sum.update(&piece[..n]);
+            rest -= n;
+        }
+        Ok(Item { keyspace, key, head: kept, value_len, value_at })
+    }
+
+    /// Whether the next bytes (as many as `n`, fewer at the end of the file) are the zeros of preallocation.
+    fn only_zeros(&mut self, n: u64) -> Result<bool, Trouble> {
+        let mut bytes = Vec::new();
+        (&mut self.file).take(n).read_to_end(&mut bytes).map_err(Trouble::Io)?;
+        Ok(bytes.iter().all(|&b| b == 0))
+    }
+
+    fn fill(&mut self, to: &mut [u8]) -> Result<(), Trouble> {
+        if to.len() as u64 > self.len - self.at {
+            return broken(self.at, format_args!("the file ends inside a batch"));
+        }
+        self.file.read_exact(to).map_err(Trouble::Io)?;
+        self.at += to.len() as u64;
+        Ok(())
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Trouble> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+    fn u8(&mut self) -> Result<u8, Trouble> {
+        Ok(self.bytes::<1>()?[0])
+    }
+    fn u32(&mut self) -> Result<u32, Trouble> {
+        Ok(u32::from_le_bytes(self.bytes()?))
+    }
+    fn u64(&mut self) -> Result<u64, Trouble> {
+        Ok(u64::from_le_bytes(self.bytes()?))
+    }
+}
+
+fn broken<T>(at: u64, why: std::fmt::Arguments<'_>) -> Result<T, Trouble> {
+    Err(Trouble::Broken(format!("at byte {at}: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fjall::{Database, KeyspaceCreateOptions, PersistMode};
+    use proptest::prelude::*;
+    use std::io::Write as _;
+
+    /// Three batches written by fjall itself: the layout is theirs, so the test asks them. Made once, 45 fsyncs each.
+    fn journal_by_fjall() -> (tempfile::TempDir, std::path::PathBuf) {
+        static WRITTEN: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+        let bytes = WRITTEN.get_or_init(|| {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let db = Database::builder(dir.path()).worker_threads(1).open().expect("a new database");
+            let q = db.keyspace("q", KeyspaceCreateOptions::default).expect("a new keyspace");
+            for n in 0..3_u8 {
+                let mut batch = db.batch().durability(Some(PersistMode::SyncData));
+                for i in 0..=n {
+                    batch.insert(&q, [n, i], vec![i; 1_000 * usize::from(n)]);
+                }
+                batch.commit().expect("space for a few kilobytes");
+            }
+            drop((q, db));
+            let mut bytes = std::fs::read(dir.path().join("0.jnl")).expect("fjall's first journal");
+            bytes.truncate(16 << 10); // of 64 MiB of preallocated zeros
+            bytes
+        });
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("0.jnl");
+        std::fs::write(&path, bytes).expect("space for a few kilobytes");
+        (dir, path)
+    }
+
+    fn walk_all(path: &Path) -> (Walk, Vec<Item>) {
+        let mut items = Vec::new();
+        let walk = walk(path, 1 << 20, |_, n| n.min(3), |batch| items.extend(batch)).expect("readable");
+        (walk, items)
+    }
+
+    #[test]
+    fn the_walk_sees_what_fjall_wrote() {
+        let (_dir, path) = journal_by_fjall();
+        let (walk, items) = walk_all(&path);
+        assert_eq!((walk.batches, &walk.stop), (3, &Stop::Clean), "preallocated zeros are a clean end");
+        let keys: Vec<_> = items.iter().map(|i| (i.key.clone(), i.value_len)).collect();
+        let expected = [(0, 0, 0), (1, 0, 1_000), (1, 1, 1_000), (2, 0, 2_000), (2, 1, 2_000), (2, 2, 2_000)];
+        assert_eq!(keys, expected.map(|(n, i, len)| (vec![n, i], len)));
+        let last = items.last().expect("six items");
+        assert_eq!(last.head, [2, 2, 2]);
+        let file = std::fs::read(&path).expect("readable");
+        let at = usize::try_from(last.value_at).expect("small");
+        assert_eq!(&file[at..at + 2_000], &[2; 2_000]);
+    }
+
+    #[test]
+    fn a_journal_cut_anywhere_gives_its_whole_batches() {
+        let (_dir, path) = journal_by_fjall();
+        let end = walk_all(&path).0.proved_len;
+        let whole = std::fs::read(&path).expect("readable");
+        for len in (0..=end).step_by(97).chain([end]) {
+            std::fs::write(&path, &whole[..usize::try_from(len).expect("small")]).expect("writable");
+            let (walk, _) = walk_all(&path);
+            assert!(walk.proved_len <= len);
+            assert_eq!(walk.stop == Stop::Clean, walk.proved_len == len, "cut at {len}: {walk:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+        /// A flip costs the batch it is in and those behind it, never more, never a panic, never an item nobody wrote.
+        #[test]
+        fn a_flipped_byte_ends_the_walk_before_it(at in any::<prop::sample::Index>(), flip in 1_u8..) {
+            let (_dir, path) = journal_by_fjall();
+            let (clean, items) = walk_all(&path);
+            let mut file = std::fs::read(&path).expect("readable");
+            let at = at.index(usize::try_from(clean.proved_len).expect("small"));
+            file[at] ^= flip;
+            std::fs::File::create(&path).and_then(|mut f| f.write_all(&file)).expect("writable");
+            let (walk, left) = walk_all(&path);
+            // fjall's checksum does not cover a batch's sequence number, which is nothing to us.
+            prop_assert!(walk.proved_len <= at as u64 || left == items);
+            prop_assert_eq!(&left[..], &items[..left.len()]);
+        }
+    }
+}

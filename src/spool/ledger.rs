@@ -1,0 +1,608 @@
+//! The books of a spool: lanes, exporters, cursors. Pure: it is told what happened and says what follows.
+//!
+//! The ledger lives in memory and is written as control records with the commits; after a restart it is read back
+//! from the newest segment (`docs/spool-format.md` §1). Nothing here grows with the backlog (promise P5).
+
+use super::block::Header;
+use super::codec::{Damage, Eye, Pen};
+use super::cursor::{Cursor, Fate, Window};
+use super::{Book, Cut, ExporterNo, Lane, LeaseError, NewBlock, Owner, Waiting};
+use crate::base::{BootId, Stamp};
+use crate::otlp::Signal;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+/// How many of a lane's newest blocks have their accept time in memory, for the `batch` timeout. Older ones are late
+/// anyway. 1,024 blocks of 24 bytes.
+const RECENT_MAX: usize = 1_024;
+
+/// Lane numbers end here; control keys begin.
+const LANE_END: u32 = 0xFFFF_0000;
+const CONTROL: [u8; 4] = [0xFF; 4];
+const LANE_RECORD: u8 = 1;
+const EXPORTER_RECORD: u8 = 2;
+const CURSOR_RECORD: u8 = 3;
+
+/// A key and its value, as they go to the disk.
+pub(crate) type Record = (Vec<u8>, Vec<u8>);
+
+/// The key of a block.
+pub(crate) fn block_key(lane: Lane, index: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&lane.0.to_be_bytes());
+    key[4..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// Which block a key names; `None` for control keys and foreign ones.
+pub(crate) fn parse_block_key(key: &[u8]) -> Option<(Lane, u64)> {
+    let (lane, index) = key.split_first_chunk::<4>()?;
+    let lane = u32::from_be_bytes(*lane);
+    let index = u64::from_be_bytes(index.try_into().ok()?);
+    (lane < LANE_END).then_some((Lane(lane), index))
+}
+
+/// Whether a key belongs to a control record.
+pub(crate) fn is_control_key(key: &[u8]) -> bool {
+    key.starts_with(&CONTROL)
+}
+
+fn control_key(kind: u8, numbers: &[u32]) -> Vec<u8> {
+    let mut key = CONTROL.to_vec();
+    key.push(kind);
+    for n in numbers {
+        key.extend_from_slice(&n.to_be_bytes());
+    }
+    key
+}
+
+#[derive(Debug, Clone)]
+struct LaneState {
+    name: String,
+    signal: Signal,
+    next_index: u64,
+    /// Items accepted since the lane began, burnt ones included.
+    tip: u64,
+    /// Totals whose commit was answered with an error, where a cursor has still to pass.
+    burnt: Vec<Range<u64>>,
+    recent: VecDeque<Recent>,
+    dirty: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Recent {
+    index: u64,
+    before: u64,
+    accepted: Stamp,
+}
+
+#[derive(Debug, Clone)]
+struct ExporterState {
+    name: String,
+    /// Grows with each owner; not stored, since no owner outlives the process.
+    generation: u64,
+    dirty: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    lanes: BTreeMap<u32, LaneState>,
+    exporters: BTreeMap<u32, ExporterState>,
+    /// By exporter, then lane.
+    cursors: BTreeMap<(u32, u32), Cursor>,
+    /// Indices of this life start here.
+    epoch_base: u64,
+    /// Lane numbers below are taken, by whom is not known any more.
+    lane_floor: u32,
+}
+
+/// What to read next for an exporter.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// A window that was out before; it is out again now.
+    Again(Window),
+    /// New data, at or after this index; `total` items of the lane lie before it.
+    From { index: u64, total: u64 },
+    /// Nothing waits.
+    Nothing,
+}
+
+/// Numbered blocks whose fate is not known yet: [`Ledger::committed`] or [`Ledger::failed`].
+#[derive(Debug)]
+pub(crate) struct Numbered {
+    pub(crate) blocks: Vec<(Header, Vec<u8>)>,
+}
+
+impl Ledger {
+    /// Empty books; indices begin at `epoch << 32`.
+    pub(crate) fn new(epoch: u32) -> Ledger {
+        Ledger {
+            lanes: BTreeMap::new(),
+            exporters: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            epoch_base: u64::from(epoch) << 32,
+            lane_floor: 0,
+        }
+    }
+
+    /// The lane of this name, made when there is none.
+    pub(crate) fn lane(&mut self, name: &str, signal: Signal) -> Lane {
+        if let Some((no, _)) = self.lanes.iter().find(|(_, l)| l.name == name) {
+            return Lane(*no);
+        }
+        let no = self.lanes.last_key_value().map_or(0, |(no, _)| no + 1).max(self.lane_floor);
+        assert!(no < LANE_END, "four billion pipelines");
+        let fresh = LaneState {
+            name: name.to_owned(),
+            signal,
+            next_index: self.epoch_base,
+            tip: 0,
+            burnt: Vec::new(),
+            recent: VecDeque::new(),
+            dirty: true,
+        };
+        self.lanes.insert(no, fresh);
+        Lane(no)
+    }
+
+    pub(crate) fn lane_name(&self, lane: Lane) -> &str {
+        self.lanes.get(&lane.0).map_or("", |l| &l.name)
+    }
+
+    pub(crate) fn lane_signal(&self, lane: Lane) -> Option<Signal> {
+        self.lanes.get(&lane.0).map(|l| l.signal)
+    }
+
+    /// A new owner for the exporter; the former one's leases come back.
+    pub(crate) fn own(&mut self, exporter: &str, lanes: &[Lane]) -> Owner {
+        let no = match self.exporters.iter().find(|(_, e)| e.name == exporter) {
+            Some((no, _)) => *no,
+            None => {
+                let no = self.exporters.last_key_value().map_or(0, |(no, _)| no + 1);
+                self.exporters.insert(no, ExporterState { name: exporter.to_owned(), generation: 0, dirty: true });
+                no
+            }
+        };
+        for lane in lanes {
+            self.join(ExporterNo(no), *lane);
+        }
+        for ((exporter, _), cursor) in &mut self.cursors {
+            if *exporter == no {
+                cursor.give_back_all();
+            }
+        }
+        let state = self.exporters.get_mut(&no).expect("found or made above");
+        state.generation += 1;
+        Owner { exporter: ExporterNo(no), generation: state.generation }
+    }
+
+    fn join(&mut self, exporter: ExporterNo, lane: Lane) {
+        if let Some(state) = self.lanes.get(&lane.0) {
+            let tip = || Cursor::at_tip(state.next_index, state.tip);
+            self.cursors.entry((exporter.0, lane.0)).or_insert_with(tip);
+        }
+    }
+
+    /// A lane beside `lane` for what this exporter sets aside: `park`, `dead` or `quarantine`. Of a park lane it is
+    /// that lane itself for `park`.
+    pub(crate) fn side_lane(&mut self, kind: Side, exporter: ExporterNo, lane: Lane) -> Lane {
+        let (Some(state), Some(owner)) = (self.lanes.get(&lane.0), self.exporters.get(&exporter.0)) else {
+            return lane;
+        };
+        let (main, signal) = (main_lane_name(&state.name, &owner.name), state.signal);
+        let name = format!("{}/{}/{main}", kind.name(), owner.name);
+        let side = self.lane(&name, signal);
+        self.join(exporter, side);
+        side
+    }
+
+    pub(crate) fn exporter_numbers(&self) -> Vec<ExporterNo> {
+        self.exporters.keys().map(|no| ExporterNo(*no)).collect()
+    }
+
+    /// Gives back every window of the exporter that is out but not in `known` (lane, first index).
+    pub(crate) fn give_back_unknown(&mut self, exporter: ExporterNo, known: &[(Lane, u64)]) {
+        for ((_, lane), cursor) in self.cursors.iter_mut().filter(|((e, _), _)| *e == exporter.0) {
+            let lost: Vec<_> = cursor
+                .windows
+                .iter()
+                .filter(|w| w.out && !known.contains(&(Lane(*lane), w.index.start)))
+                .map(|w| w.index.clone())
+                .collect();
+            for index in lost {
+                cursor.give_back(&index);
+            }
+        }
+    }
+
+    pub(crate) fn is_current(&self, owner: Owner) -> bool {
+        self.exporters.get(&owner.exporter.0).is_some_and(|e| e.generation == owner.generation)
+    }
+
+    /// Numbers blocks for a commit. Exactly one of [`Ledger::committed`] and [`Ledger::failed`] must follow before
+    /// the next call. Blocks of unknown lanes are our own mistake.
+    pub(crate) fn number(&self, blocks: Vec<NewBlock>, boot: BootId) -> Numbered {
+        let mut next: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+        let number = |block: NewBlock| {
+            let (index, tip) = next.entry(block.lane.0).or_insert_with(|| {
+                let lane = self.lanes.get(&block.lane.0).expect("a block's lane was made by Ledger::lane");
+                (lane.next_index, lane.tip)
+            });
+            *tip += u64::from(block.items);
+            let numbered = block.number(*index, *tip, boot);
+            *index += 1;
+            numbered
+        };
+        Numbered { blocks: blocks.into_iter().map(number).collect() }
+    }
+
+    /// The blocks are on stable storage: from now on they wait.
+    pub(crate) fn committed(&mut self, headers: &[Header]) {
+        for h in headers {
+            let Some(lane) = self.lanes.get_mut(&h.lane.0) else { continue };
+            lane.next_index = h.index + 1;
+            lane.tip = h.accepted_total;
+            lane.dirty = true;
+            if lane.recent.len() == RECENT_MAX {
+                lane.recent.pop_front();
+            }
+            lane.recent.push_back(Recent { index: h.index, before: h.accepted_before(), accepted: h.accepted });
+        }
+    }
+
+    /// The commit was answered with an error: its indices and totals are burnt, so that the same blocks, should they
+    /// be found on the disk one day, are known for what they are.
+    pub(crate) fn failed(&mut self, headers: &[Header]) {
+        for h in headers {
+            let Some(lane) = self.lanes.get_mut(&h.lane.0) else { continue };
+            lane.next_index = h.index + 1;
+            lane.tip = h.accepted_total;
+            lane.dirty = true;
+            push_range(&mut lane.burnt, h.accepted_before()..h.accepted_total);
+        }
+    }
+
+    /// The records that changed since they were last taken, or all of them. They count as written from now on: an
+    /// append that fails costs its segment, and the first append of the next one takes all.
+    pub(crate) fn take_records(&mut self, all: bool) -> Vec<Record> {
+        let mut records = Vec::new();
+        for (no, lane) in self.lanes.iter_mut().filter(|(_, l)| all || l.dirty) {
+            lane.dirty = false;
+            records.push((control_key(LANE_RECORD, &[*no]), lane.write()));
+        }
+        for (no, exporter) in self.exporters.iter_mut().filter(|(_, e)| all || e.dirty) {
+            exporter.dirty = false;
+            let mut pen = Pen::default();
+            pen.u8(1);
+            pen.text(&exporter.name);
+            records.push((control_key(EXPORTER_RECORD, &[*no]), pen.seal()));
+        }
+        for ((exporter, lane), cursor) in self.cursors.iter_mut().filter(|(_, c)| all || c.dirty) {
+            cursor.dirty = false;
+            records.push((control_key(CURSOR_RECORD, &[*exporter, *lane]), cursor.write()));
+        }
+        records
+    }
+
+    /// Whether anything waits to be written.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.lanes.values().any(|l| l.dirty)
+            || self.exporters.values().any(|e| e.dirty)
+            || self.cursors.values().any(|c| c.dirty)
+    }
+
+    /// Reads one control record back, at start. Later records of the same key replace earlier ones.
+    ///
+    /// # Errors
+    /// When the record is not what its checksum says; the caller counts it and goes on.
+    pub(crate) fn restore(&mut self, key: &[u8], record: &[u8]) -> Result<(), Damage> {
+        let mut key = Eye::open(key);
+        key.take(CONTROL.len())?;
+        let kind = key.u8()?;
+        let mut number = || key.u32().map(u32::swap_bytes);
+        match kind {
+            LANE_RECORD => {
+                let lane = LaneState::read(record, self.epoch_base)?;
+                self.lanes.insert(number()?, lane);
+            }
+            EXPORTER_RECORD => {
+                let mut eye = Eye::unseal(record)?;
+                match eye.u8()? {
+                    1 => {}
+                    other => return Err(Damage::Unknown { what: "exporter version", found: other.into() }),
+                }
+                self.exporters.insert(number()?, ExporterState { name: eye.text()?, generation: 0, dirty: false });
+            }
+            CURSOR_RECORD => {
+                let at = (number()?, number()?);
+                self.cursors.insert(at, Cursor::read(record)?);
+            }
+            other => return Err(Damage::Unknown { what: "control record", found: other.into() }),
+        }
+        Ok(())
+    }
+
+    /// A block that the newest segment holds, found at start: the tip is behind it.
+    pub(crate) fn restore_tip(&mut self, h: &Header) {
+        self.lane_floor = self.lane_floor.max(h.lane.0 + 1);
+        if let Some(lane) = self.lanes.get_mut(&h.lane.0)
+            && h.accepted_total > lane.tip
+        {
+            lane.tip = h.accepted_total;
+            lane.dirty = true;
+        }
+    }
+
+    /// The last step of restoring: whatever was damaged, no exporter is ahead of its lane.
+    pub(crate) fn heal(&mut self) {
+        for ((_, lane), cursor) in &self.cursors {
+            if let Some(lane) = self.lanes.get_mut(lane) {
+                lane.tip = lane.tip.max(cursor.frontier().1);
+                lane.next_index = lane.next_index.max(cursor.frontier().0);
+            }
+        }
+        let lanes = &self.lanes;
+        self.cursors.retain(|(_, lane), _| lanes.contains_key(lane));
+    }
+
+    /// What to read next. A returned window is out from now on; for new data [`Ledger::take_new`] follows.
+    pub(crate) fn plan(&mut self, owner: Owner, lane: Lane) -> Result<Plan, LeaseError> {
+        if !self.is_current(owner) {
+            return Err(LeaseError::Retired);
+        }
+        let (Some(cursor), Some(state)) = (self.cursors.get_mut(&(owner.exporter.0, lane.0)), self.lanes.get(&lane.0))
+        else {
+            return Ok(Plan::Nothing);
+        };
+        if let Some(window) = cursor.take_returned() {
+            return Ok(Plan::Again(window));
+        }
+        let (index, total) = cursor.frontier();
+        Ok(if total < state.tip { Plan::From { index, total } } else { Plan::Nothing })
+    }
+
+    /// Hands out what was read at the frontier: blocks `index` with totals `totals`. A gap in front of them is lost
+    /// to corruption, but for what was burnt. `None` when the frontier moved meanwhile (eviction): plan again.
+    pub(crate) fn take_new(
+        &mut self,
+        owner: Owner,
+        lane: Lane,
+        index: Range<u64>,
+        totals: Range<u64>,
+        cut: Cut,
+    ) -> Option<Window> {
+        if !self.is_current(owner) {
+            return None;
+        }
+        let cursor = self.cursors.get(&(owner.exporter.0, lane.0))?;
+        let (at, total) = cursor.frontier();
+        if index.start < at || totals.start < total {
+            return None;
+        }
+        if totals.start > total {
+            self.pass(owner.exporter, lane, index.start, totals.start, Fate::Lost(super::Reason::Corrupt));
+        }
+        let cursor = self.cursors.get_mut(&(owner.exporter.0, lane.0))?;
+        Some(cursor.take_new(index, totals, cut))
+    }
+
+    /// What lies between the exporter's frontier and this place has this fate, but for what was burnt. Returns the
+    /// items that have it.
+    pub(crate) fn pass(&mut self, exporter: ExporterNo, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
+        let (Some(cursor), Some(state)) = (self.cursors.get_mut(&(exporter.0, lane.0)), self.lanes.get(&lane.0)) else {
+            return 0;
+        };
+        let (_, from) = cursor.frontier();
+        let burnt = overlap(&state.burnt, &(from..total.max(from)));
+        cursor.pass(index, total, burnt, fate);
+        self.forget_burnt(lane);
+        (total.max(from) - from) - burnt
+    }
+
+    pub(crate) fn cursor_mut(&mut self, exporter: ExporterNo, lane: Lane) -> Option<&mut Cursor> {
+        self.cursors.get_mut(&(exporter.0, lane.0))
+    }
+
+    /// The lane's tip: no block has a total beyond it.
+    pub(crate) fn tip(&self, lane: Lane) -> (u64, u64) {
+        self.lanes.get(&lane.0).map_or((0, 0), |l| (l.next_index, l.tip))
+    }
+
+    /// What was burnt and some cursor has still to pass: a block found there is skipped.
+    pub(crate) fn is_burnt(&self, h: &Header) -> bool {
+        let items = h.accepted_before()..h.accepted_total;
+        self.lanes.get(&h.lane.0).is_some_and(|l| overlap(&l.burnt, &items) > 0)
+    }
+
+    /// A segment is going: everything of `lane` below this place is lost{evicted}. Returns the items that are, summed
+    /// over the exporters.
+    pub(crate) fn evict(&mut self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
+        let Some(state) = self.lanes.get(&lane.0) else { return 0 };
+        let mut gone = 0;
+        for ((_, no), cursor) in &mut self.cursors {
+            if *no == lane.0 {
+                let (_, from) = cursor.frontier();
+                let burnt = overlap(&state.burnt, &(from..total.max(from)));
+                gone += cursor.evict_below(index, total, burnt, fate);
+            }
+        }
+        self.forget_burnt(lane);
+        gone
+    }
+
+    fn forget_burnt(&mut self, lane: Lane) {
+        let passed = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c.frontier().1).min();
+        if let (Some(passed), Some(state)) = (passed, self.lanes.get_mut(&lane.0)) {
+            state.burnt.retain(|r| r.end > passed);
+        }
+    }
+
+    pub(crate) fn waiting(&self, owner: Owner, lane: Lane) -> Waiting {
+        let (Some(cursor), Some(state)) = (self.cursors.get(&(owner.exporter.0, lane.0)), self.lanes.get(&lane.0))
+        else {
+            return Waiting::default();
+        };
+        let returned = cursor.returned_items();
+        let (index, total) = cursor.frontier();
+        let fresh = state.fresh(total);
+        let oldest = match state.recent.partition_point(|r| r.index < index) {
+            _ if returned > 0 => None,
+            at => state.recent.get(at).filter(|r| at > 0 || r.before <= total).map(|r| r.accepted),
+        };
+        Waiting { items: returned + fresh, oldest }
+    }
+
+    /// The lowest block of the lane that some exporter still needs; `None` when nobody ever joined it (its data is held).
+    pub(crate) fn needed_from(&self, lane: Lane) -> Option<u64> {
+        self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c.below).min()
+    }
+
+    /// Whether some exporter still needs the block, or nobody ever joined its lane.
+    pub(crate) fn is_live(&self, lane: Lane, index: u64) -> bool {
+        let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c).peekable();
+        cursors.peek().is_none() || cursors.any(|c| !c.is_settled(index))
+    }
+
+    /// Items that wait, over all cursors; for "is there anything left".
+    pub(crate) fn waiting_items(&self) -> u64 {
+        self.cursors.iter().filter_map(|((_, lane), c)| Some(self.lanes.get(lane)?.waiting(c))).sum()
+    }
+
+    /// Promise P2, one book per pipeline and exporter, side lanes included.
+    ///
+    /// # Panics
+    /// When the identity does not hold: only our own mistake can do that.
+    pub(crate) fn books(&self) -> Vec<Book> {
+        let mut books = Vec::new();
+        for ((exporter, lane), cursor) in &self.cursors {
+            let (Some(owner), Some(state)) = (self.exporters.get(exporter), self.lanes.get(lane)) else { continue };
+            if main_lane_name(&state.name, &owner.name) != state.name {
+                continue; // entered below, with its main lane
+            }
+            cursor.audit();
+            let mut book = Book { lane: state.name.clone(), exporter: owner.name.clone(), ..Book::default() };
+            book.accepted =
+                state.tip - cursor.base - cursor.counts.burnt - overlap(&state.burnt, &(cursor.frontier().1..u64::MAX));
+            book.delivered = cursor.counts.delivered;
+            book.waiting = state.waiting(cursor);
+            book.lost = cursor.counts.lost;
+            for side in [Side::Park, Side::Dead, Side::Quarantine] {
+                let name = format!("{}/{}/{}", side.name(), owner.name, state.name);
+                let Some((no, side_lane)) = self.lanes.iter().find(|(_, l)| l.name == name) else { continue };
+                let Some(c) = self.cursors.get(&(*exporter, *no)) else { continue };
+                c.audit();
+                book.delivered += c.counts.delivered;
+                for (sum, n) in book.lost.iter_mut().zip(c.counts.lost) {
+                    *sum += n;
+                }
+                *match side {
+                    Side::Park => &mut book.waiting,
+                    Side::Dead => &mut book.dead_letters,
+                    Side::Quarantine => &mut book.quarantined,
+                } += side_lane.waiting(c);
+            }
+            let held = book.dead_letters + book.quarantined;
+            assert_eq!(
+                book.accepted,
+                book.delivered + book.waiting + held + book.lost.iter().sum::<u64>(),
+                "the identity of the books: {book:?}"
+            );
+            books.push(book);
+        }
+        books
+    }
+}
+
+/// Where an exporter sets things aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Waits for its next turn.
+    Park,
+    /// Waits for a person: the far end refused it.
+    Dead,
+    /// Waits for a person: handling it failed twice.
+    Quarantine,
+}
+
+impl Side {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Side::Park => "park",
+            Side::Dead => "dead",
+            Side::Quarantine => "quarantine",
+        }
+    }
+}
+
+/// The pipeline behind a lane's name: `logs` for `park/otlphttp/logs` of exporter `otlphttp`.
+fn main_lane_name<'a>(name: &'a str, exporter: &str) -> &'a str {
+    let side =
+        |kind: Side| name.strip_prefix(kind.name())?.strip_prefix('/')?.strip_prefix(exporter)?.strip_prefix('/');
+    [Side::Park, Side::Dead, Side::Quarantine].into_iter().find_map(side).unwrap_or(name)
+}
+
+impl LaneState {
+    /// Items beyond `total` that were accepted.
+    fn fresh(&self, total: u64) -> u64 {
+        (self.tip - total) - overlap(&self.burnt, &(total..self.tip))
+    }
+
+    fn waiting(&self, cursor: &Cursor) -> u64 {
+        cursor.unsettled_items() + self.fresh(cursor.frontier().1)
+    }
+
+    fn write(&self) -> Vec<u8> {
+        let mut pen = Pen::default();
+        pen.u8(1);
+        pen.u8(self.signal as u8);
+        pen.text(&self.name);
+        pen.u64(self.next_index);
+        pen.u64(self.tip);
+        pen.count(self.burnt.len());
+        for r in &self.burnt {
+            pen.u64(r.start);
+            pen.u64(r.end);
+        }
+        pen.seal()
+    }
+
+    fn read(record: &[u8], epoch_base: u64) -> Result<LaneState, Damage> {
+        let mut eye = Eye::unseal(record)?;
+        let unknown = |what, found: u8| Damage::Unknown { what, found: found.into() };
+        match eye.u8()? {
+            1 => {}
+            other => return Err(unknown("lane version", other)),
+        }
+        let signal = eye.u8()?;
+        let signal = Signal::from_u8(signal).ok_or(unknown("signal", signal))?;
+        let name = eye.text()?;
+        let next_index = eye.u64()?.max(epoch_base);
+        let mut lane = LaneState {
+            name,
+            signal,
+            next_index,
+            tip: eye.u64()?,
+            burnt: Vec::new(),
+            recent: VecDeque::new(),
+            dirty: false,
+        };
+        for _ in 0..eye.count(16)? {
+            lane.burnt.push(eye.u64()?..eye.u64()?);
+        }
+        Ok(lane)
+    }
+}
+
+/// How much of `range` lies in `ranges`.
+fn overlap(ranges: &[Range<u64>], range: &Range<u64>) -> u64 {
+    ranges.iter().map(|r| r.end.min(range.end).saturating_sub(r.start.max(range.start))).sum()
+}
+
+/// Appends a range, growing the last one when they touch.
+fn push_range(ranges: &mut Vec<Range<u64>>, new: Range<u64>) {
+    match ranges.last_mut() {
+        Some(last) if last.end == new.start => last.end = new.end,
+        _ => ranges.push(new),
+    }
+}

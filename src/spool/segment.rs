@@ -1,0 +1,376 @@
+//! One segment: one small fjall database. The only file that names fjall.
+//!
+//! ```text
+//!   create ─▶ empty ─▶ append … append ─▶ seal ─▶ (closed) ─▶ open ─▶ read … ─▶ removed whole
+//!                          └ an error: never written again, read on
+//! ```
+//!
+//! One database per segment, because that is the only way fjall gives disk space back to a queue (architecture §5,
+//! measured). The settings below kept a whole process at 14–20 MB. Traps that are stepped around here:
+//! * `insert` may never return (four sealed memtables and a dead worker), so everything goes through `batch`;
+//! * a journal is never deleted, only truncated: without it the sequence number restarts and the next synced write is
+//!   lost at the opening after that;
+//! * recovery believes lengths, so every journal is walked ([`super::journal`]) and cut before fjall sees it.
+
+use super::journal::{self, Stop};
+use super::ledger::{Record, is_control_key};
+use bytes::Bytes;
+use fjall::config::{BlockSizePolicy, CompressionPolicy, FilterPolicy};
+use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Longest a flush may take before the seal is given up for now. A 48 MiB table at 1 MB/s, the slowest card.
+const FLUSH_MAX: Duration = Duration::from_secs(60);
+
+/// What went wrong in a segment.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SegmentError {
+    /// The disk's answer. After it the segment is never written again.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// fjall's answer, or a journal that is no journal.
+    #[error("{0}")]
+    Damaged(String),
+    /// A flush that did not end in time.
+    #[error("flush still running after {0:?}")]
+    Slow(Duration),
+}
+
+impl From<fjall::Error> for SegmentError {
+    fn from(e: fjall::Error) -> SegmentError {
+        match e {
+            fjall::Error::Io(e) => SegmentError::Io(e),
+            other => SegmentError::Damaged(format!("{other:?}")),
+        }
+    }
+}
+
+impl SegmentError {
+    /// Whether there was no space (or no inode) left.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, SegmentError::Io(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+/// An open segment. Reading and appending may go on from several threads; the caller keeps appends in order.
+pub(crate) struct Segment {
+    path: PathBuf,
+    q: Keyspace,
+    db: Database,
+    /// Bytes of keys and values appended in this life.
+    appended: AtomicU64,
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Segment").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Segment {
+    /// Makes an empty segment: when this returns it is there after a power cut. A crash in between leaves a directory
+    /// that is not [`is_whole`], or an empty segment.
+    ///
+    /// # Errors
+    /// The disk's; what was made so far may be removed.
+    pub(crate) fn create(path: &Path) -> Result<Segment, SegmentError> {
+        if path.exists() {
+            fs::remove_dir_all(path)?;
+        }
+        let segment = Segment::reopen(path)?;
+        sync_dir(path.parent().unwrap_or(path))?; // fjall syncs its own directories, not the one it stands in
+        Ok(segment)
+    }
+
+    /// Opens a segment of an earlier life, or a sealed one. Its journal is cut at the last whole batch first.
+    ///
+    /// # Errors
+    /// When it cannot be read or fjall refuses it; the caller sets it aside.
+    pub(crate) fn open(path: &Path, value_max: usize) -> Result<Segment, SegmentError> {
+        for journal in journals(path)? {
+            let walk = journal::walk(&journal, value_max, |_, _| 0, |_| {})?;
+            if let Stop::Broken(why) = &walk.stop {
+                tracing::warn!(journal = %journal.display(), proved_bytes = walk.proved_len, %why, "spool journal cut at its last whole batch");
+                let file = OpenOptions::new().write(true).open(&journal)?;
+                file.set_len(walk.proved_len)?;
+                file.sync_all()?;
+            }
+        }
+        Segment::reopen(path)
+    }
+
+    fn reopen(path: &Path) -> Result<Segment, SegmentError> {
+        let (db, q) = open_db(path)?;
+        Ok(Segment { path: path.to_owned(), q, db, appended: AtomicU64::new(0) })
+    }
+
+    /// Appends all records or none. With `sync`, `Ok` means stable storage. After an error: never again.
+    ///
+    /// # Errors
+    /// The disk's. What was appended may be there all the same.
+    pub(crate) fn append(&self, records: Vec<Record>, sync: bool) -> Result<(), SegmentError> {
+        let bytes: usize = records.iter().map(|(k, v)| k.len() + v.len()).sum();
+        let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
+        let mut batch = self.db.batch().durability(Some(mode));
+        for (key, value) in records {
+            batch.insert(&self.q, key, value);
+        }
+        batch.commit()?;
+        self.appended.fetch_add(bytes as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Everything appended is on stable storage when this returns.
+    ///
+    /// # Errors
+    /// The disk's; the segment must not be written again.
+    pub(crate) fn sync(&self) -> Result<(), SegmentError> {
+        Ok(self.db.persist(PersistMode::SyncData)?)
+    }
+
+    /// Bytes of keys and values appended in this life.
+    pub(crate) fn appended(&self) -> u64 {
+        self.appended.load(Relaxed)
+    }
+
+    /// The first key in `from..=to` and its value.
+    ///
+    /// # Errors
+    /// When the table that holds it is damaged.
+    pub(crate) fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<(Bytes, Bytes)>, SegmentError> {
+        self.q.range(from..=to).next().map(pair).transpose()
+    }
+
+    /// The last key in `from..=to` and its value.
+    ///
+    /// # Errors
+    /// As [`Segment::first`].
+    pub(crate) fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<(Bytes, Bytes)>, SegmentError> {
+        self.q.range(from..=to).next_back().map(pair).transpose()
+    }
+
+    /// All control records.
+    ///
+    /// # Errors
+    /// As [`Segment::first`].
+    pub(crate) fn control(&self) -> Result<Vec<(Bytes, Bytes)>, SegmentError> {
+        let from = [0xFF_u8; 4];
+        self.q.range(from..).map(pair).filter(|r| r.as_ref().map_or(true, |(k, _)| is_control_key(k))).collect()
+    }
+
+    /// Moves everything from the journal into fjall's table and gives the journal's space back. The segment is closed
+    /// after it, whatever comes out.
+    ///
+    /// # Errors
+    /// When the flush fails or does not end; the journal is intact then and the segment opens as before.
+    pub(crate) fn seal(self) -> Result<(), SegmentError> {
+        self.q.rotate_memtable()?;
+        let started = std::time::Instant::now(); // measures one flush, decides nothing but patience
+        while self.q.tree.sealed_memtable_count() > 0 {
+            // A worker that died is seen only here: it poisons the database.
+            self.db.persist(PersistMode::Buffer)?;
+            if started.elapsed() > FLUSH_MAX {
+                return Err(SegmentError::Slow(FLUSH_MAX));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if self.q.tree.get_highest_memtable_seqno().is_some() {
+            return Err(SegmentError::Damaged("the memtable is not empty after its flush".into()));
+        }
+        let path = self.path.clone();
+        drop(self);
+        for journal in journals(&path)? {
+            let file = OpenOptions::new().write(true).open(&journal)?;
+            file.set_len(0)?;
+            file.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+fn pair(guard: fjall::Guard) -> Result<(Bytes, Bytes), SegmentError> {
+    let (key, value) = guard.into_inner()?;
+    Ok((key.into(), value.into()))
+}
+
+fn open_db(path: &Path) -> Result<(Database, Keyspace), SegmentError> {
+    let db = Database::builder(path)
+        .worker_threads(1)
+        .cache_size(1 << 20)
+        .max_cached_files(Some(16))
+        .max_journaling_size(64 << 20)
+        .journal_compression(fjall::CompressionType::None)
+        .manual_journal_persist(true) // every append says itself how far it must go
+        .open()?;
+    let options = || {
+        KeyspaceCreateOptions::default()
+            .data_block_compression_policy(CompressionPolicy::disabled())
+            .index_block_compression_policy(CompressionPolicy::disabled())
+            .filter_policy(FilterPolicy::disabled())
+            .data_block_size_policy(BlockSizePolicy::all(16 << 10))
+            .expect_point_read_hits(true)
+            .manual_journal_persist(true)
+            .max_memtable_size(1 << 30) // larger than any segment: no flush in mid-segment
+    };
+    let q = db.keyspace("q", options)?;
+    Ok((db, q))
+}
+
+/// What the journals of a closed segment hold, read without opening it: `found` gets each whole batch's records of our
+/// keyspace, values cut to `keep` bytes. Returns whether every journal ended cleanly.
+///
+/// # Errors
+/// When a journal cannot be read.
+pub(crate) fn read_journals(
+    path: &Path,
+    value_max: usize,
+    keep: impl Fn(&[u8], usize) -> usize + Copy,
+    mut found: impl FnMut(journal::Item),
+) -> io::Result<bool> {
+    let mut clean = true;
+    for journal in journals(path)? {
+        let walk = journal::walk(&journal, value_max, keep, |items| {
+            items.into_iter().filter(|i| i.keyspace != META).for_each(&mut found)
+        })?;
+        clean &= walk.stop == Stop::Clean;
+    }
+    Ok(clean)
+}
+
+/// fjall's keyspace for its own notes.
+const META: u64 = 0;
+
+/// Whether a directory is a whole fjall database: fjall writes `version` last.
+pub(crate) fn is_whole(path: &Path) -> bool {
+    path.join("version").is_file()
+}
+
+/// Whether nothing was ever appended: no item in a journal, no torn one either, and no table.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn is_empty(path: &Path) -> io::Result<bool> {
+    for journal in journals(path)? {
+        let mut items = 0;
+        let walk = journal::walk(
+            &journal,
+            usize::MAX,
+            |_, _| 0,
+            |batch| items += batch.iter().filter(|i| i.keyspace != META).count(),
+        )?;
+        if items > 0 || walk.stop != Stop::Clean {
+            return Ok(false);
+        }
+    }
+    match fs::read_dir(path.join("keyspaces/1/tables")) {
+        Ok(mut tables) => Ok(tables.next().is_none()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+/// The journal files, oldest first.
+fn journals(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        let number = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .and_then(|n| n.strip_suffix(".jnl"))
+            .and_then(|n| n.parse::<u64>().ok());
+        if let Some(number) = number {
+            found.push((number, path));
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Directory entries made, renamed or removed in `dir` are on stable storage when this returns.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(dir: &Path, name: &str) -> Segment {
+        Segment::create(&dir.join(name)).expect("a temporary directory takes a segment")
+    }
+    fn rec(key: &[u8], value: &[u8]) -> Record {
+        (key.to_vec(), value.to_vec())
+    }
+    const MAX: usize = 64 << 20;
+
+    #[test]
+    fn what_was_appended_is_there_after_sealing_and_opening() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a");
+        let s = make(dir.path(), "a");
+        assert!(is_whole(&path) && is_empty(&path).expect("readable"));
+        s.append(vec![rec(b"k1", &[1; 100_000]), rec(&[0xFF, 0xFF, 0xFF, 0xFF, 1], b"c")], true).expect("space");
+        s.append(vec![rec(b"k2", b"two")], false).expect("space");
+        assert!(!is_empty(&path).expect("readable"));
+        let mut walked = Vec::new();
+        assert!(read_journals(&path, MAX, |_, n| n.min(2), |i| walked.push((i.key, i.head))).expect("readable"));
+        assert_eq!(
+            walked,
+            [
+                (b"k1".to_vec(), vec![1, 1]),
+                (vec![0xFF, 0xFF, 0xFF, 0xFF, 1], b"c".to_vec()),
+                (b"k2".to_vec(), b"tw".to_vec())
+            ]
+        );
+        s.seal().expect("a flush of 100 kB");
+        assert_eq!(fs::metadata(path.join("0.jnl")).expect("never deleted").len(), 0);
+        assert!(!is_empty(&path).expect("readable"), "a sealed segment is no spare");
+        let s = Segment::open(&path, MAX).expect("whole");
+        let (key, value) = s.first(b"k0", b"kz").expect("intact").expect("there");
+        assert_eq!((&key[..], value.len()), (&b"k1"[..], 100_000));
+        assert_eq!(&s.last(b"k0", b"kz").expect("intact").expect("there").1[..], b"two");
+        assert_eq!(s.first(b"k3", b"kz").expect("intact"), None);
+        assert_eq!(s.control().expect("intact").len(), 1);
+        s.append(vec![rec(b"k3", b"after the seal")], true).expect("the sequence number goes on");
+        drop(s);
+        let s = Segment::open(&path, MAX).expect("whole");
+        assert!(s.first(b"k3", b"k3").expect("intact").is_some(), "a truncated journal loses nothing later");
+    }
+
+    #[test]
+    fn a_length_flipped_in_the_journal_costs_its_batch_and_not_the_memory() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a");
+        let s = make(dir.path(), "a");
+        for n in 0..3_u8 {
+            s.append(vec![rec(&[n], &[n; 1_000])], true).expect("space");
+        }
+        drop(s);
+        let journal = path.join("0.jnl");
+        let mut bytes = fs::read(&journal).expect("readable");
+        // The last item's value length: 12 bytes behind its keyspace, 1,000 bytes before the batch's end.
+        let at = bytes.windows(4).rposition(|w| w == 1_000_u32.to_le_bytes()).expect("two lengths of 1,000 per item");
+        bytes[at + 3] = 0x7F;
+        bytes[at - 1] = 0x7F; // both the same: a 2 GB value
+        fs::write(&journal, &bytes).expect("writable");
+        let s = Segment::open(&path, MAX).expect("what is before it is whole");
+        assert!(s.first(&[1], &[1]).expect("intact").is_some());
+        assert!(s.first(&[2], &[2]).expect("intact").is_none());
+    }
+
+    #[test]
+    fn a_half_made_segment_is_made_anew() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir_all(dir.path().join("a/keyspaces")).expect("space");
+        let s = make(dir.path(), "a");
+        s.append(vec![rec(b"k", b"v")], true).expect("space");
+    }
+}

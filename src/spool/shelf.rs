@@ -1,0 +1,135 @@
+//! Where blocks are: the part of a store that touches a medium. Two kinds obey it, [`super::disk::Disk`] and
+//! [`Memory`]; the ledger above is the same for both, so their books cannot differ.
+
+use super::Lane;
+use super::block::Header;
+use super::cursor::Fate;
+use super::ledger::Record;
+use crate::base::Bytes;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What went wrong with the medium.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ShelfError {
+    /// Nothing more fits until something is deleted.
+    #[error("full ({used} of {budget})")]
+    Full { used: Bytes, budget: Bytes },
+    /// The medium failed; the shelf has already turned to another place of it, or will with the next append.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// How much is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Usage {
+    /// Bytes of the medium, allocated blocks and not file lengths.
+    pub(crate) bytes: u64,
+    /// Most it may be.
+    pub(crate) budget: u64,
+    /// Segments, spare included.
+    pub(crate) segments: u64,
+    /// Bytes given to write(2) for blocks and control records since the start.
+    pub(crate) written: u64,
+    /// Of these, bytes of blocks.
+    pub(crate) block_bytes: u64,
+}
+
+/// What upkeep asks of the books.
+pub(crate) trait Bookkeeper {
+    /// The lowest block of the lane that is still needed; `None` when all of it is held for ever.
+    fn needed_from(&self, lane: Lane) -> Option<u64>;
+    /// Whether the block is still needed.
+    fn is_live(&self, lane: Lane, index: u64) -> bool;
+    /// Everything of the lane below this place is about to be removed, needed or not.
+    fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64;
+    /// The control records that changed, or all.
+    fn records(&self, all: bool) -> Vec<Record>;
+}
+
+/// See the module.
+pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
+    /// Puts blocks down with the changed control records: all or none. `control(true)` gives all records, for the
+    /// first append of a segment. With `sync`, `Ok` means stable storage.
+    fn append(
+        &self,
+        blocks: Vec<(Header, Vec<u8>)>,
+        control: &dyn Fn(bool) -> Vec<Record>,
+        sync: bool,
+    ) -> Result<(), ShelfError>;
+
+    /// The first readable block of the lane at or after `from`: header and whole value.
+    fn next(&self, lane: Lane, from: u64) -> Result<Option<(Header, bytes::Bytes)>, ShelfError>;
+
+    /// Does one piece of housekeeping: deletes, seals, copies forward, makes spare room. `true` when there is more.
+    fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError>;
+
+    /// How much is in use.
+    fn usage(&self) -> Usage;
+}
+
+/// A lock whose holder panicked guards plain data that every method leaves whole: go on.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Blocks in memory, for exporters without storage.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    budget: u64,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    blocks: BTreeMap<(Lane, u64), (Header, bytes::Bytes)>,
+    bytes: u64,
+    written: u64,
+}
+
+impl Memory {
+    /// At most `budget` bytes of blocks.
+    pub(crate) fn new(budget: Bytes) -> Memory {
+        Memory { budget: budget.0, kept: Mutex::default() }
+    }
+}
+
+impl Shelf for Memory {
+    fn append(
+        &self,
+        blocks: Vec<(Header, Vec<u8>)>,
+        control: &dyn Fn(bool) -> Vec<Record>,
+        _: bool,
+    ) -> Result<(), ShelfError> {
+        drop(control(false)); // nothing outlives this process, but what was taken counts as written
+        let mut kept = lock(&self.kept);
+        let more: u64 = blocks.iter().map(|(_, value)| value.len() as u64).sum();
+        if kept.bytes + more > self.budget {
+            return Err(ShelfError::Full { used: Bytes(kept.bytes), budget: Bytes(self.budget) });
+        }
+        kept.bytes += more;
+        kept.written += more;
+        kept.blocks
+            .extend(blocks.into_iter().map(|(header, value)| ((header.lane, header.index), (header, value.into()))));
+        Ok(())
+    }
+
+    fn next(&self, lane: Lane, from: u64) -> Result<Option<(Header, bytes::Bytes)>, ShelfError> {
+        Ok(lock(&self.kept).blocks.range((lane, from)..=(lane, u64::MAX)).next().map(|(_, found)| found.clone()))
+    }
+
+    fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
+        let mut kept = lock(&self.kept);
+        let gone: Vec<_> = kept.blocks.keys().filter(|(lane, index)| !books.is_live(*lane, *index)).copied().collect();
+        for key in gone {
+            let (_, value) = kept.blocks.remove(&key).expect("listed above, under the same lock");
+            kept.bytes -= value.len() as u64;
+        }
+        Ok(false)
+    }
+
+    fn usage(&self) -> Usage {
+        let kept = lock(&self.kept);
+        Usage { bytes: kept.bytes, budget: self.budget, segments: 0, written: kept.written, block_bytes: kept.written }
+    }
+}

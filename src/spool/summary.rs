@@ -1,0 +1,59 @@
+//! What a segment holds, in a small file beside it: so that it need not be opened to know. A cache: missing or damaged,
+//! the segment is opened instead (`docs/spool-format.md` §3).
+
+use super::codec::{Damage, Eye, Pen};
+use super::disk::{Span, Spans};
+use std::fs;
+use std::path::Path;
+
+const NAME: &str = "summary";
+
+/// Writes it; a failure costs an opening later and nothing else.
+pub(crate) fn write(segment: &Path, spans: &Spans) {
+    let mut pen = Pen::default();
+    pen.u8(1);
+    pen.count(spans.len());
+    for (lane, s) in spans {
+        pen.u32(*lane);
+        for n in [s.first, s.last, s.totals.0, s.totals.1] {
+            pen.u64(n);
+        }
+    }
+    let tmp = segment.join("summary.tmp");
+    if let Err(error) = fs::write(&tmp, pen.seal()).and_then(|()| fs::rename(&tmp, segment.join(NAME))) {
+        tracing::debug!(segment = %segment.display(), %error, "spool summary not written");
+    }
+}
+
+/// Reads it back.
+pub(crate) fn read(segment: &Path) -> Option<Spans> {
+    parse(&fs::read(segment.join(NAME)).ok()?).ok()
+}
+
+fn parse(record: &[u8]) -> Result<Spans, Damage> {
+    let mut eye = Eye::unseal(record)?;
+    match eye.u8()? {
+        1 => {}
+        other => return Err(Damage::Unknown { what: "summary version", found: other.into() }),
+    }
+    let n = eye.count(36)?;
+    (0..n)
+        .map(|_| Ok((eye.u32()?, Span { first: eye.u64()?, last: eye.u64()?, totals: (eye.u64()?, eye.u64()?) })))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_reads_back_and_a_damaged_one_is_none() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        assert_eq!(read(dir.path()), None);
+        let spans: Spans = [(3, Span { first: 1, last: 9, totals: (10, 90) })].into();
+        write(dir.path(), &spans);
+        assert_eq!(read(dir.path()), Some(spans));
+        fs::write(dir.path().join(NAME), b"\x01\xff\xff\xff\xff").expect("writable");
+        assert_eq!(read(dir.path()), None);
+    }
+}

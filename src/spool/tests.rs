@@ -1,0 +1,639 @@
+//! The contract of a store, tried on both kinds against the plainest model there is.
+
+use super::block::frame;
+use super::disk::{DiskSettings, WhenFull};
+use super::store::Spool;
+use super::*;
+use crate::base::{Clock, Dice};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+pub(super) const CUT: Cut = Cut { enough_items: 10, max_items: 0, max_bytes: 1 << 20 };
+
+/// A directory in memory where there is one: segments sync 45 times each.
+pub(super) fn scratch() -> tempfile::TempDir {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.expect("a temporary directory")
+}
+
+pub(super) fn settings(dir: &Path) -> DiskSettings {
+    DiskSettings {
+        directory: dir.join("spool"),
+        max: Bytes::mib(512),
+        min_free: Bytes(0),
+        when_full: WhenFull::DropOldest,
+        segment_min: Bytes(4 << 10),
+        segment_max: Bytes(16 << 10),
+        seal: true,
+        compact: true,
+    }
+}
+
+pub(super) fn open(dir: &Path, clock: &Clock) -> Spool {
+    Spool::on_disk(settings(dir), clock.clone(), Dice::seeded(7))
+        .expect("nothing in a directory keeps a spool from starting")
+}
+
+/// Items are numbers; a request is their bytes.
+pub(super) fn block(lane: Lane, items: &[u64], id: u128, clock: &Clock) -> NewBlock {
+    // Numbers alone compress too well to fill a segment; the noise is worked out from them.
+    let raw: Vec<u8> = items
+        .iter()
+        .flat_map(|n| {
+            [*n, n.wrapping_mul(0x9E37_79B9_7F4A_7C15), n.rotate_left(17).wrapping_mul(0xD6E8_FEB8_6659_FD93)]
+        })
+        .flat_map(u64::to_le_bytes)
+        .collect();
+    NewBlock {
+        lane,
+        signal: Signal::Logs,
+        block_id: id,
+        items: u32::try_from(items.len()).expect("small"),
+        raw_len: u32::try_from(raw.len()).expect("small"),
+        accepted: clock.now(),
+        data_ns: (0, 0),
+        framed: frame(&raw),
+    }
+}
+
+pub(super) fn items_of(raw: &[u8]) -> Vec<u64> {
+    raw.chunks_exact(24).map(|c| u64::from_le_bytes(c[..8].try_into().expect("eight of twenty-four"))).collect()
+}
+
+/// The items of a lease that are not settled yet, with their places.
+pub(super) fn open_items(lease: &Lease) -> Vec<(Pos, u64)> {
+    let all = lease.blocks.iter().flat_map(|b| {
+        items_of(&b.raw)
+            .into_iter()
+            .enumerate()
+            .map(|(i, n)| (Pos { index: b.index, item: u32::try_from(i).expect("small") }, n))
+    });
+    all.filter(|(pos, _)| !lease.settled.iter().any(|s| s.contains(pos))).collect()
+}
+
+/// One upload's part: `n` open items of the lease from `at`, as long as they are neighbours.
+fn part_of(lease: &Lease, at: usize, n: usize) -> Option<(Range<Pos>, Vec<u64>)> {
+    let open = open_items(lease);
+    let sizes: BTreeMap<u64, u32> = lease.blocks.iter().map(|b| (b.index, b.items)).collect();
+    let after = |p: Pos| {
+        let next = Pos { index: p.index, item: p.item + 1 };
+        if next.item < sizes[&p.index] {
+            next
+        } else {
+            sizes
+                .range(p.index + 1..)
+                .next()
+                .map_or(Pos { index: p.index + 1, item: 0 }, |(i, _)| Pos { index: *i, item: 0 })
+        }
+    };
+    let mut taken: Vec<(Pos, u64)> = Vec::new();
+    for (pos, item) in open.get(at..)?.iter().take(n) {
+        if taken.last().is_some_and(|(last, _)| after(*last) != *pos) {
+            break;
+        }
+        taken.push((*pos, *item));
+    }
+    let (first, last) = (taken.first()?.0, taken.last()?.0);
+    Some((first..after(last), taken.into_iter().map(|(_, n)| n).collect()))
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    /// To which lanes (bits), how many items each.
+    Commit(u8, u8),
+    CommitTwice(u8),
+    Lease(usize, usize),
+    Settle(prop::sample::Index, prop::sample::Index, u8, u8),
+    GiveBack(prop::sample::Index),
+    Reown(usize),
+    Upkeep,
+    Later,
+    Reopen,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let i = || any::<prop::sample::Index>();
+    prop_oneof![
+        8 => (1..4_u8, 1..30_u8).prop_map(|(l, n)| Op::Commit(l, n)),
+        1 => (1..9_u8).prop_map(Op::CommitTwice),
+        6 => (0..2_usize, 0..2_usize).prop_map(|(e, l)| Op::Lease(e, l)),
+        9 => (i(), i(), 1..20_u8, 0..8_u8).prop_map(|(a, b, n, f)| Op::Settle(a, b, n, f)),
+        2 => i().prop_map(Op::GiveBack),
+        1 => (0..2_usize).prop_map(Op::Reown),
+        4 => Just(Op::Upkeep),
+        1 => Just(Op::Later),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+/// What must be true of the store, kept item by item.
+#[derive(Debug, Default)]
+struct Model {
+    accepted: [Vec<u64>; 2],
+    /// By exporter and lane: items delivered, dead, lost.
+    delivered: BTreeMap<(usize, usize), BTreeSet<u64>>,
+    dead: BTreeMap<(usize, usize), u64>,
+    lost: BTreeMap<(usize, usize), u64>,
+    next: u64,
+    id: u128,
+}
+
+/// Both exporters read both lanes.
+const EXPORTERS: [&str; 2] = ["otlphttp", "otlphttp/2"];
+
+struct Run {
+    clock: Clock,
+    dir: Option<tempfile::TempDir>,
+    store: Option<Spool>,
+    lanes: [Lane; 2],
+    owners: [Owner; 2],
+    /// Exporter, lane, lease; the lane is the pipeline's, also for its park lane.
+    leases: Vec<(usize, usize, Lease)>,
+    model: Model,
+}
+
+impl Run {
+    fn start(disk: bool) -> Run {
+        let clock = Clock::by_hand(Stamp { wall_ns: 1_700_000_000_000_000_000, mono_ms: 5_000 });
+        let dir = disk.then(scratch);
+        let none = Owner { exporter: ExporterNo(0), generation: 0 };
+        let mut run = Run {
+            clock,
+            dir,
+            store: None,
+            lanes: [Lane(0); 2],
+            owners: [none; 2],
+            leases: Vec::new(),
+            model: Model::default(),
+        };
+        run.open();
+        run
+    }
+
+    fn open(&mut self) {
+        if self.dir.is_none() && self.store.is_some() {
+            return; // memory does not outlive its process
+        }
+        self.leases.clear();
+        self.store = None; // closed first: a directory has one holder
+        let store = match &self.dir {
+            Some(dir) => open(dir.path(), &self.clock),
+            None => Spool::in_memory(Bytes::mib(64), self.clock.clone(), Dice::seeded(7)),
+        };
+        self.lanes = [store.lane("logs", Signal::Logs), store.lane("logs/2", Signal::Logs)];
+        self.owners = EXPORTERS.map(|e| store.own(e, &self.lanes));
+        self.store = Some(store);
+    }
+
+    fn store(&self) -> &Spool {
+        self.store.as_ref().expect("open between operations")
+    }
+
+    fn commit(&mut self, lanes: u8, n: u8, twice: bool) {
+        let mut blocks = Vec::new();
+        for (i, lane) in self.lanes.iter().enumerate().filter(|(i, _)| lanes & (1 << i) != 0) {
+            let items: Vec<u64> = (0..u64::from(n)).map(|k| self.model.next + k).collect();
+            self.model.next += u64::from(n);
+            self.model.id += 1;
+            self.model.accepted[i].extend(&items);
+            blocks.push(block(*lane, &items, self.model.id, &self.clock));
+        }
+        self.store().commit(blocks.clone()).expect("there is space");
+        if twice {
+            self.store().commit(blocks).expect("offered again, known by its id");
+        }
+    }
+
+    fn lease(&mut self, exporter: usize, lane: usize) {
+        let owner = self.owners[exporter];
+        for from in [self.lanes[lane], self.store().park_lane(owner, self.lanes[lane])] {
+            if let Some(lease) = self.store().lease(owner, from, CUT).expect("readable") {
+                self.store().handled(owner, from, lease.window.clone());
+                self.leases.push((exporter, lane, lease));
+            }
+        }
+    }
+
+    fn settle(&mut self, at: prop::sample::Index, from: prop::sample::Index, n: u8, fate: u8) {
+        if self.leases.is_empty() {
+            return;
+        }
+        let at = at.index(self.leases.len());
+        let (exporter, lane, lease) = &mut self.leases[at];
+        let open = open_items(lease).len();
+        if open == 0 {
+            self.leases.swap_remove(at);
+            return;
+        }
+        let Some((range, items)) = part_of(lease, from.index(open), n.into()) else { return };
+        let raw: bytes::Bytes =
+            items.iter().flat_map(|n| [*n, 0, 0]).flat_map(u64::to_le_bytes).collect::<Vec<u8>>().into();
+        let key = (*exporter, *lane);
+        let count = items.len() as u64;
+        let outcome = match fate {
+            0 => Outcome::Parked { raw },
+            1 => {
+                *self.model.dead.entry(key).or_default() += count;
+                Outcome::DeadLetter { raw, answer: "400 no".into() }
+            }
+            2 => {
+                *self.model.lost.entry(key).or_default() += count;
+                Outcome::Lost(Reason::RetryExpired)
+            }
+            _ => {
+                self.model.delivered.entry(key).or_default().extend(&items);
+                Outcome::Delivered { rejected: 0 }
+            }
+        };
+        lease.settled.push(range.clone());
+        let settlement = Settlement {
+            owner: self.owners[*exporter],
+            lane: lease.lane,
+            range,
+            items: u32::try_from(count).expect("small"),
+            outcome,
+        };
+        self.store().settle(vec![settlement]).expect("the part is out");
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Commit(lanes, n) => self.commit(lanes, n, false),
+            Op::CommitTwice(n) => self.commit(1, n, true),
+            Op::Lease(e, l) => self.lease(e, l),
+            Op::Settle(at, from, n, fate) => self.settle(at, from, n, fate),
+            Op::GiveBack(at) if !self.leases.is_empty() => {
+                let (exporter, _, lease) = self.leases.swap_remove(at.index(self.leases.len()));
+                self.store().give_back(self.owners[exporter], lease.lane, lease.window);
+            }
+            Op::GiveBack(_) => {}
+            Op::Reown(e) => {
+                self.owners[e] = self.store().own(EXPORTERS[e], &self.lanes);
+                self.leases.retain(|(owner, _, _)| *owner != e);
+            }
+            Op::Upkeep => drop(self.store().upkeep().expect("the disk is well")),
+            Op::Later => self.clock.advance(Duration::from_secs(20)),
+            Op::Reopen => self.open(),
+        }
+        self.check_books();
+    }
+
+    fn check_books(&self) {
+        for book in self.store().books() {
+            let lane = usize::from(book.lane != "logs");
+            let exporter = EXPORTERS.iter().position(|e| *e == book.exporter).expect("one of ours");
+            let key = (exporter, lane);
+            assert_eq!(book.accepted, self.model.accepted[lane].len() as u64, "{book:?}");
+            assert_eq!(book.delivered, self.model.delivered.get(&key).map_or(0, |d| d.len() as u64), "{book:?}");
+            assert_eq!(book.dead_letters, self.model.dead.get(&key).copied().unwrap_or(0), "{book:?}");
+            assert_eq!(book.lost.iter().sum::<u64>(), self.model.lost.get(&key).copied().unwrap_or(0), "{book:?}");
+        }
+    }
+
+    /// Everything that waits is delivered; then nothing waits and the disk is nearly empty.
+    fn drain(&mut self) {
+        for round in 0.. {
+            assert!(round < 10_000, "the drain has an end");
+            for exporter in 0..2 {
+                for lane in 0..2 {
+                    self.lease(exporter, lane);
+                }
+            }
+            if self.leases.is_empty() {
+                break;
+            }
+            for (exporter, lane, mut lease) in std::mem::take(&mut self.leases) {
+                while let Some((range, items)) = part_of(&lease, 0, 7) {
+                    self.model.delivered.entry((exporter, lane)).or_default().extend(&items);
+                    let n = u32::try_from(items.len()).expect("small");
+                    lease.settled.push(range.clone());
+                    let s = Settlement {
+                        owner: self.owners[exporter],
+                        lane: lease.lane,
+                        range,
+                        items: n,
+                        outcome: Outcome::Delivered { rejected: 0 },
+                    };
+                    self.store().settle(vec![s]).expect("the part is out");
+                }
+            }
+        }
+        self.check_books();
+        assert_eq!(self.store().books().iter().map(|b| b.waiting).sum::<u64>(), 0);
+        for (key, delivered) in &self.model.delivered {
+            let gone = self.model.dead.get(key).unwrap_or(&0) + self.model.lost.get(key).unwrap_or(&0);
+            assert_eq!(delivered.len() as u64 + gone, self.model.accepted[key.1].len() as u64);
+            assert!(delivered.iter().all(|n| self.model.accepted[key.1].contains(n)), "nothing was invented");
+        }
+    }
+}
+
+fn run(disk: bool, ops: Vec<Op>) {
+    let mut run = Run::start(disk);
+    for op in ops {
+        run.apply(op);
+    }
+    run.drain();
+}
+
+/// `TFO_TEST_TIMES=100` makes the long form of a property test.
+fn cases(n: u32) -> ProptestConfig {
+    let times = std::env::var("TFO_TEST_TIMES").ok().and_then(|t| t.parse().ok()).unwrap_or(1);
+    ProptestConfig::with_cases(n.saturating_mul(times))
+}
+
+proptest! {
+    #![proptest_config(cases(300))]
+    #[test]
+    fn a_store_in_memory_keeps_the_contract(ops in prop::collection::vec(op(), 1..80)) {
+        run(false, ops);
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(40))]
+    #[test]
+    fn a_store_on_disk_keeps_the_same_contract_and_survives_reopening(ops in prop::collection::vec(op(), 1..80)) {
+        run(true, ops);
+    }
+}
+
+fn fill(store: &Spool, lane: Lane, clock: &Clock, blocks: u64, first: u64) {
+    for n in first..first + blocks {
+        let items: Vec<u64> = (n * 20..n * 20 + 20).collect();
+        store.commit(vec![block(lane, &items, u128::from(n) + 1, clock)]).expect("there is space");
+    }
+}
+
+fn drain_all(store: &Spool, owner: Owner, lane: Lane) -> Vec<u64> {
+    let mut got = Vec::new();
+    while let Some(lease) = store.lease(owner, lane, CUT).expect("readable") {
+        store.handled(owner, lane, lease.window.clone());
+        for b in &lease.blocks {
+            got.extend(items_of(&b.raw));
+            let range = Pos { index: b.index, item: 0 }..Pos { index: b.index + 1, item: 0 };
+            store
+                .settle(vec![Settlement {
+                    owner,
+                    lane,
+                    range,
+                    items: b.items,
+                    outcome: Outcome::Delivered { rejected: 0 },
+                }])
+                .expect("out");
+        }
+    }
+    got
+}
+
+fn upkeep(store: &Spool) {
+    while store.upkeep().expect("the disk is well") {}
+}
+
+/// A backlog over many segments is sealed, survives a restart, comes back in order, and leaves nothing behind.
+#[test]
+fn a_drained_spool_gives_its_space_back() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let store = open(dir.path(), &clock);
+    let lane = store.lane("logs", Signal::Logs);
+    store.own("otlphttp", &[lane]);
+    for round in 0..20 {
+        fill(&store, lane, &clock, 20, round * 20);
+        upkeep(&store);
+    }
+    let full = store.usage();
+    assert!(full.segments > 5, "{full:?}");
+    drop(store);
+    let store = open(dir.path(), &clock);
+    let owner = store.own("otlphttp", &[lane]);
+    assert_eq!(drain_all(&store, owner, lane), (0..8_000).collect::<Vec<_>>());
+    upkeep(&store);
+    let empty = store.usage();
+    assert!(empty.bytes.0 < 1 << 20 && empty.segments <= 3, "{empty:?} after {full:?}");
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path().join("spool")).expect("there").map(|e| e.expect("readable").file_name()).collect();
+    assert!(!left.iter().any(|n| n.to_string_lossy().starts_with("trash-")), "{left:?}");
+}
+
+/// One slow lane must not keep the segments of a fast one: what is live is copied forward.
+#[test]
+fn a_slow_lane_does_not_hold_the_disk_of_a_fast_one() {
+    let (dir, clock) = (scratch(), Clock::by_hand(Stamp { wall_ns: 1_700_000_000_000_000_000, mono_ms: 1 }));
+    let store = open(dir.path(), &clock);
+    let (fast, slow) = (store.lane("logs", Signal::Logs), store.lane("traces", Signal::Logs));
+    let owner = store.own("otlphttp", &[fast, slow]);
+    for n in 0..30 {
+        fill(&store, fast, &clock, 15, 1_000 + n * 15);
+        store.commit(vec![block(slow, &[n], 900_000 + u128::from(n), &clock)]).expect("space");
+        clock.advance(Duration::from_secs(1));
+        upkeep(&store);
+    }
+    let before = store.usage();
+    drain_all(&store, owner, fast);
+    clock.advance(Duration::from_secs(60));
+    upkeep(&store);
+    let names: Vec<_> = std::fs::read_dir(dir.path().join("spool"))
+        .expect("there")
+        .map(|e| e.expect("readable").file_name().into_string().expect("ascii"))
+        .collect();
+    assert!(names.iter().any(|n| n.ends_with(".1")), "copies: {names:?} {before:?}");
+    drop(store);
+    let store = open(dir.path(), &clock);
+    let owner = store.own("otlphttp", &[fast, slow]);
+    assert_eq!(drain_all(&store, owner, slow), (0..30).collect::<Vec<_>>(), "in order, from copies of copies");
+}
+
+/// The cap removes the oldest and says so; what is left is whole.
+#[test]
+fn at_the_cap_the_oldest_gives_way_and_is_counted() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let settings = DiskSettings { max: Bytes::mib(1), ..settings(dir.path()) };
+    let store = Spool::on_disk(settings, clock.clone(), Dice::seeded(1)).expect("a fresh directory");
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("otlphttp", &[lane]);
+    for round in 0..60 {
+        fill(&store, lane, &clock, 20, round * 20);
+        upkeep(&store);
+    }
+    assert!(store.usage().bytes.0 <= 3 << 19, "{:?}", store.usage());
+    let [book] = &store.books()[..] else { panic!("one lane, one exporter") };
+    let lost = book.lost[Reason::Evicted as usize];
+    assert!(lost > 0 && book.accepted == 24_000 && book.waiting == 24_000 - lost, "{book:?}");
+    let got = drain_all(&store, owner, lane);
+    assert_eq!(got, (lost..24_000).collect::<Vec<_>>(), "the newest, in order");
+}
+
+/// A tail that was never synced may be gone: its indices are not used again, and nothing is invented.
+#[test]
+fn an_index_is_never_used_twice_also_not_after_a_lost_tail() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let mut seen = BTreeSet::new();
+    for life in 0..3 {
+        let store = open(dir.path(), &clock);
+        let lane = store.lane("logs", Signal::Logs);
+        let owner = store.own("otlphttp", &[lane]);
+        fill(&store, lane, &clock, 3, life * 3);
+        while let Some(lease) = store.lease(owner, lane, CUT).expect("readable") {
+            for b in lease.blocks {
+                seen.insert((b.index, items_of(&b.raw)[0]));
+            }
+        }
+        drop(store);
+        // The newest journal loses its last batches.
+        let mut segments: Vec<_> = std::fs::read_dir(dir.path().join("spool"))
+            .expect("there")
+            .map(|e| e.expect("readable").path())
+            .filter(|p| p.join("0.jnl").exists())
+            .collect();
+        segments.sort();
+        let journal = segments
+            .iter()
+            .rev()
+            .map(|s| s.join("0.jnl"))
+            .find(|j| super::segment::is_empty(j.parent().expect("has one")).is_ok_and(|e| !e))
+            .expect("one was written");
+        let len = super::journal::walk(&journal, 1 << 20, |_, _| 0, |_| {}).expect("readable").proved_len;
+        std::fs::OpenOptions::new().write(true).open(journal).and_then(|f| f.set_len(len * 2 / 3)).expect("writable");
+    }
+    let indices: BTreeSet<u64> = seen.iter().map(|(i, _)| *i).collect();
+    assert_eq!(indices.len(), seen.len(), "one index, one block: {seen:?}");
+}
+
+/// Promise P8: a block that makes its handler fall twice is set aside; its neighbours are not.
+#[test]
+fn a_block_that_fells_its_handler_twice_is_set_aside_alone() {
+    for disk in [false, true] {
+        let (dir, clock) = (scratch(), Clock::system());
+        let store = if disk {
+            open(dir.path(), &clock)
+        } else {
+            Spool::in_memory(Bytes::mib(4), clock.clone(), Dice::seeded(1))
+        };
+        let lane = store.lane("logs", Signal::Logs);
+        let mut owner = store.own("otlphttp", &[lane]);
+        for n in 0..6 {
+            store.commit(vec![block(lane, &[n], u128::from(n) + 1, &clock)]).expect("space");
+        }
+        let poison = 3;
+        let (mut got, mut falls) = (Vec::new(), 0);
+        while let Some(lease) = store.lease(owner, lane, CUT).expect("readable") {
+            let items: Vec<u64> = lease.blocks.iter().flat_map(|b| items_of(&b.raw)).collect();
+            if items.contains(&poison) {
+                falls += 1;
+                owner = store.own("otlphttp", &[lane]); // the uplink panicked while cutting, and was rebuilt
+                continue;
+            }
+            store.handled(owner, lane, lease.window.clone());
+            for b in &lease.blocks {
+                let range = Pos { index: b.index, item: 0 }..Pos { index: b.index + 1, item: 0 };
+                store
+                    .settle(vec![Settlement {
+                        owner,
+                        lane,
+                        range,
+                        items: b.items,
+                        outcome: Outcome::Delivered { rejected: 0 },
+                    }])
+                    .expect("out");
+            }
+            got.extend(items);
+        }
+        assert_eq!((got, falls), (vec![0, 1, 2, 4, 5], 2), "disk: {disk}");
+        let [book] = &store.books()[..] else { panic!("one lane, one exporter") };
+        assert_eq!((book.quarantined, book.waiting, book.delivered), (1, 0, 5));
+    }
+}
+
+/// The same for a reader that falls while reading: what it had taken comes back, and is suspect.
+#[test]
+fn a_reader_that_fell_loses_nothing() {
+    let store = Spool::in_memory(Bytes::mib(4), Clock::system(), Dice::seeded(1));
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("otlphttp", &[lane]);
+    store.commit(vec![block(lane, &[1, 2], 1, &Clock::system())]).expect("space");
+    let lease = store.lease(owner, lane, CUT).expect("readable").expect("waits");
+    store.give_back(owner, lane, lease.window.clone());
+    store.reader_fell();
+    assert_eq!(drain_all(&store, owner, lane), [1, 2]);
+}
+
+#[test]
+fn a_new_exporter_starts_at_the_tip_and_a_retired_owner_can_do_nothing() {
+    let clock = Clock::system();
+    let store = Spool::in_memory(Bytes::mib(4), clock.clone(), Dice::seeded(1));
+    let lane = store.lane("logs", Signal::Logs);
+    let first = store.own("a", &[lane]);
+    store.commit(vec![block(lane, &[1, 2, 3], 1, &clock)]).expect("space");
+    let late = store.own("b", &[lane]);
+    store.commit(vec![block(lane, &[4], 2, &clock)]).expect("space");
+    assert_eq!(drain_all(&store, late, lane), [4]);
+    assert_eq!((store.waiting(first, lane).items, store.waiting(late, lane).items), (4, 0));
+    assert!(store.waiting(first, lane).oldest.is_some(), "recent enough to be known");
+    let lease = store.lease(first, lane, CUT).expect("readable").expect("waits");
+    let second = store.own("a", &[lane]);
+    let range = Pos { index: lease.window.start, item: 0 }..Pos { index: lease.window.start + 1, item: 0 };
+    let late_news = |owner| {
+        store.settle(vec![Settlement {
+            owner,
+            lane,
+            range: range.clone(),
+            items: 3,
+            outcome: Outcome::Delivered { rejected: 0 },
+        }])
+    };
+    assert!(late_news(first).is_err(), "retired");
+    assert!(matches!(store.lease(first, lane, CUT), Err(LeaseError::Retired)));
+    assert_eq!(drain_all(&store, second, lane), [1, 2, 3, 4]);
+}
+
+/// All or none: a part that is not out takes the others of its call back.
+#[test]
+fn a_settlement_that_is_refused_changes_nothing() {
+    let clock = Clock::system();
+    let store = Spool::in_memory(Bytes::mib(4), clock.clone(), Dice::seeded(1));
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("a", &[lane]);
+    store.commit(vec![block(lane, &[1, 2, 3], 1, &clock)]).expect("space");
+    let lease = store.lease(owner, lane, CUT).expect("readable").expect("waits");
+    let at = |item| Pos { index: lease.window.start, item };
+    let delivered =
+        |range, items| Settlement { owner, lane, range, items, outcome: Outcome::Delivered { rejected: 0 } };
+    let refused = store.settle(vec![delivered(at(0)..at(2), 2), delivered(at(1)..at(3), 2)]);
+    assert!(matches!(refused, Err(LeaseError::NotLeased(..))), "{refused:?}");
+    assert_eq!((store.books()[0].delivered, store.books()[0].waiting), (0, 3));
+    store.settle(vec![delivered(at(0)..at(2), 2), delivered(at(2)..at(3), 1)]).expect("both are out");
+    assert_eq!((store.books()[0].delivered, store.books()[0].waiting), (3, 0));
+}
+
+#[test]
+fn a_full_memory_refuses_and_takes_again_when_something_left() {
+    let clock = Clock::system();
+    let store = Spool::in_memory(Bytes(3_000), clock.clone(), Dice::seeded(1));
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("a", &[lane]);
+    let mut kept = 0;
+    let refusal = loop {
+        match store.commit(vec![block(lane, &[kept; 20], u128::from(kept) + 1, &clock)]) {
+            Ok(()) => kept += 1,
+            Err(refusal) => break refusal,
+        }
+    };
+    assert!(matches!(refusal, CommitError::Full { .. }) && kept > 0);
+    assert_eq!(store.books()[0].accepted, kept * 20, "what was refused is not accepted");
+    drain_all(&store, owner, lane);
+    upkeep(&store);
+    store.commit(vec![block(lane, &[9; 20], 99, &clock)]).expect("space again");
+    assert_eq!(drain_all(&store, owner, lane), [9; 20]);
+    let book = &store.books()[0];
+    assert_eq!((book.accepted, book.delivered, book.waiting), (kept * 20 + 20, kept * 20 + 20, 0));
+}
+
+#[test]
+fn a_second_agent_on_the_same_directory_is_refused_by_name_of_the_holder() {
+    let dir = scratch();
+    let _first = open(dir.path(), &Clock::system());
+    let second = Spool::on_disk(settings(dir.path()), Clock::system(), Dice::seeded(1)).expect_err("one holder");
+    assert!(second.to_string().contains(&format!("in use by process {}", std::process::id())), "{second}");
+}

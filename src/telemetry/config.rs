@@ -1,0 +1,262 @@
+//! `service.telemetry`: the agent's own logs and metrics (reference §1.7, §3.3).
+
+use crate::config::problems::{At, quote};
+use crate::config::tree::{Entry, Node, Value};
+use crate::config::{Any, Listen, Section};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `service.telemetry`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TelemetryConfig {
+    /// `logs`.
+    pub logs: LogsConfig,
+    /// `metrics`.
+    pub metrics: MetricsConfig,
+    /// `resource`: labels of every metric; None takes one of the automatic ones away (`service.name`,
+    /// `service.instance.id`, `service.version`).
+    pub resource: Vec<(String, Option<String>)>,
+}
+
+/// `service.telemetry.logs`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogsConfig {
+    /// `level`, info.
+    pub level: Level,
+    /// `development`, false. In the original it adds stack traces; here it changes nothing.
+    pub development: bool,
+    /// `encoding`, console.
+    pub encoding: Encoding,
+    /// `disable_caller`, false: leave out which file wrote a line.
+    pub disable_caller: bool,
+    /// `disable_stacktrace`, false. We write none anyway.
+    pub disable_stacktrace: bool,
+    /// `sampling`; None when `enabled: false`.
+    pub sampling: Option<Sampling>,
+    /// `output_paths`, stderr.
+    pub output_paths: Vec<Output>,
+    /// `error_output_paths`, stderr: where troubles of the log itself go.
+    pub error_output_paths: Vec<Output>,
+    /// `initial_fields`: added to every line.
+    pub initial_fields: Vec<(String, Any)>,
+}
+
+impl Default for LogsConfig {
+    fn default() -> LogsConfig {
+        LogsConfig {
+            level: Level::Info,
+            development: false,
+            encoding: Encoding::Console,
+            disable_caller: false,
+            disable_stacktrace: false,
+            sampling: Some(Sampling::default()),
+            output_paths: vec![Output::Stderr],
+            error_output_paths: vec![Output::Stderr],
+            initial_fields: Vec::new(),
+        }
+    }
+}
+
+/// `level`; `dpanic`, `panic` and `fatal` of the original have no lines here and mean `error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Everything.
+    Debug,
+    /// What an operator wants to read afterwards.
+    Info,
+    /// What may become trouble.
+    Warn,
+    /// What is trouble.
+    Error,
+}
+
+/// `encoding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// Tab-separated lines.
+    Console,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `sampling`: per level and message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sampling {
+    /// `tick`, 10 s.
+    pub tick: Duration,
+    /// `initial`, 10: so many lines of each tick are written …
+    pub initial: u32,
+    /// `thereafter`, 100: … and then one of so many; 0: none.
+    pub thereafter: u32,
+}
+
+impl Default for Sampling {
+    fn default() -> Sampling {
+        Sampling { tick: Duration::from_secs(10), initial: 10, thereafter: 100 }
+    }
+}
+
+/// Where lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// `stdout`.
+    Stdout,
+    /// `stderr`.
+    Stderr,
+    /// A path, or `file://` and an absolute one; appended to.
+    File(PathBuf),
+}
+
+/// `service.telemetry.metrics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// `level`, basic.
+    pub level: MetricsLevel,
+    /// `address`, `:8888`.
+    pub address: Listen,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> MetricsConfig {
+        MetricsConfig { level: MetricsLevel::Basic, address: Listen::new("", 8_888) }
+    }
+}
+
+/// `service.telemetry.metrics.level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MetricsLevel {
+    /// No `:8888` at all.
+    None,
+    /// The default of 0.88.
+    Basic,
+    /// The default since 0.99.
+    Normal,
+    /// Everything there is.
+    Detailed,
+}
+
+impl TelemetryConfig {
+    /// Reads `service.telemetry`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> TelemetryConfig {
+        s.moot("traces", "the agent makes no traces of its own");
+        TelemetryConfig {
+            logs: s.section("logs", LogsConfig::read),
+            metrics: s.section("metrics", MetricsConfig::read),
+            resource: resource(s),
+        }
+    }
+}
+
+/// `resource`: texts, and null to take an automatic label away.
+fn resource(s: &Section<'_>) -> Vec<(String, Option<String>)> {
+    let one = |entry: &Entry| {
+        let path = format!("{}.{}", s.path_of("resource"), entry.key);
+        match s.any(&entry.value, &path, "the label is left out") {
+            Some(Any::Text(text)) => Some((entry.key.clone(), Some(text))),
+            Some(Any::Int(_) | Any::Double(_) | Any::Bool(_)) => Some((entry.key.clone(), Some(written(&entry.value)))),
+            Some(Any::List(_) | Any::Map(_)) => {
+                s.reading().problems.error(entry.value.at, &path, "a label is a text");
+                None
+            }
+            None if entry.value.hangs_on_missing() => None,
+            None => Some((entry.key.clone(), None)),
+        }
+    };
+    s.free("resource").iter().filter_map(one).collect()
+}
+
+fn written(node: &Node) -> String {
+    match &node.value {
+        Value::Scalar(scalar) => scalar.text.clone(),
+        Value::Seq(_) | Value::Map(_) => String::new(),
+    }
+}
+
+impl LogsConfig {
+    fn read(s: &Section<'_>) -> LogsConfig {
+        let default = LogsConfig::default();
+        let levels = [
+            ("debug", Level::Debug),
+            ("info", Level::Info),
+            ("warn", Level::Warn),
+            ("error", Level::Error),
+            ("dpanic", Level::Error),
+            ("panic", Level::Error),
+            ("fatal", Level::Error),
+        ];
+        s.moot("processors", "the agent's logs go to output_paths");
+        let fields = s.free("initial_fields").iter();
+        let field = |e: &Entry| {
+            let path = format!("{}.{}", s.path_of("initial_fields"), e.key);
+            Some((e.key.clone(), s.any(&e.value, &path, "the field is left out")?))
+        };
+        LogsConfig {
+            level: s.choice("level", default.level, &levels),
+            development: s.flag("development", default.development),
+            encoding: s.choice(
+                "encoding",
+                default.encoding,
+                &[("console", Encoding::Console), ("json", Encoding::Json)],
+            ),
+            disable_caller: s.flag("disable_caller", default.disable_caller),
+            disable_stacktrace: s.flag("disable_stacktrace", default.disable_stacktrace),
+            sampling: s.section("sampling", Sampling::read),
+            output_paths: outputs(s, "output_paths").unwrap_or(default.output_paths),
+            error_output_paths: outputs(s, "error_output_paths").unwrap_or(default.error_output_paths),
+            initial_fields: fields.filter_map(field).collect(),
+        }
+    }
+}
+
+impl Sampling {
+    fn read(s: &Section<'_>) -> Option<Sampling> {
+        let default = Sampling::default();
+        let enabled = s.flag("enabled", true);
+        let sampling = Sampling {
+            tick: s.duration("tick", default.tick),
+            initial: s.number("initial", default.initial, 0..=u32::MAX),
+            thereafter: s.number("thereafter", default.thereafter, 0..=u32::MAX),
+        };
+        s.unless(!enabled || !sampling.tick.is_zero(), "tick", || {
+            "0 is not a tick; write `enabled: false` for no sampling".to_owned()
+        });
+        enabled.then_some(sampling)
+    }
+}
+
+fn outputs(s: &Section<'_>, key: &'static str) -> Option<Vec<Output>> {
+    let one = |(text, at): (String, At)| match text.as_str() {
+        "stdout" => Some(Output::Stdout),
+        "stderr" => Some(Output::Stderr),
+        path => {
+            let path = path.strip_prefix("file://").unwrap_or(path);
+            if path.is_empty() || path.contains("://") {
+                let message =
+                    format!("{} is none of stdout, stderr, a path, file:// and an absolute path", quote(&text));
+                s.reading().problems.error(at, &s.path_of(key), message);
+                return None;
+            }
+            Some(Output::File(PathBuf::from(path)))
+        }
+    };
+    Some(s.texts_if_given(key)?.into_iter().filter_map(one).collect())
+}
+
+impl MetricsConfig {
+    fn read(s: &Section<'_>) -> MetricsConfig {
+        let default = MetricsConfig::default();
+        let levels = [
+            ("none", MetricsLevel::None),
+            ("basic", MetricsLevel::Basic),
+            ("normal", MetricsLevel::Normal),
+            ("detailed", MetricsLevel::Detailed),
+        ];
+        s.moot("readers", "metrics are served at `address`; write there what the reader's host and port say");
+        s.moot("views", "every metric is served as it is");
+        MetricsConfig {
+            level: s.choice("level", default.level, &levels),
+            address: s.listen("address", default.address),
+        }
+    }
+}

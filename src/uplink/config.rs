@@ -1,0 +1,397 @@
+//! `exporters.otlphttp` (also `otlp_http`), `exporters.logging` and `exporters.debug` (reference §2.9–2.12).
+
+use crate::base::backoff::Curve;
+use crate::config::{Headers, Id, Section, TlsClient, authenticator};
+use crate::otlp::Signal;
+use std::time::Duration;
+
+/// OTLP over HTTP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OtlpHttpConfig {
+    /// `endpoint`: the base URL; `/v1/<signal>` is added.
+    pub endpoint: Option<String>,
+    /// `traces_endpoint`: used verbatim.
+    pub traces_endpoint: Option<String>,
+    /// `metrics_endpoint`: used verbatim.
+    pub metrics_endpoint: Option<String>,
+    /// `logs_endpoint`: used verbatim.
+    pub logs_endpoint: Option<String>,
+    /// `headers`: sent with every request, over our own.
+    pub headers: Headers,
+    /// `compression`, gzip.
+    pub compression: Compression,
+    /// `timeout`, 30 s: for a whole request, its answer included. None (0 in the file): no end.
+    pub timeout: Option<Duration>,
+    /// `max_idle_conns_per_host`, 2: connections kept open for the next upload.
+    pub max_idle_conns_per_host: u32,
+    /// `max_conns_per_host`; None (0): as many as `num_consumers`. Parsed, not acted on.
+    pub max_conns_per_host: Option<u32>,
+    /// `idle_conn_timeout`, 90 s: when a connection without use is closed. None (0): never.
+    pub idle_conn_timeout: Option<Duration>,
+    /// `disable_keep_alives`: a new connection for every request.
+    pub disable_keep_alives: bool,
+    /// `http2_read_idle_timeout`: after so much silence an HTTP/2 connection is pinged. None (0): never.
+    pub http2_read_idle_timeout: Option<Duration>,
+    /// `http2_ping_timeout`, 15 s: a ping unanswered for so long closes the connection.
+    pub http2_ping_timeout: Duration,
+    /// `proxy_url`; None: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` decide.
+    pub proxy_url: Option<String>,
+    /// `tls`.
+    pub tls: TlsClient,
+    /// `auth.authenticator`. Always None: this build has no authenticators, and says so.
+    pub auth: Option<Id>,
+    /// `retry_on_failure`.
+    pub retry_on_failure: RetryConfig,
+    /// `sending_queue`.
+    pub sending_queue: QueueConfig,
+}
+
+impl Default for OtlpHttpConfig {
+    fn default() -> OtlpHttpConfig {
+        OtlpHttpConfig {
+            endpoint: None,
+            traces_endpoint: None,
+            metrics_endpoint: None,
+            logs_endpoint: None,
+            headers: Headers::new(),
+            compression: Compression::Gzip,
+            timeout: Some(Duration::from_secs(30)),
+            max_idle_conns_per_host: 2, // Go's default, which 0.88 leaves alone
+            max_conns_per_host: None,
+            idle_conn_timeout: Some(Duration::from_secs(90)),
+            disable_keep_alives: false,
+            http2_read_idle_timeout: None,
+            http2_ping_timeout: Duration::from_secs(15),
+            proxy_url: None,
+            tls: TlsClient::default(),
+            auth: None,
+            retry_on_failure: RetryConfig::default(),
+            sending_queue: QueueConfig::default(),
+        }
+    }
+}
+
+impl OtlpHttpConfig {
+    /// Where a signal goes; `None` when the file names neither a base nor this signal's endpoint.
+    #[must_use]
+    pub fn url(&self, signal: Signal) -> Option<String> {
+        let own = match signal {
+            Signal::Traces => &self.traces_endpoint,
+            Signal::Metrics => &self.metrics_endpoint,
+            Signal::Logs => &self.logs_endpoint,
+        };
+        let base =
+            || self.endpoint.as_ref().map(|base| format!("{}/v1/{signal}", base.strip_suffix('/').unwrap_or(base)));
+        own.clone().or_else(base)
+    }
+}
+
+/// `compression`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// `none` or an empty text.
+    None,
+    /// `gzip`.
+    Gzip,
+}
+
+/// `retry_on_failure`. The window stands still while the link is down (promise P3).
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryConfig {
+    /// `enabled`, true. When false an upload is tried once while the link is up.
+    pub enabled: bool,
+    /// `initial_interval`, 5 s: rest after the first failure.
+    pub initial_interval: Duration,
+    /// `randomization_factor`, 0.5: jitter; 0 to 1.
+    pub randomization_factor: f64,
+    /// `multiplier`, 1.5: growth from rest to rest; at least 1.
+    pub multiplier: f64,
+    /// `max_interval`, 30 s: the longest rest, before jitter.
+    pub max_interval: Duration,
+    /// `max_elapsed_time`, 5 min: the window. None (0): it has no end.
+    pub max_elapsed_time: Option<Duration>,
+    /// `on_expiry`, ours: what becomes of an upload at the end of its window.
+    pub on_expiry: OnExpiry,
+}
+
+/// `retry_on_failure.on_expiry`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExpiry {
+    /// `park`: it waits in the exporter's park lane and is tried again later; nothing is dropped.
+    Park,
+    /// `drop`: it is dropped and counted as lost, as otelcol does since 0.92.
+    Drop,
+}
+
+impl RetryConfig {
+    /// The rests, as the uplink takes them.
+    #[must_use]
+    pub fn curve(&self) -> Curve {
+        Curve {
+            initial: self.initial_interval,
+            multiplier: self.multiplier,
+            max: self.max_interval,
+            randomization_factor: self.randomization_factor,
+        }
+    }
+}
+
+impl Default for RetryConfig {
+    fn default() -> RetryConfig {
+        RetryConfig {
+            enabled: true,
+            initial_interval: Duration::from_secs(5),
+            randomization_factor: 0.5,
+            multiplier: 1.5,
+            max_interval: Duration::from_secs(30),
+            max_elapsed_time: Some(Duration::from_secs(300)),
+            on_expiry: OnExpiry::Park,
+        }
+    }
+}
+
+/// `sending_queue`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// `enabled`, true. When false the client's request waits for the far end's answer.
+    pub enabled: bool,
+    /// `num_consumers`, 10: uploads on the way at one time.
+    pub num_consumers: u32,
+    /// `queue_size`, 1,000 uploads in memory. With storage bytes count instead: `max_size_mib` of the storage.
+    pub queue_size: u64,
+    /// `storage`: the `file_storage` extension that keeps the queue. None: memory, gone with the process.
+    pub storage: Option<Id>,
+}
+
+impl Default for QueueConfig {
+    fn default() -> QueueConfig {
+        QueueConfig { enabled: true, num_consumers: 10, queue_size: 1_000, storage: None }
+    }
+}
+
+/// `exporters.logging` and `exporters.debug`: tells in the log what passes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DebugConfig {
+    /// `verbosity`, normal; or from the old `loglevel`.
+    pub verbosity: Verbosity,
+    /// `sampling_initial`, 2: so many equal lines in each second are written …
+    pub sampling_initial: u32,
+    /// `sampling_thereafter`, 500: … and then one of so many.
+    pub sampling_thereafter: u32,
+}
+
+impl Default for DebugConfig {
+    fn default() -> DebugConfig {
+        DebugConfig { verbosity: Verbosity::Normal, sampling_initial: 2, sampling_thereafter: 500 }
+    }
+}
+
+/// `verbosity`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// One line with counts.
+    Basic,
+    /// As `basic` in 0.88.
+    Normal,
+    /// The data itself, too.
+    Detailed,
+}
+
+impl OtlpHttpConfig {
+    /// Reads `exporters.otlphttp`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> OtlpHttpConfig {
+        let default = OtlpHttpConfig::default();
+        let config = OtlpHttpConfig {
+            endpoint: s.url_if_given("endpoint"),
+            traces_endpoint: s.url_if_given("traces_endpoint"),
+            metrics_endpoint: s.url_if_given("metrics_endpoint"),
+            logs_endpoint: s.url_if_given("logs_endpoint"),
+            headers: s.headers("headers"),
+            compression: compression(s),
+            timeout: s.duration_or_never("timeout", default.timeout),
+            max_idle_conns_per_host: s.number("max_idle_conns_per_host", default.max_idle_conns_per_host, 0..=u32::MAX),
+            max_conns_per_host: Some(s.number("max_conns_per_host", 0, 0..=u32::MAX)).filter(|n| *n > 0),
+            idle_conn_timeout: s.duration_or_never("idle_conn_timeout", default.idle_conn_timeout),
+            disable_keep_alives: s.flag("disable_keep_alives", false),
+            http2_read_idle_timeout: s.duration_or_never("http2_read_idle_timeout", None),
+            http2_ping_timeout: s.duration_above_zero("http2_ping_timeout", default.http2_ping_timeout),
+            proxy_url: s.url_if_given("proxy_url"),
+            tls: s.section("tls", TlsClient::read),
+            auth: authenticator(s),
+            retry_on_failure: s.section("retry_on_failure", RetryConfig::read),
+            sending_queue: s.section("sending_queue", QueueConfig::read),
+        };
+        config.check_endpoints(s);
+        s.only("encoding", &["proto"]);
+        s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
+        s.moot("max_idle_conns", "max_idle_conns_per_host bounds the connections of an exporter, which has one host");
+        s.moot("compression_params", "the level is fixed where it costs least for its size");
+        s.moot("cookies", "answers of a collector set none");
+        s.moot("force_attempt_http2", "HTTP/2 is used whenever the far end offers it");
+        s.moot("profiles_endpoint", "profiles are not a signal of this build");
+        s.refuse("middlewares", "middlewares are not available in this build");
+        config
+    }
+
+    fn check_endpoints(&self, s: &Section<'_>) {
+        const KEYS: [&str; 4] = ["endpoint", "traces_endpoint", "metrics_endpoint", "logs_endpoint"];
+        if !KEYS.iter().any(|key| s.fills(key)) {
+            s.error_here(format!("at least one endpoint must be given: {}", KEYS.join(", ")));
+        }
+        if let Some(base) = &self.endpoint {
+            s.unless(!base.contains(['?', '#']), "endpoint", || {
+                "has a query, which would stand in front of /v1/…; give traces_endpoint, metrics_endpoint and logs_endpoint".to_owned()
+            });
+            let own = Signal::ALL.iter().find(|signal| base.trim_end_matches('/').ends_with(&format!("/v1/{signal}")));
+            s.warn_unless(own.is_none(), "endpoint", || {
+                let name = own.map_or("", |signal| signal.name());
+                format!("is a base, to which /v1/{name} is added again; meant is probably {name}_endpoint")
+            });
+        }
+        let all = [&self.endpoint, &self.traces_endpoint, &self.metrics_endpoint, &self.logs_endpoint];
+        let is_https = |url: &String| url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
+        let any_https = all.into_iter().flatten().any(is_https);
+        let any_url = all.into_iter().flatten().next().is_some();
+        let misleading = self.tls.insecure && any_https && !self.tls.insecure_skip_verify;
+        s.warn_unless(!misleading, "tls", || {
+            "insecure has no effect over HTTP: https stays https and certificates are checked; meant is http://, or insecure_skip_verify".to_owned()
+        });
+        let unused = TlsClient { insecure: false, ..self.tls.clone() } != TlsClient::default();
+        s.warn_unless(any_https || !any_url || !unused, "tls", || {
+            "has no effect: no endpoint begins with https://".to_owned()
+        });
+    }
+}
+
+/// The far end of OTLP takes gzip wherever it takes the others, so data flows also where one of those was asked for.
+fn compression(s: &Section<'_>) -> Compression {
+    let known = [
+        ("gzip", (Compression::Gzip, "")),
+        ("none", (Compression::None, "")),
+        ("", (Compression::None, "")),
+        ("zstd", (Compression::Gzip, "zstd")),
+        ("zlib", (Compression::Gzip, "zlib")),
+        ("deflate", (Compression::Gzip, "deflate")),
+        ("snappy", (Compression::Gzip, "snappy")),
+        ("lz4", (Compression::Gzip, "lz4")),
+    ];
+    let (compression, asked) = s.choice("compression", known[0].1, &known);
+    s.warn_unless(asked.is_empty(), "compression", || {
+        format!("{asked} is not in this build; gzip is sent, which every OTLP server takes")
+    });
+    compression
+}
+
+impl RetryConfig {
+    /// Reads `retry_on_failure`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> RetryConfig {
+        let default = RetryConfig::default();
+        let config = RetryConfig {
+            enabled: s.flag("enabled", default.enabled),
+            initial_interval: s.duration_above_zero("initial_interval", default.initial_interval),
+            randomization_factor: s.decimal("randomization_factor", default.randomization_factor, 0.0..=1.0),
+            multiplier: s.decimal("multiplier", default.multiplier, 0.0..=1_000.0),
+            max_interval: s.duration_above_zero("max_interval", default.max_interval),
+            max_elapsed_time: s.duration_or_never("max_elapsed_time", default.max_elapsed_time),
+            on_expiry: s.choice("on_expiry", OnExpiry::Park, &[("park", OnExpiry::Park), ("drop", OnExpiry::Drop)]),
+        };
+        let RetryConfig { initial_interval: initial, max_interval: max, multiplier, .. } = config;
+        s.warn_unless(max >= initial, "max_interval", || {
+            format!("{max:?} is shorter than initial_interval ({initial:?}); every rest is {max:?}")
+        });
+        s.warn_unless(multiplier >= 1.0, "multiplier", || {
+            format!("{multiplier} would make rests shorter; it counts as 1")
+        });
+        if let Some(window) = config.max_elapsed_time {
+            let longest = initial.max(max);
+            s.warn_unless(window >= longest, "max_elapsed_time", || {
+                format!("{window:?} is shorter than one rest ({longest:?}); the window ends before a second try")
+            });
+        }
+        config
+    }
+}
+
+impl QueueConfig {
+    /// Reads `sending_queue`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> QueueConfig {
+        let default = QueueConfig::default();
+        let config = QueueConfig {
+            enabled: s.flag("enabled", default.enabled),
+            num_consumers: s.number("num_consumers", default.num_consumers, 1..=u32::MAX),
+            queue_size: s.number("queue_size", default.queue_size, 1..=i64::MAX.unsigned_abs()),
+            storage: s.id_if_given("storage"),
+        };
+        let unused = !config.enabled && config.storage.is_some();
+        s.warn_unless(!unused, "storage", || "has no effect while the queue is not enabled".to_owned());
+        s.moot("sizer", "with storage bytes count, without it uploads");
+        s.moot("block_on_overflow", "a client is told to come back when the queue is full");
+        s.moot("wait_for_result", "a client is answered when its data is on disk");
+        s.moot("batch", "the batch processor decides what one upload is");
+        config
+    }
+}
+
+impl DebugConfig {
+    /// Reads `exporters.logging` (`takes_loglevel`) or `exporters.debug`.
+    #[must_use]
+    pub fn read(s: &Section<'_>, takes_loglevel: bool) -> DebugConfig {
+        let default = DebugConfig::default();
+        let verbosities =
+            [("basic", Verbosity::Basic), ("normal", Verbosity::Normal), ("detailed", Verbosity::Detailed)];
+        let mut verbosity = s.choice("verbosity", default.verbosity, &verbosities);
+        if takes_loglevel && s.fills("loglevel") {
+            // The original's mapping: what used to be a level became an amount.
+            let levels = [
+                ("debug", Verbosity::Detailed),
+                ("info", Verbosity::Normal),
+                ("warn", Verbosity::Basic),
+                ("error", Verbosity::Basic),
+                ("dpanic", Verbosity::Basic),
+                ("panic", Verbosity::Basic),
+                ("fatal", Verbosity::Basic),
+            ];
+            verbosity = s.choice("loglevel", verbosity, &levels);
+            let name = verbosities.iter().find(|(_, v)| *v == verbosity).map_or("", |(name, _)| *name);
+            match s.fills("verbosity") {
+                true => s.error("loglevel", "stands beside verbosity; give verbosity alone"),
+                false => s.warn("loglevel", format!("is the old name; taken as verbosity: {name}")),
+            }
+        }
+        s.moot("use_internal_logger", "lines go where service.telemetry.logs says");
+        s.moot("output_paths", "lines go where service.telemetry.logs says");
+        DebugConfig {
+            verbosity,
+            sampling_initial: s.number("sampling_initial", default.sampling_initial, 0..=u32::MAX),
+            sampling_thereafter: s.number("sampling_thereafter", default.sampling_thereafter, 0..=u32::MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_signal_goes_to_its_own_endpoint_or_below_the_base() {
+        let config = |base: Option<&str>, logs: Option<&str>| OtlpHttpConfig {
+            endpoint: base.map(str::to_owned),
+            logs_endpoint: logs.map(str::to_owned),
+            ..OtlpHttpConfig::default()
+        };
+        for (base, logs, expected) in [
+            (Some("http://c:4318"),       None,              Some("http://c:4318/v1/logs")),
+            (Some("http://c:4318/"),      None,              Some("http://c:4318/v1/logs")),
+            (Some("http://c/otlp//"),     None,              Some("http://c/otlp//v1/logs")), // one slash is ours, no more
+            (Some("http://c:4318"),       Some("http://l/"), Some("http://l/")), // verbatim
+            (None,                        None,              None),
+        ] {
+            assert_eq!(config(base, logs).url(Signal::Logs).as_deref(), expected, "{base:?} {logs:?}");
+        }
+        assert_eq!(config(None, Some("http://l")).url(Signal::Traces), None);
+    }
+}

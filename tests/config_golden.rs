@@ -1,0 +1,298 @@
+//! The shipped configurations: they load, they say exactly what they say, and the reference holds every key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+use tfo_otel_agent::app::plan::{
+    self, Config, ExporterConfig, ExtensionConfig, Outcome, ProcessorConfig, ReceiverConfig,
+};
+use tfo_otel_agent::base::Bytes;
+use tfo_otel_agent::config::problems::Problems;
+use tfo_otel_agent::config::tree::{Node, Value};
+use tfo_otel_agent::config::{Any, Id, Imagined, Listen, Locations, Secret, load};
+use tfo_otel_agent::extensions::file_storage::config::{CompactionConfig, FileStorageConfig};
+use tfo_otel_agent::extensions::health_check::config::HealthCheckConfig;
+use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::processors::attributes::action::{Action, Source};
+use tfo_otel_agent::processors::batch::config::BatchConfig;
+use tfo_otel_agent::processors::memory_limiter::config::{Limit, MemoryLimiterConfig};
+use tfo_otel_agent::receivers::otlp::config::{GrpcConfig, HttpConfig, OtlpReceiverConfig};
+use tfo_otel_agent::telemetry::config::TelemetryConfig;
+use tfo_otel_agent::uplink::config::{DebugConfig, OtlpHttpConfig, QueueConfig, RetryConfig};
+
+/// What the seed's installation instructions set.
+const SEED_VARS: [(&str, &str); 5] = [
+    ("TELEMETRYFLOW_ENDPOINT", "http://tfo-collector:4318"),
+    ("TELEMETRYFLOW_WORKSPACE_ID", "550e8400-e29b-41d4-a716-446655440000"),
+    ("TELEMETRYFLOW_TENANT_ID", "0123"),
+    ("HOSTNAME", "prod-node-01"),
+    ("HOST_IP", "10.0.1.15"),
+];
+const QUEUE: &str = "/var/lib/otel-agent/queue";
+
+fn machine(name: &str, vars: &[(&str, &str)], dirs: &[&str]) -> (Locations, Imagined) {
+    let path = format!("configs/{name}.yaml");
+    let text = std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect("it is shipped");
+    let host = Imagined {
+        files: BTreeMap::from([(path.clone(), text)]),
+        dirs: dirs.iter().map(|d| (*d).to_owned()).collect(),
+        name: Some("gw-7".to_owned()),
+        ip: Some("10.1.2.3".to_owned()),
+        ..Imagined::with(vars)
+    };
+    (Locations::of(&path), host)
+}
+
+fn read(name: &str, vars: &[(&str, &str)], dirs: &[&str]) -> Outcome {
+    let (locations, host) = machine(name, vars, dirs);
+    plan::read(&locations, &host)
+}
+
+fn id(text: &str) -> Id {
+    Id::parse(text).expect("the test writes ids")
+}
+
+fn ids(texts: &[&str]) -> Vec<Id> {
+    texts.iter().map(|t| id(t)).collect()
+}
+
+/// `signal: receivers → processors → exporters`, in the order of the file.
+fn pipelines(config: &Config) -> Vec<String> {
+    let list = |ids: &[Id]| ids.iter().map(Id::to_string).collect::<Vec<_>>().join(" ");
+    let show = |p: &plan::PipelineConfig| {
+        format!("{p}: {} → {} → {}", list(&p.receivers), list(&p.processors), list(&p.exporters))
+    };
+    config.service.pipelines.iter().map(show).collect()
+}
+
+fn exporter(config: &Config) -> &OtlpHttpConfig {
+    match config.exporters.get(&id("otlphttp")) {
+        Some(ExporterConfig::OtlpHttp(exporter)) => exporter,
+        other => panic!("otlphttp is {other:?}"),
+    }
+}
+
+fn upsert(key: &str, value: &str) -> Action {
+    Action::Upsert { key: key.to_owned(), from: Source::Value(Any::Text(value.to_owned())) }
+}
+
+#[test]
+fn the_minimal_configuration_runs_without_a_word() {
+    let outcome = read("minimal", &SEED_VARS, &[]);
+    assert_eq!(outcome.report.to_string(), "");
+    let config = outcome.config.expect("nothing is wrong");
+    assert_eq!(
+        pipelines(&config),
+        [
+            "metrics: otlp → memory_limiter attributes batch → otlphttp",
+            "logs: otlp → memory_limiter attributes batch → otlphttp",
+            "traces: otlp → memory_limiter attributes batch → otlphttp",
+        ]
+    );
+    assert_eq!(config.service.extensions, ids(&["health_check"]));
+    let sent = exporter(&config);
+    assert_eq!(sent.url(Signal::Logs).as_deref(), Some("http://tfo-collector:4318/v1/logs"));
+    // otlphttp alone would queue in memory: no storage is written.
+    assert_eq!(sent.sending_queue, QueueConfig::default());
+    assert_eq!(sent.retry_on_failure, RetryConfig::default());
+    // The tenant is text: 0.88 would send 83 (reference §0).
+    let tenant = ("X-Tenant-Id".to_owned(), Secret::new("0123"));
+    assert!(sent.headers.contains(&tenant), "{:?}", sent.headers);
+    let Some(ProcessorConfig::Attributes(attributes)) = config.processors.get(&id("attributes")) else {
+        panic!("attributes is there")
+    };
+    assert_eq!(attributes.actions[1], upsert("telemetryflow.tenant.id", "0123"));
+}
+
+#[test]
+fn the_production_configuration_runs_and_tells_of_one_key() {
+    let outcome = read("production", &SEED_VARS, &[QUEUE]);
+    let expected = "\
+configs/production.yaml: 1 warning
+  69:7  extensions.file_storage.compaction.directory  warning: has no effect: copies are made inside the storage's own directory, so that they need no second filesystem
+";
+    assert_eq!(outcome.report.to_string(), expected);
+    let config = outcome.config.expect("nothing is wrong");
+    let all = "memory_limiter resource attributes batch";
+    assert_eq!(
+        pipelines(&config),
+        [
+            format!("metrics: otlp → {all} → otlphttp"),
+            format!("logs: otlp → {all} → otlphttp"),
+            format!("traces: otlp → {all} → otlphttp")
+        ]
+    );
+    let batch = BatchConfig {
+        timeout: Duration::from_secs(10),
+        send_batch_size: 512,
+        send_batch_max_size: 1_024,
+        ..BatchConfig::default()
+    };
+    let limiter = MemoryLimiterConfig {
+        check_interval: Duration::from_secs(1),
+        limit: Limit::Fixed { limit: Bytes::mib(256), spike: Bytes::mib(64) },
+    };
+    assert_eq!(config.processors.get(&id("batch")), Some(&ProcessorConfig::Batch(batch)));
+    assert_eq!(config.processors.get(&id("memory_limiter")), Some(&ProcessorConfig::MemoryLimiter(limiter)));
+    let Some(ProcessorConfig::Resource(resource)) = config.processors.get(&id("resource")) else {
+        panic!("resource is there")
+    };
+    assert_eq!(resource.actions, [upsert("host.name", "prod-node-01"), upsert("host.ip", "10.0.1.15")]);
+    let queue = QueueConfig { queue_size: 5_000, storage: Some(id("file_storage")), ..QueueConfig::default() };
+    assert_eq!(exporter(&config).sending_queue, queue);
+    assert_eq!(exporter(&config).retry_on_failure, RetryConfig::default());
+    let storage = FileStorageConfig {
+        directory: PathBuf::from(QUEUE),
+        timeout: Duration::from_secs(10),
+        compaction: CompactionConfig { on_start: true, on_rebound: true, ..CompactionConfig::default() },
+        ..FileStorageConfig::default()
+    };
+    assert_eq!(config.extensions.get(&id("file_storage")), Some(&ExtensionConfig::FileStorage(storage)));
+}
+
+/// Reference §0: 0.88 refuses this block three times over; here each slip is one warning.
+#[test]
+fn the_edge_gateway_configuration_runs_and_tells_what_it_left_open() {
+    let outcome = read("edge-gateway", &SEED_VARS, &[]);
+    let expected = "\
+configs/edge-gateway.yaml: 3 warnings
+  15:5   processors.memory_limiter.check_interval  warning: check_interval is not given (otelcol refuses that); 1s is assumed
+  35:16  extensions.file_storage.directory         warning: `/var/lib/otel-agent/queue` is not there; it will be created (0700)
+  44:16  service.extensions                        warning: `health_check` is not defined under extensions; it is taken with its defaults, at 0.0.0.0:13133
+";
+    assert_eq!(outcome.report.to_string(), expected);
+    let config = outcome.config.expect("nothing is wrong");
+    assert_eq!(pipelines(&config), ["metrics: otlp → memory_limiter batch → otlphttp"]);
+    assert_eq!(config.service.extensions, ids(&["health_check", "file_storage"]));
+    let health = ExtensionConfig::HealthCheck(Box::default());
+    assert_eq!(config.extensions.get(&id("health_check")), Some(&health));
+    let retry = RetryConfig {
+        initial_interval: Duration::from_secs(10),
+        max_interval: Duration::from_secs(300),
+        max_elapsed_time: Some(Duration::from_secs(3_600)),
+        ..RetryConfig::default()
+    };
+    assert_eq!(exporter(&config).retry_on_failure, retry);
+    assert_eq!(exporter(&config).timeout, Some(Duration::from_secs(60)));
+    let limiter = MemoryLimiterConfig {
+        check_interval: Duration::from_secs(1),
+        limit: Limit::Fixed { limit: Bytes::mib(512), spike: Bytes(Bytes::mib(512).0 / 5) },
+    };
+    assert_eq!(config.processors.get(&id("memory_limiter")), Some(&ProcessorConfig::MemoryLimiter(limiter)));
+}
+
+#[test]
+fn without_its_variables_the_production_configuration_tells_each_of_them() {
+    let outcome = read("production", &[], &[QUEUE]);
+    let expected = "\
+configs/production.yaml: 1 problem, 7 warnings
+  24:16  processors.resource.attributes[0].value       warning: `HOSTNAME` is not set; the machine's name is taken: `gw-7`
+  27:16  processors.resource.attributes[1].value       warning: `HOST_IP` is not set; the address packets leave from is taken: `10.1.2.3`
+  33:16  processors.attributes.actions[0].value        warning: the variable `TELEMETRYFLOW_WORKSPACE_ID` is not set; the action is left out
+  36:16  processors.attributes.actions[1].value        warning: the variable `TELEMETRYFLOW_TENANT_ID` is not set; the action is left out
+  44:15  exporters.otlphttp.endpoint                   the variable `TELEMETRYFLOW_ENDPOINT` is not set; without it there is no endpoint
+  46:23  exporters.otlphttp.headers.X-Workspace-Id     warning: the variable `TELEMETRYFLOW_WORKSPACE_ID` is not set; it is read as empty
+  47:20  exporters.otlphttp.headers.X-Tenant-Id        warning: the variable `TELEMETRYFLOW_TENANT_ID` is not set; it is read as empty
+  69:7   extensions.file_storage.compaction.directory  warning: has no effect: copies are made inside the storage's own directory, so that they need no second filesystem
+";
+    assert_eq!(outcome.report.to_string(), expected);
+    assert_eq!(outcome.config, None);
+}
+
+#[test]
+fn an_action_whose_variable_is_not_set_is_left_out_and_the_others_stay() {
+    let vars = [("TELEMETRYFLOW_ENDPOINT", "http://c"), ("AGENT_IP", "192.0.2.7"), ("AGENT_HOSTNAME", "edge-1")];
+    let config = read("production", &vars, &[QUEUE]).config.expect("there are only warnings");
+    let Some(ProcessorConfig::Attributes(attributes)) = config.processors.get(&id("attributes")) else {
+        panic!("attributes is there")
+    };
+    assert_eq!(attributes.actions, [upsert("agent.version", "1.0.0-CE")]);
+    let Some(ProcessorConfig::Resource(resource)) = config.processors.get(&id("resource")) else {
+        panic!("resource is there")
+    };
+    assert_eq!(resource.actions, [upsert("host.name", "edge-1"), upsert("host.ip", "192.0.2.7")]);
+}
+
+/// The seed's snippets are laid over a whole configuration, as its readers do.
+#[test]
+#[rustfmt::skip]
+fn the_seeds_snippets_run_on_top_of_a_whole_configuration() {
+    let low = "yaml:{processors: {batch: {timeout: 15s, send_batch_size: 256}, memory_limiter: {limit_mib: 64, spike_limit_mib: 16}}, \
+               exporters: {otlphttp: {compression: gzip, sending_queue: {queue_size: 1000}}}, \
+               resources: {requests: {memory: 64Mi, cpu: 50m}, limits: {memory: 128Mi, cpu: 200m}}}";
+    let debug = "yaml:{service: {telemetry: {logs: {level: debug, development: true, encoding: json, output_paths: [stdout, /var/log/otel-agent/agent.log]}}}}";
+    let logging = "yaml:{exporters: {logging: {loglevel: info}}, service: {pipelines: {logs: {exporters: [otlphttp, logging]}}}}";
+    for (snippet, expected) in [
+        (low,     "1:194  resources  warning: has no effect: it belongs to the Kubernetes manifest of the pod, not to the agent"),
+        (debug,   ""),
+        (logging, "1:34  exporters.logging.loglevel  warning: is the old name; taken as verbosity: normal"),
+    ] {
+        let (mut locations, host) = machine("minimal", &SEED_VARS, &[]);
+        locations.configs.push(snippet.to_owned());
+        let outcome = plan::read(&locations, &host);
+        let told = outcome.report.to_string();
+        let told: Vec<_> = told.lines().skip(1).map(str::trim).collect();
+        assert_eq!((told.join("\n"), outcome.config.is_some()), (expected.to_owned(), true), "{snippet}");
+    }
+}
+
+#[test]
+fn the_reference_loads_without_a_word_and_holds_the_defaults() {
+    let outcome = read("reference", &[], &["/var/lib/otelcol/file_storage"]);
+    assert_eq!(outcome.report.to_string(), "");
+    let config = outcome.config.expect("nothing is wrong");
+    let otlp = OtlpReceiverConfig { grpc: Some(GrpcConfig::default()), http: Some(HttpConfig::default()) };
+    assert_eq!(config.receivers, BTreeMap::from([(id("otlp"), ReceiverConfig::Otlp(otlp))]));
+    assert_eq!(config.processors.get(&id("batch")), Some(&ProcessorConfig::Batch(BatchConfig::default())));
+    let sent = OtlpHttpConfig {
+        // What has no default is an example.
+        endpoint: Some("https://collector.example.com:4318".to_owned()),
+        headers: vec![("X-Tenant-Id".to_owned(), Secret::new("0123"))],
+        sending_queue: QueueConfig { storage: Some(id("file_storage")), ..QueueConfig::default() },
+        ..OtlpHttpConfig::default()
+    };
+    assert_eq!(config.exporters.get(&id("otlphttp")), Some(&ExporterConfig::OtlpHttp(Box::new(sent))));
+    for debug in ["logging", "debug"] {
+        assert_eq!(config.exporters.get(&id(debug)), Some(&ExporterConfig::Debug(DebugConfig::default())));
+    }
+    let health = ExtensionConfig::HealthCheck(Box::new(HealthCheckConfig::default()));
+    assert_eq!(config.extensions.get(&id("health_check")), Some(&health));
+    let storage = ExtensionConfig::FileStorage(FileStorageConfig::default());
+    assert_eq!(config.extensions.get(&id("file_storage")), Some(&storage));
+    assert_eq!(config.service.telemetry, TelemetryConfig::default());
+    assert_eq!(config.service.telemetry.metrics.address, Listen::new("", 8_888));
+}
+
+/// Every key the readers ask for stands in the reference; that nothing else stands there, the test above shows.
+#[test]
+fn every_key_stands_in_the_reference() {
+    let (locations, host) = machine("reference", &[], &[]);
+    let asked = plan::read(&locations, &host).asked;
+    let root = load(&locations, &host, &Problems::new()).expect("it is YAML");
+    let mut written = BTreeSet::new();
+    collect(&root, "", 0, &mut written);
+    let missing: Vec<_> = asked.iter().filter(|key| !written.contains(key.trim_end_matches(".*"))).collect();
+    assert!(missing.is_empty(), "these keys are read and do not stand in configs/reference.yaml: {missing:#?}");
+    assert!(asked.len() > 150, "only {} keys were asked for", asked.len());
+}
+
+/// The keys of a tree as `Reading::asked` notes them: types for ids, `*` for pipelines, `[]` for items.
+fn collect(node: &Node, path: &str, depth: usize, into: &mut BTreeSet<String>) {
+    match &node.value {
+        Value::Scalar(_) => {}
+        Value::Seq(items) => items.iter().for_each(|item| collect(item, &format!("{path}[]"), depth + 1, into)),
+        Value::Map(entries) => {
+            for entry in entries {
+                let key = match (depth, path) {
+                    (1, "receivers" | "processors" | "exporters" | "extensions") => entry.key.split('/').next(),
+                    (2, "service.pipelines") => Some("*"),
+                    _ => None,
+                };
+                let key = key.unwrap_or(&entry.key);
+                let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+                collect(&entry.value, &path, depth + 1, into);
+                into.insert(path);
+            }
+        }
+    }
+}
