@@ -276,6 +276,10 @@ impl Store for FakeStore {
         Ok(Some(lease))
     }
 
+    fn handled(&self, _: Owner, _: Lane, _: Range<u64>) {}
+
+    fn reader_fell(&self) {}
+
     fn give_back(&self, owner: Owner, lane: Lane, window: Range<u64>) {
         let mut inner = self.inner();
         if owner.generation == inner.generation {

@@ -218,7 +218,7 @@ impl Sim {
 
     /// Requests sent in that span.
     fn requests(&self, from: Duration, to: Duration) -> usize {
-        self.sent.iter().filter(|at| (from..to).contains(at)).count()
+        self.sent.iter().filter(|at| (from..to).contains(*at)).count()
     }
 }
 
