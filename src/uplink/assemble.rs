@@ -51,8 +51,13 @@ impl Part {
     /// Two parts of nearly equal size, the first the smaller; `None` for a single item.
     #[must_use]
     pub fn halve(&self) -> Option<(Part, Part)> {
-        let items = self.items();
-        (items > 1).then(|| self.split_at(items / 2))
+        self.cut(self.items() / 2)
+    }
+
+    /// The first `items` items and the rest; `None` when one of the two would be empty.
+    #[must_use]
+    pub fn cut(&self, items: u32) -> Option<(Part, Part)> {
+        (0 < items && items < self.items()).then(|| self.split_at(items))
     }
 
     /// The first `items` items and the rest.
@@ -205,11 +210,11 @@ fn join(pieces: &[Bytes]) -> Bytes {
     joined.freeze()
 }
 
-/// The serialized request of one half of a request: `part` must be a half of `of`.
+/// The serialized request of one end of a request: `part` must be the front or the back of `of`.
 ///
 /// # Errors
 /// As [`serialize`].
-pub fn half(signal: Signal, of: &Part, raw: &Bytes, part: &Part) -> Result<Bytes, Malformed> {
+pub fn end_of(signal: Signal, of: &Part, raw: &Bytes, part: &Part) -> Result<Bytes, Malformed> {
     let items = part.items();
     let first = part.range.start == of.range.start;
     otlp::take(signal, raw, if first { 0..items } else { of.items() - items..of.items() })
@@ -342,9 +347,9 @@ mod tests {
             assert_eq!(all, (0..51).collect::<Vec<_>>());
             for (part, raw) in parts.iter().zip(&raw) {
                 let (front, back) = part.halve().expect("many items");
-                let mut halves = seqs(signal, &half(signal, part, raw, &front).expect("ours"));
+                let mut halves = seqs(signal, &end_of(signal, part, raw, &front).expect("ours"));
                 assert_eq!(halves.len(), front.items() as usize);
-                halves.extend(seqs(signal, &half(signal, part, raw, &back).expect("ours")));
+                halves.extend(seqs(signal, &end_of(signal, part, raw, &back).expect("ours")));
                 assert_eq!(halves, seqs(signal, raw));
             }
         }

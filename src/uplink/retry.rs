@@ -9,6 +9,8 @@
 //! What always holds: the window is measured on the clock of the link's up-time; and it ends only with a failure that
 //! is the upload's own, when others were taken meanwhile. While nothing is taken, nothing expires.
 
+pub use super::config::OnExpiry;
+use super::config::RetryConfig;
 use super::link::UpTime;
 use crate::base::Dice;
 use crate::base::backoff::Curve;
@@ -28,28 +30,25 @@ pub struct Retry {
     pub on_expiry: OnExpiry,
 }
 
-/// `retry_on_failure.on_expiry`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnExpiry {
-    /// It waits in the exporter's park lane and is tried again later; nothing is dropped.
-    Park,
-    /// It is dropped and counted as lost, as otelcol does.
-    Drop,
-}
-
 /// Where nothing may be dropped, an upload that fails while others succeed steps aside after so long: otelcol's
 /// default window. Parking keeps it; not parking would let it hold up a metrics lane for ever.
 pub const PARK_AFTER: Duration = Duration::from_secs(300);
 
+impl From<&RetryConfig> for Retry {
+    fn from(config: &RetryConfig) -> Retry {
+        Retry {
+            enabled: config.enabled,
+            curve: config.curve(),
+            max_elapsed: config.max_elapsed_time,
+            on_expiry: config.on_expiry,
+        }
+    }
+}
+
 impl Default for Retry {
     /// otelcol's defaults, but for dropping.
     fn default() -> Retry {
-        Retry {
-            enabled: true,
-            curve: Curve::default(),
-            max_elapsed: Some(Duration::from_secs(300)),
-            on_expiry: OnExpiry::Park,
-        }
+        Retry::from(&RetryConfig::default())
     }
 }
 

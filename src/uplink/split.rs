@@ -8,8 +8,9 @@
 //! ```
 //!
 //! What always holds:
-//! * Nothing is a dead letter that was not refused *alone and twice, with something else taken in between*. A far end
-//!   that refuses everything therefore convicts nobody: the lane is held and probed (`Sentence::AllRefused`).
+//! * Nothing is a dead letter that was not refused *alone and twice, while something else was taken* since the upload it
+//!   was cut from was refused. A far end that refuses everything therefore convicts nobody: the lane is held and probed
+//!   (`Sentence::AllRefused`).
 //! * The first half goes first, so that a lane in order stays in order but for the guilty item.
 //! * `k` guilty of `n` items cost at most `2·k·⌈log2 n⌉ + 1` requests to find and `k` to confirm: each guilty item
 //!   refuses one upload on each of the `⌈log2 n⌉` levels above it, and each refused upload makes two.
@@ -26,7 +27,8 @@ pub struct Hearing {
     pub items: u32,
     /// Uploads of its signal the far end has taken, ever.
     pub taken: u64,
-    /// The same when it was first refused without being halved.
+    /// It was refused before without being halved; and the same, when the upload it was cut from was refused (or itself,
+    /// when it was never cut).
     pub suspect_since: Option<u64>,
     /// Guilty items already found in the upload it was a part of.
     pub guilty: u32,

@@ -100,6 +100,18 @@ impl Verdict {
         }
     }
 
+    /// In words, for logs and dead letters.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        match self {
+            Verdict::Accepted { message, .. } => message,
+            Verdict::Later { why, .. }
+            | Verdict::Split { why, .. }
+            | Verdict::Hold { why }
+            | Verdict::Silence { why, .. } => why,
+        }
+    }
+
     /// What a gRPC status means (opentelemetry-proto, docs/specification.md, "Failures", OTLP/gRPC).
     #[must_use]
     pub fn of_grpc(code: Code, message: &str, retry_info: Option<Duration>) -> Verdict {

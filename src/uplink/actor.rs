@@ -1,0 +1,475 @@
+//! The actor: carries out what the flow decides.
+//!
+//! ```text
+//! spool news ─┐                      ┌─▶ Lease ──▶ depot ──▶ prepare ──▶ leased
+//! timer ──────┼─▶ step ── flow.next ─┼─▶ Send ───▶ transport ─▶ Verdict ─▶ answered ─▶ Settle ─▶ depot
+//! answer ─────┘                      └─▶ Cut · Park · GiveBack · Rest until
+//! ```
+//!
+//! What always holds:
+//! * It keeps nothing that cannot be lost: a new life takes over the leases of the old one, and the same uploads come
+//!   out under the same ids.
+//! * An upload leaves memory only after the spool has entered what became of it.
+//! * One settlement is under way at a time; what is decided meanwhile goes with the next.
+
+use super::desk::{Desk, Fate, Order};
+use super::due::{due, trigger};
+use super::flow::{Do, Flow};
+use super::link::Link;
+use super::pack::Packer;
+use super::prepare::{cut, prepare};
+use super::retry::OnExpiry;
+use super::transport::{Parcel, Transport};
+use super::verdict::Verdict;
+use super::wiring::{LaneSettings, LaneView, Lines, UplinkSettings, View};
+use crate::base::Dice;
+use crate::otlp::Signal;
+use crate::spool::{Cut, Lane, Lease, LeaseError, Outcome, Owner, Pos, Settlement};
+use crate::supervise::{Drain, contained};
+use crate::supervised;
+use actix::{
+    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture, SpawnHandle, WrapFuture as _,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+/// Steps in one turn before others (answers, pings) are heard.
+const STEPS_MAX: usize = 64;
+/// Rest before the spool is asked again after it could not answer.
+const SPOOL_REST: Duration = Duration::from_secs(1);
+/// Settlements that go in one call.
+const SETTLE_MAX: usize = 256;
+
+/// One exporter's uplink.
+pub struct Uplink {
+    settings: Arc<UplinkSettings>,
+    lines: Lines,
+    transport: Arc<dyn Transport>,
+    /// The lanes, then the park lane of each.
+    lanes: Vec<LaneSettings>,
+    owner: Option<Owner>,
+    flow: Flow,
+    packer: Packer,
+    dice: Dice,
+    /// Decided and not entered yet.
+    settlements: Vec<(usize, Settlement)>,
+    settling: bool,
+    wake: Option<(Instant, SpawnHandle)>,
+    /// What the view shows of the links.
+    shown: Option<(Link, Vec<Link>)>,
+    last_failure: String,
+    /// Who waits for everything to come home.
+    drained: Vec<oneshot::Sender<()>>,
+}
+
+impl Uplink {
+    /// For the factory: a new life with nothing in hand.
+    #[must_use]
+    pub fn new(settings: Arc<UplinkSettings>, lines: Lines, mut dice: Dice) -> Uplink {
+        let packer = Packer::new(settings.encoding, settings.level);
+        let transport = (lines.transport)();
+        let desks =
+            settings.lanes.iter().map(|lane| Desk::new(lane.signal, order(lane.signal), settings.consumers, false));
+        let parks = settings.lanes.iter().map(|lane| Desk::new(lane.signal, Order::Any, 1, true));
+        let flow = Flow::new(desks.chain(parks).collect(), settings.retry, settings.budget, Dice::seeded(dice.u64()));
+        Uplink {
+            lanes: settings.lanes.clone(),
+            settings,
+            lines,
+            transport,
+            owner: None,
+            flow,
+            packer,
+            dice,
+            settlements: Vec::new(),
+            settling: false,
+            wake: None,
+            shown: None,
+            last_failure: String::new(),
+            drained: Vec::new(),
+        }
+    }
+
+    fn take_over(&mut self, ctx: &mut Context<Self>) {
+        let (depot, exporter) = (self.lines.depot.clone(), self.settings.exporter.clone());
+        let lanes: Vec<Lane> = self.settings.lanes.iter().map(|lane| lane.lane).collect();
+        let taking = async move {
+            let owner = depot.own(&exporter, &lanes).await?;
+            let mut parks = Vec::new();
+            for lane in lanes {
+                parks.push(depot.park_lane(owner, lane).await?);
+            }
+            Ok::<_, LeaseError>((owner, parks))
+        };
+        ctx.spawn(taking.into_actor(self).map(|taken, uplink, ctx| match taken {
+            Ok((owner, parks)) => uplink.begin(owner, &parks, ctx),
+            Err(error) => {
+                uplink.lines.metrics.spool_failed("own", &error);
+                ctx.run_later(SPOOL_REST, Self::take_over);
+            }
+        }));
+    }
+
+    fn begin(&mut self, owner: Owner, parks: &[Lane], ctx: &mut Context<Self>) {
+        self.owner = Some(owner);
+        let parked = self.settings.lanes.iter().zip(parks).map(|(of, park)| LaneSettings {
+            lane: *park,
+            // Each parked upload is a block, and was cut already.
+            cut: Cut { enough_items: 1, ..of.cut },
+            batch_timeout: Duration::ZERO,
+            batch: None,
+            ..of.clone()
+        });
+        self.lanes.truncate(self.settings.lanes.len());
+        self.lanes.extend(parked);
+        let news = self.lines.depot.news();
+        self.listen(news, ctx);
+        self.look(ctx);
+    }
+
+    /// Looks what waits whenever the spool has news.
+    fn listen(&mut self, mut news: watch::Receiver<u64>, ctx: &mut Context<Self>) {
+        let heard = async move { news.changed().await.map(|()| news) };
+        ctx.spawn(heard.into_actor(self).map(|heard, uplink, ctx| {
+            // An error: the spool is gone, and with it the process.
+            if let Ok(news) = heard {
+                uplink.listen(news, ctx);
+                uplink.look(ctx);
+            }
+        }));
+    }
+
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        (0..self.lanes.len()).for_each(|at| self.look_at(at));
+        self.step(ctx);
+    }
+
+    fn look_at(&mut self, at: usize) {
+        let Some(owner) = self.owner else { return };
+        let lane = &self.lanes[at];
+        let waiting = self.lines.depot.waiting(owner, lane.lane);
+        let timeout = if self.drained.is_empty() { lane.batch_timeout } else { Duration::ZERO };
+        let due = due(waiting, lane.cut, timeout, self.lines.clock.now(), Instant::now());
+        self.flow.desk_mut(at).set_due(due);
+    }
+
+    /// Does all there is to do now.
+    fn step(&mut self, ctx: &mut Context<Self>) {
+        if self.owner.is_none() {
+            return;
+        }
+        let mut rest = Some(Instant::now()); // more to do, after others were heard
+        for _ in 0..STEPS_MAX {
+            match self.flow.next(Instant::now()) {
+                Do::Send(at, key) => self.send(at, key, ctx),
+                Do::Lease(at) => self.lease(at, ctx),
+                Do::Cut(at, key, items) => self.cut(at, key, items, "cut to size"),
+                Do::Park(at, key) => {
+                    let why = self.last_failure.clone();
+                    self.decide(at, key, &Fate::Expired(OnExpiry::Park), &Verdict::Later { after: None, why });
+                }
+                Do::GiveBack(at, window) => self.give_back(at, window, ctx),
+                Do::Rest(until) => {
+                    rest = until;
+                    break;
+                }
+            }
+        }
+        self.wake_at(rest, ctx);
+        self.settle(ctx);
+        self.show();
+        self.tell_those_who_drain();
+    }
+
+    fn wake_at(&mut self, rest: Option<Instant>, ctx: &mut Context<Self>) {
+        if self.wake.map(|(at, _)| at) == rest {
+            return;
+        }
+        if let Some((_, wake)) = self.wake.take() {
+            ctx.cancel_future(wake);
+        }
+        self.wake = rest.map(|at| {
+            let wake = ctx.run_later(at.saturating_duration_since(Instant::now()), |uplink, ctx| {
+                uplink.wake = None;
+                uplink.step(ctx);
+            });
+            (at, wake)
+        });
+    }
+
+    fn lease(&mut self, at: usize, ctx: &mut Context<Self>) {
+        let Some(owner) = self.owner else { return };
+        let lane = &self.lanes[at];
+        let asked = self.lines.depot.lease(owner, lane.lane, lane.cut);
+        ctx.spawn(asked.into_actor(self).map(move |answer, uplink, ctx| uplink.leased(at, answer, ctx)));
+    }
+
+    fn leased(&mut self, at: usize, answer: Result<Option<Lease>, LeaseError>, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        match answer {
+            Ok(Some(lease)) => self.unpack(at, lease, ctx),
+            Ok(None) => self.flow.leased(at, 0..0, Vec::new(), now),
+            Err(LeaseError::Retired) => return self.retire(),
+            Err(error) => {
+                self.lines.metrics.spool_failed("lease", &error);
+                self.flow.leased(at, 0..0, Vec::new(), now);
+                self.flow.desk_mut(at).set_due(Some(now + SPOOL_REST));
+                return self.step(ctx);
+            }
+        }
+        self.look_at(at);
+        self.step(ctx);
+    }
+
+    /// A window becomes uploads. Whoever falls over it does so twice at most: the spool counts (promise P8).
+    fn unpack(&mut self, at: usize, lease: Lease, ctx: &mut Context<Self>) {
+        let Some(owner) = self.owner else { return };
+        let now = Instant::now();
+        let prepared = prepare(&lease, self.flow.desk(at).ceiling(now), &mut self.packer);
+        if let Some(batch) = &self.lanes[at].batch {
+            for (part, body) in &prepared.uploads {
+                let items = u64::from(part.items());
+                batch.sent(items, body.raw_len.into(), trigger(items, lease.cut));
+            }
+        }
+        for (part, raw, answer) in prepared.unreadable {
+            self.lines.metrics.dead_letter(lease.signal, part.items(), &answer);
+            let (range, items) = (part.range.clone(), part.items());
+            let outcome = Outcome::DeadLetter { raw, answer };
+            self.settlements.push((at, Settlement { owner, lane: lease.lane, range, items, outcome }));
+        }
+        let handled = self.lines.depot.handled(owner, lease.lane, lease.window.clone());
+        ctx.spawn(handled.into_actor(self).map(|_, _, _| ()));
+        self.flow.leased(at, lease.window, prepared.uploads, now);
+    }
+
+    fn give_back(&mut self, at: usize, window: std::ops::Range<u64>, ctx: &mut Context<Self>) {
+        let Some(owner) = self.owner else { return };
+        let given = self.lines.depot.give_back(owner, self.lanes[at].lane, window);
+        // Should it get lost, the window comes back when the owner changes.
+        ctx.spawn(given.into_actor(self).map(|_, _, _| ()));
+    }
+
+    fn send(&mut self, at: usize, key: Pos, ctx: &mut Context<Self>) {
+        let Some(upload) = self.flow.desk(at).upload(key) else { return };
+        let parcel = Parcel {
+            signal: self.lanes[at].signal,
+            body: upload.body.clone(),
+            upload_id: upload.part.upload_id(&self.lines.depot.spool_id(), self.lanes[at].lane),
+        };
+        self.lines.metrics.sent(&parcel.body);
+        let sent = self.transport.send(parcel);
+        ctx.spawn(sent.into_actor(self).map(move |verdict, uplink, ctx| uplink.answered(at, key, &verdict, ctx)));
+    }
+
+    fn answered(&mut self, at: usize, key: Pos, verdict: &Verdict, ctx: &mut Context<Self>) {
+        let before = self.links();
+        if !matches!(verdict, Verdict::Accepted { .. }) {
+            verdict.why().clone_into(&mut self.last_failure);
+        }
+        if let Some(fate) = self.flow.answered(at, key, verdict, Instant::now()) {
+            self.decide(at, key, &fate, verdict);
+        }
+        self.tell_moves(&before);
+        self.step(ctx);
+    }
+
+    /// Carries out what becomes of an upload.
+    fn decide(&mut self, at: usize, key: Pos, fate: &Fate, verdict: &Verdict) {
+        let Some(upload) = self.flow.desk(at).upload(key) else { return };
+        let (signal, items, why) = (self.lanes[at].signal, upload.part.items(), verdict.why());
+        let metrics = &self.lines.metrics;
+        match fate {
+            Fate::Delivered { rejected } => {
+                let oddity = if let Verdict::Accepted { oddity, .. } = verdict { *oddity } else { None };
+                metrics.delivered(signal, items, *rejected, why, oddity);
+            }
+            Fate::Kept(blame) => return metrics.kept(signal, items, blame, why),
+            Fate::Suspect => return metrics.refused(signal, items, why),
+            Fate::Halve => {
+                metrics.refused(signal, items, why);
+                return self.cut(at, key, items / 2, why);
+            }
+            Fate::DeadLetter => metrics.dead_letter(signal, items, why),
+            Fate::Expired(OnExpiry::Park) => metrics.parked(signal, items, why),
+            Fate::Expired(OnExpiry::Drop) => metrics.dropped(signal, items, why),
+        }
+        if let Some(outcome) = fate.outcome(upload, verdict) {
+            self.enter(at, key, outcome);
+        }
+        if matches!(fate, Fate::Expired(OnExpiry::Park)) && at < self.settings.lanes.len() {
+            self.flow.let_it_lie(at + self.settings.lanes.len(), Instant::now());
+        }
+    }
+
+    /// One upload becomes two. What cannot be cut, though it was accepted, is a dead letter as a whole.
+    fn cut(&mut self, at: usize, key: Pos, items: u32, why: &str) {
+        let Some(upload) = self.flow.desk(at).upload(key) else { return };
+        let (signal, packer) = (self.lanes[at].signal, &mut self.packer);
+        let parts = contained("cut", || cut(signal, &upload.part, &upload.body, items, packer));
+        if let Ok(Some(parts)) = parts {
+            return self.flow.desk_mut(at).cut(key, parts, Instant::now());
+        }
+        let answer = format!("{why} (and the batch cannot be cut)");
+        self.lines.metrics.dead_letter(signal, upload.part.items(), &answer);
+        let raw = upload.body.unpack();
+        self.flow.desk_mut(at).settling(key);
+        self.enter(at, key, Outcome::DeadLetter { raw, answer });
+    }
+
+    fn enter(&mut self, at: usize, key: Pos, outcome: Outcome) {
+        let (Some(owner), Some(upload)) = (self.owner, self.flow.desk(at).upload(key)) else { return };
+        let (range, items) = (upload.part.range.clone(), upload.part.items());
+        self.settlements.push((at, Settlement { owner, lane: self.lanes[at].lane, range, items, outcome }));
+    }
+
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        if self.settling || self.settlements.is_empty() {
+            return;
+        }
+        self.settling = true;
+        let some = self.settlements.len().min(SETTLE_MAX);
+        let batch: Vec<_> = self.settlements.drain(..some).collect();
+        let asked = self.lines.depot.settle(batch.iter().map(|(_, settlement)| settlement.clone()).collect());
+        ctx.spawn(asked.into_actor(self).map(move |answer, uplink, ctx| uplink.settled(batch, answer, ctx)));
+    }
+
+    fn settled(
+        &mut self,
+        mut batch: Vec<(usize, Settlement)>,
+        answer: Result<(), LeaseError>,
+        ctx: &mut Context<Self>,
+    ) {
+        self.settling = false;
+        match answer {
+            Ok(()) => {
+                for (at, settlement) in batch {
+                    self.flow.desk_mut(at).settled(settlement.range.start);
+                }
+            }
+            Err(LeaseError::Retired) => return self.retire(),
+            Err(LeaseError::NotLeased(from, to)) => {
+                // One of them is none of ours any more, and none of the others was entered.
+                let error = LeaseError::NotLeased(from, to);
+                self.lines.metrics.settled_already(&error);
+                let gone = batch.iter().position(|(_, s)| s.range == (from..to)).unwrap_or(0);
+                let (at, settlement) = batch.remove(gone);
+                self.flow.desk_mut(at).settled(settlement.range.start);
+                self.settlements.splice(0..0, batch);
+            }
+            Err(error @ LeaseError::Unavailable(_)) => {
+                self.lines.metrics.spool_failed("settle", &error);
+                self.settlements.splice(0..0, batch);
+                self.settling = true; // until the rest is over
+                ctx.run_later(SPOOL_REST, |uplink, ctx| {
+                    uplink.settling = false;
+                    uplink.step(ctx);
+                });
+                return;
+            }
+        }
+        self.step(ctx);
+    }
+
+    /// Another uplink has taken over: nothing of this one counts any more.
+    fn retire(&mut self) {
+        self.lines.metrics.retired();
+        let Uplink { settings, lines, dice, drained, .. } = self;
+        let drained = std::mem::take(drained);
+        *self = Uplink::new(settings.clone(), lines.clone(), Dice::seeded(dice.u64()));
+        drop(drained); // they wait for nobody: a dropped sender ends their wait
+    }
+
+    fn links(&self) -> (Link, Vec<Link>) {
+        (self.flow.link(), self.flow.desks().iter().map(Desk::link).collect())
+    }
+
+    fn tell_moves(&self, (link, lanes): &(Link, Vec<Link>)) {
+        if !same(*link, self.flow.link()) {
+            self.lines.metrics.link_moved(*link, self.flow.link(), &self.last_failure);
+        }
+        for ((before, desk), lane) in lanes.iter().zip(self.flow.desks()).zip(&self.lanes) {
+            if !desk.is_parked() && !same(*before, desk.link()) {
+                self.lines.metrics.lane_moved(&lane.name, *before, desk.link(), &self.last_failure);
+            }
+        }
+    }
+
+    fn show(&mut self) {
+        let links = self.links();
+        if self.shown.as_ref() == Some(&links) {
+            return;
+        }
+        let lanes = self.lanes.iter().zip(self.flow.desks());
+        self.lines.view.send_replace(View {
+            link: self.flow.link(),
+            last_failure: self.last_failure.clone(),
+            lanes: lanes
+                .map(|(lane, desk)| LaneView { name: lane.name.clone(), parked: desk.is_parked(), link: desk.link() })
+                .collect(),
+        });
+        self.shown = Some(links);
+    }
+
+    fn tell_those_who_drain(&mut self) {
+        if self.drained.is_empty() || self.flow.out() > 0 || self.settling || !self.settlements.is_empty() {
+            return;
+        }
+        let takes =
+            |desk: &Desk| !desk.is_parked() && desk.link().is_up() && (desk.due().is_some() || !desk.is_empty());
+        let flushing = self.settings.flush_at_stop && self.flow.link().is_up() && self.flow.desks().iter().any(takes);
+        if !flushing {
+            self.flow.close(true);
+            for done in self.drained.drain(..) {
+                let _ = done.send(()); // who asked may have stopped waiting
+            }
+        }
+    }
+}
+
+/// Resting and probing take turns; that is no news.
+fn same(a: Link, b: Link) -> bool {
+    a.is_up() == b.is_up() && a.trouble() == b.trouble()
+}
+
+/// Far ends refuse samples that are older than the last one (promise P6).
+fn order(signal: Signal) -> Order {
+    if signal == Signal::Metrics { Order::Strict } else { Order::Any }
+}
+
+impl std::fmt::Debug for Uplink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uplink")
+            .field("exporter", &self.settings.exporter)
+            .field("flow", &self.flow)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Actor for Uplink {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.take_over(ctx);
+    }
+}
+supervised!(Uplink, drain: own);
+
+/// Answered when nothing is out and the spool knows of everything. What was accepted and not sent stays in the spool;
+/// if that would be lost with the process, it is sent first.
+impl Handler<Drain> for Uplink {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
+        let (done, drained) = oneshot::channel();
+        self.drained.push(done);
+        self.flow.close(!self.settings.flush_at_stop);
+        if self.owner.is_none() {
+            self.drained.clear(); // it has never begun
+        }
+        self.look(ctx);
+        Box::pin(async move { drop(drained.await) })
+    }
+}

@@ -1,0 +1,692 @@
+//! One lane's uploads, and what to do next with them.
+//!
+//! ```text
+//!            leased                    sent                  taken, parked, dropped, dead-lettered
+//! spool ──▶ Ready(at) ──────────────▶ Out ─────────────────▶ Settling ──▶ gone
+//!              ▲  ▲                    │ │
+//!              │  └── it failed ───────┘ └── refused: two halves, Ready
+//! ```
+//!
+//! Whose fault is a failure? If others fared better meanwhile, it is one's own.
+//!
+//! | others of its signal were taken since it last failed | | to blame |
+//! |---|---|---|
+//! | yes | | the upload: it rests alone, and its window runs |
+//! | no | it is the lane's first failure in a row | nobody yet: it rests alone |
+//! | no | there was an answer, or another signal's upload was taken since it was sent | the lane: it rests, then one upload probes |
+//! | no | there was no answer | the link: all lanes rest, then one upload probes |
+//!
+//! What always holds:
+//! * A lane in strict order has one upload out. An upload is passed over only as a suspect of poison, or when its window
+//!   is over: then the next *item* finds out whether it is the upload or the far end. So what the far end gets out of
+//!   order at its return is one item, and a bad upload holds the lane up for one window.
+//! * In any order a probe is an upload not tried since the lane went down, while there is memory for one more; then the
+//!   one tried longest ago. So bad ones, even many in a row, do not keep a lane down.
+//! * While nobody can be reached two windows of each lane stay in memory; the others are given back to the spool.
+
+use super::assemble::Part;
+use super::link::{Link, Seen, Trouble, UpTime};
+use super::pack::Body;
+use super::retry::{Next, OnExpiry, Patience, Retry};
+use super::split::{Hearing, Sentence};
+use super::verdict::Verdict;
+use crate::base::Dice;
+use crate::base::backoff::Curve;
+use crate::otlp::Signal;
+use crate::spool::{Outcome, Pos, Reason};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Whether the far end minds the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Logs and traces: several uploads at a time.
+    Any,
+    /// Metrics: far ends refuse samples older than the last.
+    Strict,
+}
+
+/// Rests of a park lane: what failed alone for a whole window is tried again after 5 min, then less and less, up to
+/// hourly. Each new try that fails writes it to the disk once more, to its tail, so that the next is not held up.
+pub const PARKED: Curve = Curve {
+    initial: Duration::from_secs(300),
+    multiplier: 2.0,
+    max: Duration::from_secs(3_600),
+    randomization_factor: 0.2,
+};
+
+/// Windows a resting lane keeps in memory: two, so that a probe can alternate.
+const WINDOWS_KEPT: usize = 2;
+
+/// Failures while others were taken after which an upload may be parked to make room, before its window ends: with the
+/// original's rests that is 40 s, longer than a far end takes to restart. (While the lane is down one such failure is
+/// enough: else as many bad uploads as memory holds would keep it down for ever.)
+const ROOM_AFTER: u32 = 4;
+
+/// For how long a size that was too large is remembered: 10 min. A limit that stays costs a few refusals each time, one
+/// that was lifted is noticed soon.
+const CEILING_LASTS: Duration = Duration::from_secs(600);
+
+/// One lane.
+#[derive(Debug)]
+pub struct Desk {
+    signal: Signal,
+    order: Order,
+    most: u32,
+    parked: bool,
+    link: Link,
+    /// Uploads that may be out just now: grows with each one taken, so that a return is gentle (promise P9).
+    ramp: u32,
+    /// How long both this lane and the far end were up (in strict order: the far end).
+    clock: UpTime,
+    uploads: BTreeMap<Pos, Upload>,
+    windows: Vec<Range<u64>>,
+    /// When the spool has enough for an upload; `None`: not before there is news.
+    due: Option<Instant>,
+    leasing: bool,
+    /// Guilty items found, by hunt; a hunt is named by where the refused upload began.
+    hunts: BTreeMap<Pos, u32>,
+    /// Uncompressed uploads of this size are thought too large.
+    ceiling: Option<(u32, Instant)>,
+    /// Failures since the last upload was taken.
+    failures: u32,
+    /// Since when it is down.
+    down_since: Option<Instant>,
+}
+
+/// One request on its way.
+#[derive(Debug)]
+pub struct Upload {
+    /// What it carries.
+    pub part: Part,
+    /// The request.
+    pub body: Body,
+    state: State,
+    patience: Patience,
+    tried: Option<Instant>,
+    /// Uploads of its signal that were taken, ever, when it last failed.
+    failed_at: Option<u64>,
+    /// Failures after which others had been taken since the one before.
+    solo: u32,
+    /// Uploads of its signal that were taken, ever, when the upload it was cut from was refused.
+    cut_at: Option<u64>,
+    /// It was refused as an item alone; counted as `cut_at`, or when that happened.
+    suspect_since: Option<u64>,
+    hunt: Option<Pos>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum State {
+    Ready { at: Instant },
+    Out { taken: u64, taken_of_all: u64 },
+    Settling,
+}
+
+/// What a desk must know of the rest.
+#[derive(Debug)]
+pub struct World<'a> {
+    /// Now.
+    pub now: Instant,
+    /// The far end as a whole is believed to be up.
+    pub link_up: bool,
+    /// Uploads of this signal that were taken, ever.
+    pub taken: u64,
+    /// Uploads of all signals that were taken, ever.
+    pub taken_of_all: u64,
+    /// The memory for bodies is not used up.
+    pub room: bool,
+    /// Nobody else is leasing.
+    pub may_lease: bool,
+    /// The operator's rules.
+    pub retry: &'a Retry,
+    /// Chance.
+    pub dice: &'a mut Dice,
+}
+
+/// What a desk wants done next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Send this upload.
+    Send(Pos),
+    /// Fetch the next window from the spool.
+    Lease,
+    /// Cut this upload after so many items before anything of it is sent.
+    Cut(Pos, u32),
+    /// Give this window back to the spool.
+    GiveBack(Range<u64>),
+    /// Park this upload before its window ends: those that fail alone have used up the memory.
+    Park(Pos),
+    /// Nothing until then, or until something happens.
+    Rest(Option<Instant>),
+}
+
+/// Who is to blame for a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// Itself; it rests alone.
+    Upload {
+        /// For so long.
+        rest: Duration,
+    },
+    /// The far end, for this lane's data.
+    Lane,
+    /// The far end as a whole.
+    Link,
+}
+
+/// What became of an upload with its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// The far end has it, but for `rejected` items.
+    Delivered {
+        /// Never more than it has.
+        rejected: u32,
+    },
+    /// It will be sent again.
+    Kept(Blame),
+    /// It is refused: send its halves (then say [`Desk::cut`]).
+    Halve,
+    /// It is a suspect of poison and kept.
+    Suspect,
+    /// It is guilty.
+    DeadLetter,
+    /// Its window is over.
+    Expired(OnExpiry),
+}
+
+impl Fate {
+    /// What the books are told; `None` while the upload stays in hand.
+    #[must_use]
+    pub fn outcome(&self, upload: &Upload, verdict: &Verdict) -> Option<Outcome> {
+        match self {
+            Fate::Delivered { rejected } => Some(Outcome::Delivered { rejected: *rejected }),
+            Fate::DeadLetter => {
+                Some(Outcome::DeadLetter { raw: upload.body.unpack(), answer: verdict.why().to_owned() })
+            }
+            Fate::Expired(OnExpiry::Park) => Some(Outcome::Parked { raw: upload.body.unpack() }),
+            Fate::Expired(OnExpiry::Drop) => Some(Outcome::Lost(Reason::RetryExpired)),
+            Fate::Kept(_) | Fate::Halve | Fate::Suspect => None,
+        }
+    }
+}
+
+impl Desk {
+    /// `most`: uploads out at one time (one in strict order). `parked`: a park lane, which has time.
+    #[must_use]
+    pub fn new(signal: Signal, order: Order, most: u32, parked: bool) -> Desk {
+        let most = if order == Order::Strict || parked { 1 } else { most.max(1) };
+        Desk {
+            signal,
+            order,
+            most,
+            parked,
+            link: Link::Up,
+            ramp: most,
+            clock: UpTime::default(),
+            uploads: BTreeMap::new(),
+            windows: Vec::new(),
+            due: None,
+            leasing: false,
+            hunts: BTreeMap::new(),
+            ceiling: None,
+            failures: 0,
+            down_since: None,
+        }
+    }
+
+    /// What it carries.
+    #[must_use]
+    pub fn signal(&self) -> Signal {
+        self.signal
+    }
+
+    /// What it believes of the far end.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        self.link
+    }
+
+    /// Is it a park lane?
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.parked
+    }
+
+    /// Nothing is in hand.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.uploads.is_empty()
+    }
+
+    /// Uploads that wait for an answer.
+    #[must_use]
+    pub fn out(&self) -> usize {
+        self.uploads.values().filter(|upload| matches!(upload.state, State::Out { .. })).count()
+    }
+
+    /// Bytes of bodies in memory.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.uploads.values().map(|upload| upload.body.bytes.len()).sum()
+    }
+
+    /// The upload that begins there.
+    #[must_use]
+    pub fn upload(&self, key: Pos) -> Option<&Upload> {
+        self.uploads.get(&key)
+    }
+
+    /// Uncompressed size from which on an upload is halved before it is sent at all.
+    #[must_use]
+    pub fn ceiling(&self, now: Instant) -> Option<u32> {
+        self.ceiling.filter(|(_, since)| now < *since + CEILING_LASTS).map(|(bytes, _)| bytes)
+    }
+
+    /// When the spool will have enough for an upload.
+    pub fn set_due(&mut self, due: Option<Instant>) {
+        self.due = due;
+    }
+
+    /// When the spool will have enough for an upload.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// A lease was asked for.
+    pub fn leasing(&mut self) {
+        self.leasing = true;
+    }
+
+    /// The lease came (or did not), made into uploads.
+    pub fn leased(&mut self, window: Range<u64>, uploads: Vec<(Part, Body)>, now: Instant) {
+        self.leasing = false;
+        if uploads.is_empty() {
+            return;
+        }
+        self.windows.push(window);
+        for (part, body) in uploads {
+            self.uploads.insert(part.range.start, Upload::new(part, body, now));
+        }
+    }
+
+    /// Time passes: a rest may be over, and the clock of the windows runs or stands.
+    pub fn tick(&mut self, world: &mut World<'_>) {
+        self.observe(Seen::Tick, world);
+    }
+
+    fn observe(&mut self, seen: Seen, world: &mut World<'_>) {
+        let curve = if self.parked { PARKED } else { world.retry.curve };
+        self.link = self.link.after(seen, world.now, &curve, world.dice);
+        if self.link.is_up() {
+            self.down_since = None;
+        } else {
+            self.ramp = 1;
+            self.down_since.get_or_insert(world.now);
+        }
+        self.clock.set(world.link_up && (self.order == Order::Strict || self.link.is_up()), world.now);
+    }
+
+    /// Something was parked here: it has just been tried for a whole window.
+    pub fn let_it_lie(&mut self, world: &mut World<'_>) {
+        if self.link.is_up() && self.uploads.is_empty() {
+            self.observe(Seen::Silence { trouble: Trouble::Busy, floor: None }, world);
+        }
+    }
+
+    /// The far end was away: begin gently.
+    pub fn slow_start(&mut self) {
+        self.ramp = 1;
+    }
+
+    /// What to do next while the far end is up.
+    #[must_use]
+    pub fn next(&self, world: &World<'_>) -> Step {
+        match self.link {
+            Link::Resting { until, .. } => Step::Rest(Some(until)),
+            Link::Probing { .. } => self.probe(self.down_since, world),
+            Link::Up => self.send_or_fetch(world),
+        }
+    }
+
+    /// What to do while nobody can be reached, until then.
+    #[must_use]
+    pub fn rest(&self, until: Instant) -> Step {
+        self.surplus().map_or(Step::Rest(Some(until)), Step::GiveBack)
+    }
+
+    /// Which upload to probe with. `down_since`: look for one that was not tried since then; without it (nobody can be
+    /// reached, whatever is sent) any will do.
+    #[must_use]
+    pub fn probe(&self, down_since: Option<Instant>, world: &World<'_>) -> Step {
+        if self.out() > 0 {
+            return Step::Rest(None);
+        }
+        if self.order == Order::Strict {
+            return self.probe_in_order(world);
+        }
+        // One that failed while others were taken tells nothing of the far end.
+        let untried =
+            |(_, upload): &(&Pos, &Upload)| upload.solo == 0 && upload.tried.is_none_or(|at| Some(at) < down_since);
+        let (fresh, tried): (Vec<_>, Vec<_>) = self.ready().partition(untried);
+        let wants_another = fresh.is_empty() && (down_since.is_some() || tried.is_empty());
+        if wants_another && self.can_lease(world) {
+            return Step::Lease;
+        }
+        if let Some(key) = self.in_the_way(1, world).filter(|_| wants_another) {
+            return Step::Park(key);
+        }
+        let longest_ago = tried.into_iter().min_by_key(|(key, upload)| (upload.tried, *key));
+        fresh.into_iter().next().or(longest_ago).map_or(Step::Rest(self.due), |(key, _)| self.send(key, world))
+    }
+
+    /// The first upload; or one item behind those that may be passed over, in turn with them.
+    fn probe_in_order(&self, world: &World<'_>) -> Step {
+        let passed = |upload: &Upload| {
+            upload.suspect_since.is_some() || upload.patience.is_over(world.retry, &self.clock, world.now)
+        };
+        let (ends, rest): (Vec<_>, Vec<_>) = self.ready().partition(|(_, upload)| passed(upload));
+        let next = rest.first();
+        if next.is_none() && self.can_lease(world) {
+            return Step::Lease;
+        }
+        let longest_ago = ends.into_iter().chain(next.copied()).min_by_key(|(key, upload)| (upload.tried, *key));
+        match longest_ago {
+            None => Step::Rest(self.due),
+            Some((key, upload)) if self.ready().next().is_some_and(|(first, _)| first != key) && !passed(upload) => {
+                if upload.part.items() > 1 {
+                    Step::Cut(*key, 1)
+                } else {
+                    Step::Send(*key)
+                }
+            }
+            Some((key, _)) => self.send(key, world),
+        }
+    }
+
+    fn send_or_fetch(&self, world: &World<'_>) -> Step {
+        let out = self.out();
+        if out >= self.ramp.min(self.most) as usize {
+            return Step::Rest(None);
+        }
+        if let Some(key) = self.sendable(world) {
+            return self.send(&key, world);
+        }
+        if self.can_lease(world) && (self.order == Order::Any || self.ready().all(|(_, upload)| upload.lingers(world)))
+        {
+            return Step::Lease;
+        }
+        if let Some(key) = self.in_the_way(ROOM_AFTER, world).filter(|_| out == 0) {
+            return Step::Park(key);
+        }
+        let timers = self.ready().filter_map(|(_, upload)| upload.at());
+        // A date that has passed waits for something else: room, or another's lease.
+        Step::Rest(timers.chain(self.due).filter(|at| *at > world.now).min())
+    }
+
+    fn send(&self, key: &Pos, world: &World<'_>) -> Step {
+        let upload = &self.uploads[key];
+        let too_large = self.ceiling(world.now).is_some_and(|bytes| upload.body.raw_len >= bytes);
+        match upload.part.items() {
+            items if items > 1 && too_large => Step::Cut(*key, items / 2),
+            _ => Step::Send(*key),
+        }
+    }
+
+    /// The upload whose turn it is, if it may go now.
+    fn sendable(&self, world: &World<'_>) -> Option<Pos> {
+        let mut in_line = self.ready();
+        let found = match self.order {
+            Order::Any => in_line.find(|(_, upload)| upload.may_go(world)),
+            Order::Strict => in_line.find(|(_, upload)| !upload.lingers(world)).filter(|(_, u)| u.may_go(world)),
+        };
+        found.map(|(key, _)| *key)
+    }
+
+    /// Memory is used up and the spool has more: the upload that failed alone most often, at least so often.
+    fn in_the_way(&self, times: u32, world: &World<'_>) -> Option<Pos> {
+        let wants = self.order == Order::Any && self.due.is_some_and(|due| due <= world.now) && !world.room;
+        let worst =
+            self.ready().filter(|(_, u)| u.solo >= times && u.suspect_since.is_none()).max_by_key(|(_, u)| u.solo);
+        worst.filter(|_| wants).map(|(key, _)| *key)
+    }
+
+    fn ready(&self) -> impl Iterator<Item = (&Pos, &Upload)> {
+        self.uploads.iter().filter(|(_, upload)| matches!(upload.state, State::Ready { .. }))
+    }
+
+    fn can_lease(&self, world: &World<'_>) -> bool {
+        let due = self.due.is_some_and(|due| due <= world.now);
+        due && !self.leasing && world.may_lease && (world.room || self.uploads.is_empty())
+    }
+
+    /// A window that need not wait here: nothing of it is out, settled in part, or under suspicion.
+    fn surplus(&self) -> Option<Range<u64>> {
+        let idle = |window: &Range<u64>| {
+            let of = |upload: &&Upload| window.contains(&upload.part.range.start.index);
+            self.uploads.values().filter(of).all(|u| matches!(u.state, State::Ready { .. }) && u.hunt.is_none())
+        };
+        self.windows.iter().skip(WINDOWS_KEPT).find(|window| idle(window)).cloned()
+    }
+
+    /// The window was given back.
+    pub fn gave_back(&mut self, window: &Range<u64>, now: Instant) {
+        self.windows.retain(|other| other != window);
+        self.uploads.retain(|_, upload| !window.contains(&upload.part.range.start.index));
+        self.due = Some(now);
+    }
+
+    /// The upload is on its way.
+    pub fn sent(&mut self, key: Pos, world: &World<'_>) {
+        if let Some(upload) = self.uploads.get_mut(&key) {
+            upload.state = State::Out { taken: world.taken, taken_of_all: world.taken_of_all };
+            upload.tried = Some(world.now);
+        }
+    }
+
+    /// What becomes of an upload with this verdict; `None` if it is none of ours (any more).
+    pub fn answered(&mut self, key: Pos, verdict: &Verdict, world: &mut World<'_>) -> Option<Fate> {
+        let up = self.link.is_up() && world.link_up;
+        let upload = self.uploads.get_mut(&key)?;
+        let State::Out { taken, taken_of_all } = upload.state else { return None };
+        let solo = world.taken > upload.failed_at.unwrap_or(taken);
+        let alone = up && solo;
+        let others = world.link_up && world.taken_of_all > taken_of_all;
+        upload.state = State::Ready { at: world.now };
+        upload.failed_at = Some(world.taken);
+        upload.solo += u32::from(solo);
+        Some(match verdict {
+            Verdict::Accepted { rejected, .. } => self.taken(key, *rejected, world),
+            Verdict::Silence { trouble: Trouble::NoAnswer, .. } if alone => self.fell_alone(key, None, true, world),
+            Verdict::Silence { trouble: trouble @ Trouble::NoAnswer, .. } if others => {
+                self.fell_with_all(key, *trouble, None, world)
+            }
+            Verdict::Silence { .. } => {
+                upload.patience.fell_with_all(&self.clock, world.now);
+                Fate::Kept(Blame::Link)
+            }
+            Verdict::Later { after, .. } if alone => {
+                self.ramp = (self.ramp / 2).max(1);
+                if after.is_some() {
+                    // It asks for patience in so many words, whoever is to blame.
+                    self.observe(Seen::Silence { trouble: Trouble::Busy, floor: *after }, world);
+                }
+                self.fell_alone(key, *after, true, world)
+            }
+            Verdict::Later { after: None, .. } if up && self.failures == 0 => self.fell_first(key, world),
+            Verdict::Later { after, .. } => self.fell_with_all(key, Trouble::Busy, *after, world),
+            Verdict::Hold { .. } if alone => self.fell_alone(key, None, false, world),
+            Verdict::Hold { .. } if up && self.failures == 0 => self.fell_first(key, world),
+            Verdict::Hold { .. } => self.fell_with_all(key, Trouble::Held, None, world),
+            Verdict::Split { too_large, .. } => {
+                if !alone {
+                    self.ramp = 1; // nothing else was taken since: search with one upload at a time
+                }
+                self.refused(key, *too_large, up, solo, world)
+            }
+        })
+    }
+
+    fn taken(&mut self, key: Pos, rejected: u64, world: &mut World<'_>) -> Fate {
+        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
+        upload.state = State::Settling;
+        let rejected = u32::try_from(rejected).unwrap_or(u32::MAX).min(upload.part.items());
+        self.failures = 0;
+        self.ramp = self.ramp.saturating_add(1).min(self.most);
+        self.observe(Seen::Answer, world);
+        Fate::Delivered { rejected }
+    }
+
+    /// One failure after a success is no sign yet: it rests, and the next upload finds out.
+    fn fell_first(&mut self, key: Pos, world: &mut World<'_>) -> Fate {
+        self.failures += 1;
+        let rest = world.retry.curve.jittered(1, world.dice);
+        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
+        upload.patience.fell_with_all(&self.clock, world.now);
+        upload.state = State::Ready { at: world.now + rest };
+        Fate::Kept(Blame::Upload { rest })
+    }
+
+    fn fell_alone(&mut self, key: Pos, floor: Option<Duration>, may_drop: bool, world: &mut World<'_>) -> Fate {
+        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
+        let retry = if self.parked { &Retry { enabled: false, ..*world.retry } } else { world.retry };
+        match upload.patience.fell_alone(retry, &self.clock, world.now, floor, world.dice) {
+            Next::Again(rest) => {
+                upload.state = State::Ready { at: world.now + rest };
+                Fate::Kept(Blame::Upload { rest })
+            }
+            Next::Expired => {
+                upload.state = State::Settling;
+                if self.parked {
+                    self.observe(Seen::Silence { trouble: Trouble::Busy, floor }, world);
+                }
+                let drop = may_drop && !self.parked && retry.expiry() == OnExpiry::Drop;
+                Fate::Expired(if drop { OnExpiry::Drop } else { OnExpiry::Park })
+            }
+        }
+    }
+
+    fn fell_with_all(&mut self, key: Pos, trouble: Trouble, floor: Option<Duration>, world: &mut World<'_>) -> Fate {
+        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
+        upload.patience.fell_with_all(&self.clock, world.now);
+        self.failures = self.failures.saturating_add(1);
+        self.observe(Seen::Silence { trouble, floor }, world);
+        Fate::Kept(Blame::Lane)
+    }
+
+    fn refused(&mut self, key: Pos, too_large: bool, up: bool, solo: bool, world: &mut World<'_>) -> Fate {
+        let fellow_suspects = self.suspects(key, world.taken);
+        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
+        let hearing = Hearing {
+            items: upload.part.items(),
+            taken: world.taken,
+            suspect_since: upload.suspect_since,
+            guilty: upload.hunt.and_then(|hunt| self.hunts.get(&hunt)).copied().unwrap_or(0),
+            link_up: up,
+            fellow_suspects,
+        };
+        // Only where others fit is it a limit; a far end that takes nothing has told no size.
+        if too_large && hearing.items > 1 && (solo || upload.cut_at.is_some_and(|then| world.taken > then)) {
+            let known = self.ceiling.filter(|(_, since)| world.now < *since + CEILING_LASTS);
+            let least = known.map_or(u32::MAX, |(bytes, _)| bytes);
+            self.ceiling = Some((least.min(upload.body.raw_len), world.now));
+        }
+        match hearing.sentence() {
+            Sentence::Halve => {
+                upload.state = State::Settling; // until it is cut
+                Fate::Halve
+            }
+            Sentence::Guilty => {
+                upload.state = State::Settling;
+                if let Some(hunt) = upload.hunt {
+                    *self.hunts.entry(hunt).or_default() += 1;
+                }
+                Fate::DeadLetter
+            }
+            Sentence::Suspect => {
+                upload.suspect_since.get_or_insert(upload.cut_at.unwrap_or(world.taken));
+                upload.state = State::Ready { at: world.now + world.retry.curve.jittered(1, world.dice) };
+                Fate::Suspect
+            }
+            Sentence::AllRefused => {
+                if hearing.items <= 1 {
+                    upload.suspect_since.get_or_insert(upload.cut_at.unwrap_or(world.taken));
+                }
+                self.fell_with_all(key, Trouble::Refusing, None, world)
+            }
+        }
+    }
+
+    /// Other items refused alone since the last upload was taken.
+    fn suspects(&self, but: Pos, taken: u64) -> usize {
+        self.uploads.iter().filter(|(key, u)| **key != but && u.suspect_since == Some(taken)).count()
+    }
+
+    /// An upload is two now: it was refused, or said to be cut.
+    pub fn cut(&mut self, key: Pos, parts: [(Part, Body); 2], now: Instant) {
+        let Some(whole) = self.uploads.remove(&key) else { return };
+        for (part, body) in parts {
+            // What was not refused is under no suspicion.
+            let hunt = whole.hunt.or(whole.failed_at.map(|_| key));
+            let cut_at = whole.failed_at.or(whole.cut_at);
+            let half = Upload { patience: whole.patience, cut_at, hunt, ..Upload::new(part, body, now) };
+            self.uploads.insert(half.part.range.start, half);
+        }
+    }
+
+    /// The upload is being settled whatever its answer: it could not be made ready, or had to make room.
+    pub fn settling(&mut self, key: Pos) {
+        if let Some(upload) = self.uploads.get_mut(&key) {
+            upload.state = State::Settling;
+        }
+    }
+
+    /// The spool knows what became of the upload.
+    pub fn settled(&mut self, key: Pos) {
+        if self.uploads.remove(&key).is_none() {
+            return;
+        }
+        let (uploads, hunts) = (&self.uploads, &mut self.hunts);
+        let lives = |window: &Range<u64>| {
+            uploads.range(Pos { index: window.start, item: 0 }..Pos { index: window.end, item: 0 }).next().is_some()
+        };
+        self.windows.retain(lives);
+        hunts.retain(|hunt, _| uploads.values().any(|upload| upload.hunt == Some(*hunt)));
+    }
+}
+
+impl Upload {
+    fn new(part: Part, body: Body, now: Instant) -> Upload {
+        Upload {
+            part,
+            body,
+            state: State::Ready { at: now },
+            patience: Patience::default(),
+            tried: None,
+            failed_at: None,
+            solo: 0,
+            cut_at: None,
+            suspect_since: None,
+            hunt: None,
+        }
+    }
+
+    fn at(&self) -> Option<Instant> {
+        match self.state {
+            State::Ready { at } => Some(at),
+            State::Out { .. } | State::Settling => None,
+        }
+    }
+
+    /// It is a suspect that rests, and nothing was taken since: others go first.
+    fn lingers(&self, world: &World<'_>) -> bool {
+        self.suspect_since.is_some() && !self.may_go(world)
+    }
+
+    fn may_go(&self, world: &World<'_>) -> bool {
+        let evidence = self.suspect_since.is_some() && self.failed_at.is_some_and(|taken| world.taken > taken);
+        evidence || self.at().is_some_and(|at| at <= world.now)
+    }
+}

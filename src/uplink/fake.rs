@@ -1,0 +1,385 @@
+//! Tests only: a store in memory that checks every settlement, and the scripted far end without its socket.
+
+use super::link::Trouble;
+use super::verdict::{HttpAnswer, Verdict};
+use crate::base::{Clock, Stamp};
+use crate::otlp::Signal;
+use crate::spool::{
+    Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, LeasedBlock, NewBlock, Outcome, Owner, Pos,
+    Settlement, Store, Waiting,
+};
+use crate::testing::far_end::{Answer, Manner};
+use crate::testing::numbered::numbers;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+
+#[derive(Debug)]
+pub(crate) struct FakeStore {
+    inner: Mutex<Inner>,
+    news: watch::Sender<u64>,
+    clock: Clock,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    lanes: Vec<FakeLane>,
+    generation: u64,
+    outcomes: Outcomes,
+    /// So many calls answer that the store is unavailable.
+    sick: u32,
+    leases: u64,
+    deepest: usize,
+}
+
+/// What became of items, in all lanes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Outcomes {
+    pub(crate) accepted: u64,
+    pub(crate) delivered: u64,
+    pub(crate) rejected: u64,
+    pub(crate) parked: u64,
+    pub(crate) lost: u64,
+    /// Signal, numbers and the far end's words.
+    pub(crate) dead: Vec<(Signal, Vec<u64>, String)>,
+}
+
+#[derive(Debug)]
+struct FakeLane {
+    name: String,
+    signal: Signal,
+    park: Option<usize>,
+    /// Index → items, accepted, raw.
+    blocks: BTreeMap<u64, (u32, Stamp, Bytes)>,
+    next: u64,
+    /// The first block never leased.
+    fresh: u64,
+    windows: Vec<FakeWindow>,
+}
+
+#[derive(Debug)]
+struct FakeWindow {
+    range: Range<u64>,
+    cut: Cut,
+    settled: Vec<Range<Pos>>,
+    items: u32,
+    out: bool,
+}
+
+impl FakeStore {
+    pub(crate) fn new(clock: Clock) -> Arc<FakeStore> {
+        Arc::new(FakeStore { inner: Mutex::default(), news: watch::Sender::new(0), clock })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("a test that panicked in here is over")
+    }
+
+    pub(crate) fn put(&self, lane: Lane, raw: Vec<u8>) {
+        let stamp = self.clock.now();
+        let mut inner = self.inner();
+        let items = inner.append(lane.0 as usize, raw.into(), stamp);
+        inner.outcomes.accepted += u64::from(items);
+        drop(inner);
+        self.news.send_modify(|n| *n += 1);
+    }
+
+    pub(crate) fn outcomes(&self) -> Outcomes {
+        self.inner().outcomes.clone()
+    }
+
+    /// Does anything wait unleased?
+    pub(crate) fn anything_for(&self, lane: Lane) -> bool {
+        let inner = self.inner();
+        let lane = &inner.lanes[lane.0 as usize];
+        lane.fresh < lane.next || lane.windows.iter().any(|window| !window.out)
+    }
+
+    /// Items that wait, leased or not, park lanes included.
+    pub(crate) fn waiting_items(&self) -> u64 {
+        self.inner().waiting_items()
+    }
+
+    /// Most windows that were out at one time.
+    pub(crate) fn deepest(&self) -> usize {
+        self.inner().deepest
+    }
+
+    pub(crate) fn leases(&self) -> u64 {
+        self.inner().leases
+    }
+
+    /// The next `calls` calls find the store unavailable.
+    pub(crate) fn sicken(&self, calls: u32) {
+        self.inner().sick = calls;
+    }
+
+    /// Another uplink takes over: the present one is retired.
+    pub(crate) fn usurp(&self) -> Owner {
+        let mut inner = self.inner();
+        inner.generation += 1;
+        inner.lanes.iter_mut().flat_map(|lane| &mut lane.windows).for_each(|window| window.out = false);
+        Owner { exporter: ExporterNo(1), generation: inner.generation }
+    }
+
+    /// accepted = delivered + rejected + waiting + dead letters + lost (promise P2).
+    #[track_caller]
+    pub(crate) fn assert_books(&self) {
+        let inner = self.inner();
+        let o = &inner.outcomes;
+        let dead: u64 = o.dead.iter().map(|(_, seqs, _)| seqs.len() as u64).sum();
+        let sum = o.delivered + o.rejected + inner.waiting_items() + dead + o.lost;
+        assert_eq!(o.accepted, sum, "{o:?}, {} waiting", inner.waiting_items());
+    }
+}
+
+impl Inner {
+    fn append(&mut self, lane: usize, raw: Bytes, stamp: Stamp) -> u32 {
+        let lane = &mut self.lanes[lane];
+        let mut items = 0;
+        numbers(lane.signal, &raw, |_| items += 1).expect("a request");
+        lane.blocks.insert(lane.next, (items, stamp, raw));
+        lane.next += 1;
+        items
+    }
+
+    fn waiting_items(&self) -> u64 {
+        let of = |lane: &FakeLane| {
+            let all: u64 = lane.blocks.values().map(|(items, _, _)| u64::from(*items)).sum();
+            let settled: u64 =
+                lane.windows.iter().flat_map(|w| &w.settled).map(|range| u64::from(lane.items_in(range))).sum();
+            all - settled
+        };
+        self.lanes.iter().map(of).sum()
+    }
+
+    fn check(&mut self, owner: Owner) -> Result<(), LeaseError> {
+        if owner.generation != self.generation {
+            return Err(LeaseError::Retired);
+        }
+        if self.sick > 0 {
+            self.sick -= 1;
+            return Err(LeaseError::Unavailable("the store is sick".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl FakeLane {
+    fn items_in(&self, range: &Range<Pos>) -> u32 {
+        let mut sum = 0;
+        for (&index, (items, _, _)) in self.blocks.range(range.start.index..=range.end.index) {
+            let from = if index == range.start.index { range.start.item } else { 0 };
+            let to = if index == range.end.index { range.end.item } else { *items };
+            sum += to.min(*items).saturating_sub(from);
+        }
+        sum
+    }
+}
+
+impl Store for FakeStore {
+    fn lane(&self, name: &str, signal: Signal) -> Lane {
+        let mut inner = self.inner();
+        let known = inner.lanes.iter().position(|lane| lane.name == name);
+        let at = known.unwrap_or_else(|| {
+            inner.lanes.push(FakeLane {
+                name: name.to_owned(),
+                signal,
+                park: None,
+                blocks: BTreeMap::new(),
+                next: 0,
+                fresh: 0,
+                windows: Vec::new(),
+            });
+            inner.lanes.len() - 1
+        });
+        Lane(u32::try_from(at).expect("few lanes"))
+    }
+
+    fn own(&self, _: &str, _: &[Lane]) -> Owner {
+        self.usurp()
+    }
+
+    fn park_lane(&self, _: Owner, lane: Lane) -> Lane {
+        let (name, signal) = {
+            let inner = self.inner();
+            let of = &inner.lanes[lane.0 as usize];
+            (format!("{} (parked)", of.name), of.signal)
+        };
+        let park = self.lane(&name, signal);
+        let mut inner = self.inner();
+        inner.lanes[lane.0 as usize].park = Some(park.0 as usize);
+        inner.lanes[park.0 as usize].park = Some(park.0 as usize);
+        park
+    }
+
+    fn commit(&self, _: Vec<NewBlock>) -> Result<(), CommitError> {
+        unreachable!("tests put requests, not blocks")
+    }
+
+    fn waiting(&self, _: Owner, lane: Lane) -> Waiting {
+        let inner = self.inner();
+        let lane = &inner.lanes[lane.0 as usize];
+        let returned =
+            lane.windows.iter().filter(|window| !window.out).map(|window| u64::from(window.items)).sum::<u64>();
+        let fresh: u64 = lane.blocks.range(lane.fresh..).map(|(_, (items, _, _))| u64::from(*items)).sum();
+        let oldest = lane.blocks.range(lane.fresh..).next().map(|(_, (_, stamp, _))| *stamp);
+        Waiting { items: returned + fresh, oldest: if returned > 0 { None } else { oldest } }
+    }
+
+    fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {
+        let mut inner = self.inner();
+        inner.check(owner)?;
+        inner.leases += 1;
+        let state = &mut inner.lanes[lane.0 as usize];
+        let returned = state.windows.iter_mut().find(|window| !window.out);
+        let window = match returned {
+            Some(window) => window,
+            None => {
+                let mut range = state.fresh..state.fresh;
+                let mut items = 0;
+                for (_, (n, _, _)) in state.blocks.range(state.fresh..) {
+                    range.end += 1;
+                    items += n;
+                    if items >= cut.enough_items {
+                        break;
+                    }
+                }
+                if range.is_empty() {
+                    return Ok(None);
+                }
+                state.fresh = range.end;
+                state.windows.push(FakeWindow { range, cut, settled: Vec::new(), items, out: false });
+                state.windows.last_mut().expect("just pushed")
+            }
+        };
+        window.out = true;
+        let blocks = state.blocks.range(window.range.clone()).map(|(&index, (items, accepted, raw))| LeasedBlock {
+            index,
+            items: *items,
+            accepted: *accepted,
+            raw: raw.clone(),
+        });
+        let lease = Lease {
+            lane,
+            signal: state.signal,
+            window: window.range.clone(),
+            cut: window.cut,
+            settled: window.settled.clone(),
+            blocks: blocks.collect(),
+        };
+        let out = inner.lanes.iter().flat_map(|lane| &lane.windows).filter(|window| window.out).count();
+        inner.deepest = inner.deepest.max(out);
+        Ok(Some(lease))
+    }
+
+    fn handled(&self, _: Owner, _: Lane, _: Range<u64>) {}
+
+    fn reader_fell(&self) {}
+
+    fn give_back(&self, owner: Owner, lane: Lane, window: Range<u64>) {
+        let mut inner = self.inner();
+        if owner.generation == inner.generation {
+            let windows = &mut inner.lanes[lane.0 as usize].windows;
+            let found = windows.iter_mut().find(|w| w.range == window).expect("only what was leased is given back");
+            found.out = false;
+        }
+        drop(inner);
+        self.news.send_modify(|n| *n += 1);
+    }
+
+    fn settle(&self, settlements: Vec<Settlement>) -> Result<(), LeaseError> {
+        let mut inner = self.inner();
+        // All or none: look at all of them first.
+        for s in &settlements {
+            inner.check(s.owner)?;
+            let lane = &inner.lanes[s.lane.0 as usize];
+            let borders = |w: &FakeWindow| Pos { index: w.range.start, item: 0 }..Pos { index: w.range.end, item: 0 };
+            let window = lane.windows.iter().find(|w| w.out && borders(w).contains(&s.range.start));
+            let Some(window) = window else { return Err(LeaseError::NotLeased(s.range.start, s.range.end)) };
+            if window.settled.iter().any(|done| done.start < s.range.end && done.end > s.range.start) {
+                return Err(LeaseError::NotLeased(s.range.start, s.range.end));
+            }
+            assert!(s.range.end <= borders(window).end, "a part lies in one window: {:?}", s.range);
+            assert_eq!(lane.items_in(&s.range), s.items, "a settlement counts what it covers: {:?}", s.range);
+        }
+        let stamp = self.clock.now();
+        for s in settlements {
+            inner.enter(s, stamp);
+        }
+        drop(inner);
+        self.news.send_modify(|n| *n += 1); // parked data waits
+        Ok(())
+    }
+
+    fn books(&self) -> Vec<Book> {
+        unreachable!("tests look at the outcomes")
+    }
+
+    fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+}
+
+impl Inner {
+    fn enter(&mut self, s: Settlement, stamp: Stamp) {
+        let at = s.lane.0 as usize;
+        let signal = self.lanes[at].signal;
+        let items = u64::from(s.items);
+        match s.outcome {
+            Outcome::Delivered { rejected } => {
+                self.outcomes.delivered += items - u64::from(rejected);
+                self.outcomes.rejected += u64::from(rejected);
+            }
+            Outcome::Parked { raw } => {
+                let park = self.lanes[at].park.expect("the uplink asked for it at its start");
+                let parked = self.append(park, raw, stamp);
+                assert_eq!(u64::from(parked), items, "what is parked is what was taken out");
+                self.outcomes.parked += items;
+            }
+            Outcome::DeadLetter { raw, answer } => {
+                let mut seqs = Vec::new();
+                numbers(signal, &raw, |mark| seqs.push(mark.expect("numbered").seq)).expect("a request");
+                self.outcomes.dead.push((signal, seqs, answer));
+            }
+            Outcome::Lost(_) => self.outcomes.lost += items,
+        }
+        let lane = &mut self.lanes[at];
+        let window = lane.windows.iter_mut().find(|w| w.range.contains(&s.range.start.index)).expect("checked");
+        window.settled.push(s.range);
+        let done = |lane: &FakeLane, w: &FakeWindow| {
+            w.settled.iter().map(|range| lane.items_in(range)).sum::<u32>() == w.items
+        };
+        let finished: Vec<_> = lane.windows.iter().filter(|w| done(lane, w)).map(|w| w.range.clone()).collect();
+        for range in finished {
+            lane.windows.retain(|w| w.range != range);
+            lane.blocks.retain(|index, _| !range.contains(index));
+        }
+    }
+}
+
+/// The scripted answer as the transport would tell of it, and how long that takes.
+pub(crate) fn told(answer: &Answer, timeout: Duration, wall_ns: u64) -> (Duration, Verdict) {
+    let header =
+        |name: &str| answer.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone());
+    let http = HttpAnswer {
+        status: answer.status,
+        content_type: header("content-type"),
+        retry_after: header("retry-after"),
+        date: header("date"),
+        location: header("location"),
+        body: Bytes::copy_from_slice(&answer.body),
+        cut: answer.manner == Manner::ResetMidAnswer,
+    };
+    let silence = |trouble| Verdict::Silence { trouble, why: "scripted".to_owned() };
+    match answer.manner {
+        Manner::AtOnce | Manner::ResetMidAnswer => (Duration::ZERO, Verdict::of_http(&http, wall_ns)),
+        Manner::After(pause) if pause < timeout => (pause, Verdict::of_http(&http, wall_ns)),
+        Manner::After(_) | Manner::Never => (timeout, silence(Trouble::NoAnswer)),
+        Manner::Reset => (Duration::ZERO, silence(Trouble::NoAnswer)),
+        Manner::Refused => (Duration::ZERO, silence(Trouble::Unreachable)),
+    }
+}

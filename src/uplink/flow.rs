@@ -1,0 +1,255 @@
+//! All lanes of one exporter: whose turn it is, and what the far end as a whole is believed to be.
+//!
+//! ```text
+//!                 ┌─ desk logs ──────┐
+//! link ── gate ───┼─ desk traces ────┼── next(): Send · Lease · GiveBack · Park · Rest
+//!                 ├─ desk metrics ───┤
+//!                 └─ their park lanes ┘      answered(): Fate
+//! ```
+//!
+//! What always holds:
+//! * While the far end is away at most one upload is out, of whichever lane (promise P9).
+//! * Lanes take turns, so none waits for another's backlog; bodies in memory stay below `budget` plus one window for
+//!   each lane that has nothing in hand.
+
+use super::assemble::Part;
+use super::desk::{Blame, Desk, Fate, Step, World};
+use super::link::{Link, Seen, Trouble};
+use super::pack::Body;
+use super::retry::Retry;
+use super::verdict::Verdict;
+use crate::base::Dice;
+use crate::spool::Pos;
+use std::ops::Range;
+use tokio::time::Instant;
+
+/// Compressed bodies in memory before nothing more is fetched: 4 MiB. Ten uploads of 4,000 log records; on a link of
+/// 1 Mbit/s half a minute of sending.
+pub const BUDGET: usize = 4 << 20;
+
+/// What the uplink of one exporter has in hand.
+#[derive(Debug)]
+pub struct Flow {
+    link: Link,
+    desks: Vec<Desk>,
+    retry: Retry,
+    dice: Dice,
+    budget: usize,
+    down_since: Option<Instant>,
+    /// Uploads taken, ever, by signal.
+    taken: [u64; 3],
+    /// The desk to begin with.
+    turn: usize,
+    /// The desk whose lease is awaited.
+    leasing: Option<usize>,
+    /// Nothing new is fetched: the end is near.
+    closing: bool,
+}
+
+/// What to do next; a desk is named by its place in the list given to [`Flow::new`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Do {
+    /// Send this upload.
+    Send(usize, Pos),
+    /// Fetch the next window of this desk.
+    Lease(usize),
+    /// Cut this upload after so many items (then say [`Desk::cut`]).
+    Cut(usize, Pos, u32),
+    /// Give this window back.
+    GiveBack(usize, Range<u64>),
+    /// Park this upload.
+    Park(usize, Pos),
+    /// Nothing until then, or until something happens.
+    Rest(Option<Instant>),
+}
+
+impl Flow {
+    /// An uplink of these lanes.
+    #[must_use]
+    pub fn new(desks: Vec<Desk>, retry: Retry, budget: usize, dice: Dice) -> Flow {
+        Flow {
+            link: Link::Up,
+            desks,
+            retry,
+            dice,
+            budget,
+            down_since: None,
+            taken: [0; 3],
+            turn: 0,
+            leasing: None,
+            closing: false,
+        }
+    }
+
+    /// What is believed of the far end as a whole.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        self.link
+    }
+
+    /// One lane.
+    #[must_use]
+    pub fn desk(&self, at: usize) -> &Desk {
+        &self.desks[at]
+    }
+
+    /// One lane.
+    pub fn desk_mut(&mut self, at: usize) -> &mut Desk {
+        &mut self.desks[at]
+    }
+
+    /// All lanes.
+    #[must_use]
+    pub fn desks(&self) -> &[Desk] {
+        &self.desks
+    }
+
+    /// Bytes of bodies in memory.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.desks.iter().map(Desk::held_bytes).sum()
+    }
+
+    /// Uploads that wait for an answer.
+    #[must_use]
+    pub fn out(&self) -> usize {
+        self.desks.iter().map(Desk::out).sum()
+    }
+
+    /// Fetches nothing more, or goes on fetching.
+    pub fn close(&mut self, closing: bool) {
+        self.closing = closing;
+    }
+
+    /// What to do next. Told again until it says [`Do::Rest`].
+    pub fn next(&mut self, now: Instant) -> Do {
+        self.observe(Seen::Tick, now);
+        let room = self.held_bytes() < self.budget;
+        for at in 0..self.desks.len() {
+            self.with_desk_and(at, now, room, |desk, world| desk.tick(world));
+        }
+        let (link, probing) = (self.link, self.link.trouble().is_some());
+        // Whatever is sent, it will not arrive where nobody is; but silence may be about what was sent.
+        let explore = self.down_since.filter(|_| link.trouble() == Some(Trouble::NoAnswer));
+        let mut rest: Option<Instant> = None;
+        for i in 0..self.desks.len() {
+            let at = (self.turn + i) % self.desks.len();
+            let busy = probing && self.out() > 0;
+            let step = self.with_desk_and(at, now, room, |desk, world| match link {
+                Link::Resting { until, .. } if explore.is_some() => Step::Rest(Some(until)),
+                Link::Resting { until, .. } => desk.rest(until),
+                Link::Probing { .. } if busy => Step::Rest(None),
+                Link::Probing { .. } if desk.link().is_up() => desk.probe(explore, world),
+                Link::Probing { .. } | Link::Up => desk.next(world),
+            });
+            match step {
+                Step::Send(key) => {
+                    self.turn = at + 1;
+                    self.with_desk(at, now, |desk, world| desk.sent(key, world));
+                    return Do::Send(at, key);
+                }
+                Step::Lease => {
+                    self.turn = at + 1;
+                    self.leasing = Some(at);
+                    self.desks[at].leasing();
+                    return Do::Lease(at);
+                }
+                Step::Cut(key, items) => {
+                    self.desks[at].settling(key);
+                    return Do::Cut(at, key, items);
+                }
+                Step::GiveBack(window) => {
+                    self.desks[at].gave_back(&window, now);
+                    return Do::GiveBack(at, window);
+                }
+                Step::Park(key) => {
+                    self.desks[at].settling(key);
+                    return Do::Park(at, key);
+                }
+                Step::Rest(until) => rest = rest.into_iter().chain(until).min(),
+            }
+        }
+        Do::Rest(rest)
+    }
+
+    /// The lease came as these uploads, or it did not.
+    pub fn leased(&mut self, at: usize, window: Range<u64>, uploads: Vec<(Part, Body)>, now: Instant) {
+        if self.leasing == Some(at) {
+            self.leasing = None;
+        }
+        self.desks[at].leased(window, uploads, now);
+    }
+
+    /// What becomes of an upload with this verdict; `None` if it is none of ours (any more).
+    pub fn answered(&mut self, at: usize, key: Pos, verdict: &Verdict, now: Instant) -> Option<Fate> {
+        // What an answer says of the far end is believed before it is asked whose fault a failure is; silence after.
+        let before = self.link;
+        if !matches!(verdict, Verdict::Silence { .. }) {
+            self.observe(Seen::Answer, now);
+        }
+        if !before.is_up() && self.link.is_up() {
+            self.desks.iter_mut().for_each(Desk::slow_start);
+        }
+        let was_up = before.is_up();
+        let fate = self.with_desk(at, now, |desk, world| {
+            world.link_up = was_up || !matches!(verdict, Verdict::Silence { .. });
+            desk.answered(key, verdict, world)
+        })?;
+        match (&fate, verdict) {
+            (Fate::Delivered { .. }, _) => self.taken[signal_index(&self.desks[at])] += 1,
+            (Fate::Kept(Blame::Link), Verdict::Silence { trouble, .. }) => {
+                self.observe(Seen::Silence { trouble: *trouble, floor: None }, now);
+            }
+            _ => {}
+        }
+        Some(fate)
+    }
+
+    /// Something was parked in this park lane.
+    pub fn let_it_lie(&mut self, at: usize, now: Instant) {
+        self.with_desk(at, now, |desk, world| desk.let_it_lie(world));
+    }
+
+    fn observe(&mut self, seen: Seen, now: Instant) {
+        self.link = self.link.after(seen, now, &self.retry.curve, &mut self.dice);
+        self.down_since = if self.link.is_up() { None } else { self.down_since.or(Some(now)) };
+    }
+
+    fn with_desk<R>(&mut self, at: usize, now: Instant, f: impl FnOnce(&mut Desk, &mut World<'_>) -> R) -> R {
+        let room = self.held_bytes() < self.budget;
+        self.with_desk_and(at, now, room, f)
+    }
+
+    fn with_desk_and<R>(
+        &mut self,
+        at: usize,
+        now: Instant,
+        room: bool,
+        f: impl FnOnce(&mut Desk, &mut World<'_>) -> R,
+    ) -> R {
+        let desk = &mut self.desks[at];
+        let mut world = World {
+            now,
+            link_up: self.link.is_up(),
+            taken: self.taken[signal_index(desk)],
+            taken_of_all: self.taken.iter().sum(),
+            room,
+            may_lease: self.leasing.is_none() && !self.closing,
+            retry: &self.retry,
+            dice: &mut self.dice,
+        };
+        f(desk, &mut world)
+    }
+
+    /// Why nothing or little is sent: of the far end as a whole, then of the lanes that are down.
+    pub fn troubles(&self) -> impl Iterator<Item = Trouble> {
+        self.link.trouble().into_iter().chain(self.desks.iter().filter_map(|desk| desk.link().trouble()))
+    }
+}
+
+fn signal_index(desk: &Desk) -> usize {
+    desk.signal() as usize - 1
+}
+
+#[cfg(test)]
+mod tests;

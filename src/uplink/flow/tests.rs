@@ -1,0 +1,578 @@
+//! The uplink's decisions against a scripted far end and a checking store, without actor and socket, in virtual time:
+//! weeks pass in milliseconds.
+
+use super::*;
+use crate::base::backoff::Curve;
+use crate::base::{Clock, Stamp};
+use crate::otlp::Signal;
+use crate::spool::{Cut, Lane, Owner, Settlement, Store as _};
+use crate::testing::far_end::{self, Act, Collector, Script, UPLOAD_ID};
+use crate::testing::numbered::{Mark, Numbered, Source};
+use crate::uplink::desk::Order;
+use crate::uplink::fake::{FakeStore, told};
+use crate::uplink::pack::{Encoding, LEVEL, Packer};
+use crate::uplink::prepare::{cut, prepare};
+use crate::uplink::retry::OnExpiry;
+use crate::uplink::split::requests_max;
+use std::sync::Arc;
+use std::time::Duration;
+
+const S: Duration = Duration::from_secs(1);
+const SOURCE: Source = Source(1);
+/// How long an upload waits for its answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer takes.
+const LATENCY: Duration = Duration::from_millis(50);
+
+struct Sim {
+    flow: Flow,
+    collector: Collector,
+    store: Arc<FakeStore>,
+    clock: Clock,
+    start: Instant,
+    now: Instant,
+    owner: Owner,
+    lanes: Vec<Lane>,
+    made: Vec<Numbered>,
+    cut: Cut,
+    packer: Packer,
+    /// When, which lane, which upload, what.
+    answers: Vec<(Instant, usize, Pos, Verdict)>,
+    /// When each request was sent.
+    sent: Vec<Duration>,
+    halved: u32,
+}
+
+/// The lanes of a simulation, in this order, then their park lanes.
+const LANES: [Signal; 3] = [Signal::Logs, Signal::Traces, Signal::Metrics];
+const LOGS: usize = 0;
+const TRACES: usize = 1;
+const METRICS: usize = 2;
+
+fn retry() -> Retry {
+    let curve = Curve { initial: 5 * S, multiplier: 1.5, max: 30 * S, randomization_factor: 0.5 };
+    Retry { enabled: true, curve, max_elapsed: Some(300 * S), on_expiry: OnExpiry::Park }
+}
+
+impl Sim {
+    fn new(script: Script) -> Sim {
+        Sim::with(script, retry())
+    }
+
+    fn with(script: Script, retry: Retry) -> Sim {
+        let clock = Clock::by_hand(Stamp { wall_ns: 1_700_000_000_000_000_000, mono_ms: 1_000 });
+        let store = FakeStore::new(clock.clone());
+        let own: Vec<Lane> = LANES.iter().map(|signal| store.lane(signal.name(), *signal)).collect();
+        let owner = store.own("otlphttp", &own);
+        let parks: Vec<Lane> = own.iter().map(|lane| store.park_lane(owner, *lane)).collect();
+        let order = |signal| if signal == Signal::Metrics { Order::Strict } else { Order::Any };
+        let mut desks: Vec<Desk> = LANES.iter().map(|s| Desk::new(*s, order(*s), 10, false)).collect();
+        desks.extend(LANES.iter().map(|s| Desk::new(*s, Order::Any, 1, true)));
+        let start = Instant::now();
+        Sim {
+            flow: Flow::new(desks, retry, BUDGET, Dice::seeded(7)),
+            collector: Collector::new(script),
+            store,
+            clock,
+            start,
+            now: start,
+            owner,
+            lanes: own.into_iter().chain(parks).collect(),
+            made: LANES.iter().map(|signal| Numbered::new(*signal, SOURCE)).collect(),
+            cut: Cut { enough_items: 1, max_items: 0, max_bytes: 0 },
+            packer: Packer::new(Encoding::Gzip, LEVEL),
+            answers: Vec::new(),
+            sent: Vec::new(),
+            halved: 0,
+        }
+    }
+
+    /// A client's request is accepted.
+    fn put(&mut self, lane: usize, items: u32) {
+        let request = self.made[lane].request(items);
+        self.collector.tally().acknowledged(LANES[lane], SOURCE, request.seqs);
+        self.store.put(self.lanes[lane], request.bytes);
+    }
+
+    /// Lets time pass until `until` after the start, doing all there is to do.
+    fn run(&mut self, until: Duration) {
+        let end = self.start + until;
+        let mut steps = 0;
+        loop {
+            steps += 1;
+            assert!(steps < 2_000_000, "it spins at {:?}", self.now - self.start);
+            self.hear();
+            for at in 0..self.lanes.len() {
+                let waits = self.store.anything_for(self.lanes[at]);
+                self.flow.desk_mut(at).set_due(waits.then_some(self.now));
+            }
+            let next = match self.flow.next(self.now) {
+                Do::Rest(next) => next,
+                step => {
+                    self.perform(step);
+                    continue;
+                }
+            };
+            let wake = next.into_iter().chain(self.answers.iter().map(|(at, ..)| *at)).min();
+            let wake = wake.filter(|at| *at <= end).unwrap_or(end);
+            self.clock.advance(wake - self.now);
+            self.now = wake;
+            if wake == end && !self.answers.iter().any(|(at, ..)| *at <= end) {
+                break;
+            }
+        }
+        self.store.assert_books();
+    }
+
+    /// [`Sim::run`] until nothing waits any more; the time it took.
+    fn run_dry(&mut self, at_most: Duration) -> Duration {
+        while self.store.waiting_items() > 0 && self.now - self.start < at_most {
+            self.run(self.now - self.start + S);
+        }
+        self.now - self.start
+    }
+
+    fn perform(&mut self, step: Do) {
+        match step {
+            Do::Send(at, key) => self.send(at, key),
+            Do::Lease(at) => {
+                let lease = self.store.lease(self.owner, self.lanes[at], self.cut).expect("the store is well");
+                let (window, uploads) = match lease {
+                    Some(lease) => {
+                        let prepared = prepare(&lease, self.flow.desk(at).ceiling(self.now), &mut self.packer);
+                        assert!(prepared.unreadable.is_empty());
+                        (lease.window, prepared.uploads)
+                    }
+                    None => (0..0, Vec::new()),
+                };
+                self.flow.leased(at, window, uploads, self.now);
+            }
+            Do::Cut(at, key, items) => self.cut(at, key, items),
+            Do::GiveBack(at, window) => self.store.give_back(self.owner, self.lanes[at], window),
+            Do::Park(at, key) => {
+                let none = Verdict::Later { after: None, why: String::new() };
+                self.settle(at, key, &Fate::Expired(OnExpiry::Park), &none);
+            }
+            Do::Rest(_) => unreachable!("run() handles it"),
+        }
+    }
+
+    fn send(&mut self, at: usize, key: Pos) {
+        let upload = self.flow.desk(at).upload(key).expect("it was told to send it");
+        let mut request = far_end::post(self.flow.desk(at).signal(), &upload.body.bytes);
+        request.headers.push(("Content-Encoding".to_owned(), "gzip".to_owned()));
+        request.headers.push((UPLOAD_ID.to_owned(), upload.part.upload_id("spool", self.lanes[at])));
+        let answer = self.collector.answer(self.now, &request);
+        let (after, verdict) = told(&answer, TIMEOUT, self.clock.now().wall_ns);
+        self.answers.push((self.now + LATENCY + after, at, key, verdict));
+        self.sent.push(self.now - self.start);
+    }
+
+    fn hear(&mut self) {
+        let now = self.now;
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.answers).into_iter().partition(|(t, ..)| *t <= now);
+        self.answers = later;
+        for (_, at, key, verdict) in due {
+            match self.flow.answered(at, key, &verdict, now).expect("each answer has its upload") {
+                Fate::Kept(_) | Fate::Suspect => {}
+                Fate::Halve => {
+                    self.halved += 1;
+                    let items = self.flow.desk(at).upload(key).expect("just answered").part.items();
+                    self.cut(at, key, items / 2);
+                }
+                fate => self.settle(at, key, &fate, &verdict),
+            }
+        }
+    }
+
+    fn cut(&mut self, at: usize, key: Pos, items: u32) {
+        let upload = self.flow.desk(at).upload(key).expect("it is in hand");
+        let signal = self.flow.desk(at).signal();
+        let parts = cut(signal, &upload.part, &upload.body, items, &mut self.packer).expect("ours");
+        self.flow.desk_mut(at).cut(key, parts, self.now);
+    }
+
+    fn settle(&mut self, at: usize, key: Pos, fate: &Fate, verdict: &Verdict) {
+        let upload = self.flow.desk(at).upload(key).expect("just answered");
+        let settlement = Settlement {
+            owner: self.owner,
+            lane: self.lanes[at],
+            range: upload.part.range.clone(),
+            items: upload.part.items(),
+            outcome: fate.outcome(upload, verdict).expect("a fate to be settled"),
+        };
+        self.store.settle(vec![settlement]).expect("the store is well");
+        self.flow.desk_mut(at).settled(key);
+        if matches!(fate, Fate::Expired(OnExpiry::Park)) && at < LANES.len() {
+            self.flow.let_it_lie(at + LANES.len(), self.now);
+        }
+    }
+
+    #[track_caller]
+    fn assert_all_delivered(&mut self) {
+        let report = self.collector.tally().report();
+        assert!(report.is_whole(), "{report}");
+        assert_eq!(self.store.waiting_items(), 0);
+    }
+
+    /// Requests sent in that span.
+    fn requests(&self, from: Duration, to: Duration) -> usize {
+        self.sent.iter().filter(|at| (from..to).contains(*at)).count()
+    }
+}
+
+fn guilty(seq: u64) -> Mark {
+    Mark { source: SOURCE, seq }
+}
+
+/// Promise P3. Goal: 88 hours without a far end and a window of one hour: everything arrives, nothing is parked; where
+/// nobody can be reached, memory holds no more than two windows of each lane, else no more than its budget.
+#[test]
+fn an_outage_of_88_hours_loses_nothing_though_the_window_is_an_hour() {
+    let hour = 3_600 * S;
+    for act in
+        [Act::Refuse, Act::status(503), Act::status(500), Act::status(401), Act::Portal, Act::Hang, Act::TakeAndReset]
+    {
+        let script = Script::new().lasting(10 * S, Act::Accept).lasting(88 * hour, act.clone());
+        let mut sim = Sim::with(script, Retry { max_elapsed: Some(hour), on_expiry: OnExpiry::Drop, ..retry() });
+        sim.flow.budget = 200_000;
+        for i in 0..30 {
+            (0..3).for_each(|lane| sim.put(lane, 20));
+            sim.run(S * i);
+        }
+        for i in 1..80 {
+            (0..3).for_each(|lane| sim.put(lane, 20));
+            sim.run(hour * i);
+        }
+        sim.run(88 * hour);
+        let nobody = matches!(act, Act::Refuse | Act::Portal);
+        let held = sim.flow.held_bytes();
+        assert!(held < if nobody { 20_000 } else { sim.flow.budget + 5_000 }, "{act:?}: {held} B");
+        assert!(!nobody || sim.store.deepest() <= 3 * 11, "{}", sim.store.deepest());
+        let probes = sim.requests(hour, 87 * hour);
+        // One probe of the whole (or one of each lane) about every 30 s; a hang also costs its timeout.
+        assert!((86 * 50..=86 * 3 * 135).contains(&probes), "{act:?}: {probes} probes");
+        sim.run(88 * hour + 600 * S);
+        sim.assert_all_delivered();
+        let outcomes = sim.store.outcomes();
+        assert_eq!((outcomes.parked, outcomes.lost, outcomes.dead.len()), (0, 0, 0), "{act:?}");
+    }
+}
+
+/// Promise P9. Goal: while nobody answers one request at a time finds out, whatever the number of lanes; and the return
+/// begins with one, not with all.
+#[test]
+fn one_probe_while_it_is_down_and_a_gentle_return() {
+    let mut sim = Sim::new(Script::new().lasting(600 * S, Act::Refuse));
+    for _ in 0..40 {
+        (0..3).for_each(|lane| sim.put(lane, 10));
+    }
+    sim.run(600 * S);
+    let in_the_first_second = sim.requests(Duration::ZERO, S);
+    assert!(in_the_first_second <= 21, "what was on its way when it fell: {in_the_first_second}");
+    let spread: Vec<_> = sim.sent.iter().filter(|at| **at > S).collect();
+    assert!(spread.windows(2).all(|pair| *pair[1] - *pair[0] >= 2 * S), "{spread:?}");
+    assert!((15..=60).contains(&spread.len()), "{}", spread.len());
+
+    let back = sim.sent.len();
+    let took = sim.run_dry(700 * S);
+    assert!(took <= 650 * S, "everyone knocks within a jittered rest: {took:?}");
+    let first = sim.sent[back];
+    let crowd = |from: u32, to: u32| sim.requests(first + LATENCY * from, first + LATENCY * to);
+    assert_eq!(crowd(0, 1), 1, "one knocks");
+    assert!(crowd(1, 2) <= 5, "then a few: {}", crowd(1, 2));
+    sim.assert_all_delivered();
+}
+
+/// Promise P9. Goal: nothing is sent before the time the far end named, by anybody of that lane.
+#[test]
+fn retry_after_is_honoured() {
+    let mut sim =
+        Sim::new(Script::new().times(1, Act::status(503).retry_after(120)).times(1, Act::status(429).retry_after(300)));
+    for _ in 0..20 {
+        sim.put(METRICS, 5);
+    }
+    sim.run_dry(1_000 * S);
+    sim.assert_all_delivered();
+    assert!(sim.sent[1] >= 120 * S && sim.sent[1] < 140 * S, "{:?}", sim.sent);
+    assert!(sim.sent[2] - sim.sent[1] >= 300 * S && sim.sent[2] - sim.sent[1] < 340 * S, "{:?}", sim.sent);
+}
+
+/// Promise P7. Goal: whatever the number and place of the guilty, exactly they become dead letters, within the promised
+/// number of requests; the rest is delivered, and in a strict lane in order.
+#[test]
+fn poison_is_found_within_the_promised_requests_and_the_rest_goes_on() {
+    for (lane, signal) in LANES.into_iter().enumerate() {
+        for (items, bad) in [
+            (1_000, vec![0]),
+            (1_000, vec![999]),
+            (1_000, vec![500]),
+            (1_000, vec![123, 124]),
+            (1_000, vec![1, 333, 700, 998]),
+            (7, vec![3]),
+            (2, vec![0]),
+        ] {
+            let script = bad.iter().fold(Script::new(), |script, seq| script.poison(signal, guilty(*seq)));
+            let mut sim = Sim::new(script);
+            sim.put(lane, items);
+            sim.run(20 * S);
+            sim.put(lane, 5); // should the guilty be neighbours, the evidence is in what comes later
+            sim.run_dry(90 * S);
+            let outcomes = sim.store.outcomes();
+            let dead: Vec<u64> = outcomes.dead.iter().flat_map(|(_, seqs, _)| seqs.clone()).collect();
+            assert_eq!(dead, bad, "{signal} {items}");
+            assert!(outcomes.dead.iter().all(|(_, _, why)| why.starts_with("400 Bad Request: item")), "{outcomes:?}");
+            assert_eq!(outcomes.delivered, u64::from(items) + 5 - bad.len() as u64);
+            let bound = 1 + requests_max(items, u32::try_from(bad.len()).expect("few"));
+            assert!(
+                sim.sent.len() <= bound as usize,
+                "{signal} {items} {bad:?}: {} requests of {bound}",
+                sim.sent.len()
+            );
+            let report = sim.collector.tally().report();
+            assert_eq!((report.duplicated(), report.lost()), (0, bad.len() as u64), "{report}");
+            if lane == METRICS {
+                assert_eq!(report.reordered(), 0, "{report}");
+            }
+        }
+    }
+}
+
+/// Goal: an item alone in its batch is not convicted before something else was taken, and then it is.
+#[test]
+fn a_lonely_suspect_waits_for_evidence() {
+    for lane in [LOGS, METRICS] {
+        let mut sim = Sim::new(Script::new().poison(LANES[lane], guilty(0)));
+        sim.put(lane, 1);
+        sim.run(3_600 * S);
+        assert_eq!((sim.store.outcomes().dead.len(), sim.store.waiting_items()), (0, 1));
+        assert!(sim.sent.len() < 250, "it is tried as one tries a far end that is down: {}", sim.sent.len());
+        sim.put(lane, 5);
+        sim.run(3_700 * S);
+        assert_eq!(
+            sim.store.outcomes().dead,
+            [(LANES[lane], vec![0], "400 Bad Request: item 0 is not valid".to_owned())]
+        );
+        assert_eq!((sim.store.outcomes().delivered, sim.store.waiting_items()), (5, 0));
+    }
+}
+
+/// Goal: a far end that refuses everything convicts nobody, is asked rarely, and gets everything when it is mended.
+#[test]
+fn a_far_end_that_refuses_everything_shreds_nothing() {
+    for code in [400, 413, 422] {
+        let mut sim = Sim::new(Script::new().lasting(10 * S, Act::Accept).lasting(7_200 * S, Act::status(code)));
+        for i in 0..60 {
+            (0..3).for_each(|lane| sim.put(lane, 200));
+            sim.run(S * i);
+        }
+        sim.run(7_200 * S);
+        assert_eq!(sim.store.outcomes().dead, [], "{code}");
+        assert!(sim.halved <= 3 * 30, "a few descents, no shredding: {}", sim.halved);
+        let asked = sim.requests(600 * S, 7_200 * S);
+        assert!(asked < 3 * 6_600 / 20, "one of each lane about every 30 s: {asked}");
+        sim.run_dry(7_200 * S + 900 * S);
+        sim.assert_all_delivered();
+        let report = sim.collector.tally().report();
+        assert_eq!(report.duplicated(), 0, "{report}");
+    }
+}
+
+/// Promise P7. Goal: with 500 instead of 400 the guilty cannot be searched for, but it steps aside at the end of its
+/// window, while all others go on; it waits in the park lane and is tried there, ever less often.
+#[test]
+fn a_batch_that_fails_while_others_succeed_is_parked_and_nobody_waits_for_it() {
+    for lane in [LOGS, METRICS] {
+        let mut sim = Sim::new(Script::new().poison(LANES[lane], guilty(7)).poison_status(500));
+        let (mut longest, mut accepted) = (Duration::ZERO, 0);
+        for i in 0..1_200 {
+            sim.put(lane, 10);
+            accepted += 10;
+            sim.run(S * (i + 1));
+            let behind = accepted - sim.store.outcomes().delivered;
+            if behind > 10 {
+                longest = longest.max(S * u32::try_from(behind / 10).expect("small"));
+            }
+        }
+        let outcomes = sim.store.outcomes();
+        assert!(outcomes.parked >= 10 && outcomes.parked % 10 == 0 && outcomes.dead.is_empty() && outcomes.lost == 0);
+        assert_eq!((outcomes.delivered, sim.store.waiting_items()), (11_990, 10));
+        // Logs never wait for it; metrics, in order, wait for one window.
+        let patience = if lane == LOGS { 60 } else { 400 };
+        assert!(longest <= patience * S, "{} waited {longest:?}", LANES[lane]);
+        let tries = |sim: &Sim, from, to| {
+            let bad = |seen: &&far_end::Seen| seen.status == 500;
+            let seen: Vec<_> = sim.collector.seen().collect();
+            assert_eq!(seen.len(), sim.sent.len(), "all requests are remembered");
+            seen.iter().zip(&sim.sent).filter(|(s, at)| bad(s) && (from..to).contains(*at)).count()
+        };
+        let late = tries(&sim, 900 * S, 1_200 * S);
+        assert!(late <= 3, "parked data is tried rarely: {late}");
+        // The far end is mended: the park lane empties.
+        sim.collector.play(Script::new());
+        sim.run_dry(3 * 3_600 * S);
+        sim.assert_all_delivered();
+    }
+}
+
+/// Goal: `on_expiry: drop` drops at the end of the window, counted; and `max_elapsed_time: 0` never does.
+#[test]
+fn what_the_operator_wants_dropped_is_dropped_and_counted() {
+    let poison = || Script::new().poison(Signal::Logs, guilty(7)).poison_status(503);
+    let mut drop = Sim::with(poison(), Retry { on_expiry: OnExpiry::Drop, ..retry() });
+    let mut keep = Sim::with(poison(), Retry { on_expiry: OnExpiry::Drop, max_elapsed: None, ..retry() });
+    let mut once = Sim::with(poison(), Retry { on_expiry: OnExpiry::Drop, enabled: false, ..retry() });
+    for sim in [&mut drop, &mut keep, &mut once] {
+        for i in 0..600 {
+            sim.put(LOGS, 10);
+            sim.run(S * (i + 1));
+        }
+    }
+    assert_eq!((drop.store.outcomes().lost, drop.store.outcomes().parked), (10, 0));
+    assert_eq!((keep.store.outcomes().lost, keep.store.waiting_items()), (0, 10));
+    assert_eq!(once.store.outcomes().lost, 10);
+    let tries = once.collector.seen().filter(|seen| seen.status == 503).count();
+    assert!(tries <= 2, "tried once while others succeed: {tries}");
+}
+
+/// Goal: one signal's trouble is its own: a collector without a logs pipeline takes traces and metrics at full speed,
+/// and the logs wait for a person, few in memory, rarely tried.
+#[test]
+fn a_signal_the_far_end_does_not_want_waits_alone() {
+    for act in [Act::status(404), Act::status(503), Act::status(500), Act::Hang] {
+        let mut sim = Sim::new(Script::new().for_signal(Signal::Logs, act.clone()));
+        for i in 0..900 {
+            (0..3).for_each(|lane| sim.put(lane, 10));
+            sim.run(S * (i + 1));
+        }
+        sim.run(935 * S);
+        let arrived = |signal| sim.collector.tally().arrivals(signal);
+        let arrived = [Signal::Logs, Signal::Traces, Signal::Metrics].map(arrived);
+        assert_eq!(arrived, [0, 9_000, 9_000], "{act:?}");
+        let tried = sim.collector.seen().filter(|seen| seen.signal == Some(Signal::Logs)).count();
+        assert!(tried < 120, "{act:?}: {tried}");
+        assert!(sim.flow.link().is_up() && !sim.flow.desk(LOGS).link().is_up(), "{act:?}");
+        assert!(sim.flow.desk(LOGS).held_bytes() < 100_000, "{act:?}");
+        assert_eq!(sim.store.outcomes().parked, 0, "{act:?}");
+        sim.collector.play(Script::new());
+        sim.run(1_200 * S);
+        sim.assert_all_delivered();
+    }
+}
+
+/// Promise P7. Goal: many bad batches at once (more than fit in flight or in memory) do not stop the good ones.
+#[test]
+fn many_bad_batches_stop_nobody() {
+    let bad: Vec<u64> = (0..300).map(|i| i * 20).collect(); // every second batch of ten
+    for code in [400, 500] {
+        let script = bad.iter().fold(Script::new().poison_status(code), |s, seq| s.poison(Signal::Logs, guilty(*seq)));
+        let mut sim = Sim::new(script);
+        sim.flow.budget = 60_000; // about 45 such uploads
+        for i in 0..600 {
+            sim.put(LOGS, 10);
+            sim.run(S * (i + 1) / 4);
+        }
+        sim.run(900 * S);
+        let outcomes = sim.store.outcomes();
+        let arrived = sim.collector.tally().arrivals(Signal::Logs);
+        if code == 400 {
+            assert_eq!((outcomes.dead.len(), arrived), (300, 5_700));
+        } else {
+            assert_eq!(arrived, 3_000, "all good batches: {outcomes:?}");
+        }
+    }
+}
+
+/// Goal: what the far end rejects of a batch it takes is counted as lost, and never sent again.
+#[test]
+fn partial_success_is_final() {
+    let mut sim = Sim::new(Script::new().times(1, Act::partial(3, "too old")).times(1, Act::partial(99, "all of it")));
+    sim.put(LOGS, 10);
+    sim.run(S);
+    sim.put(LOGS, 10);
+    sim.run(2 * S);
+    let outcomes = sim.store.outcomes();
+    assert_eq!((outcomes.delivered, outcomes.rejected, sim.sent.len()), (7, 13, 2));
+}
+
+/// Goal: 413 is learnt: after the first few, uploads are made to fit before they are sent; and it is forgotten when the
+/// limit is lifted.
+#[test]
+fn a_limit_of_the_far_end_is_learnt_and_forgotten() {
+    let mut sim = Sim::new(Script::new().max_items(300));
+    for _ in 0..100 {
+        sim.put(TRACES, 1_000);
+    }
+    sim.run_dry(200 * S);
+    sim.assert_all_delivered();
+    let refused = |sim: &Sim, from| sim.collector.seen().skip(from).filter(|seen| seen.status == 413).count();
+    let (all, later) = (sim.sent.len(), refused(&sim, 60));
+    assert!(refused(&sim, 0) <= 35, "what was on its way or not yet known to be too large: {}", refused(&sim, 0));
+    assert_eq!((later, all > 400), (0, true));
+    sim.collector.play(Script::new());
+    sim.run(900 * S);
+    sim.put(TRACES, 1_000);
+    sim.run_dry(1_000 * S);
+    assert!(sim.collector.seen().next_back().is_some_and(|seen| seen.items == 1_000));
+}
+
+/// Goal: metrics arrive in order through every kind of trouble that is not their own. After one that lasts longer than
+/// the window a single item may come early: it found out that the far end was back.
+#[test]
+fn metrics_stay_in_order_through_outages() {
+    let script = Script::new()
+        .times(2, Act::Accept)
+        .times(2, Act::status(503))
+        .times(1, Act::ResetMidRequest)
+        .lasting(120 * S, Act::Refuse)
+        .times(3, Act::Hang)
+        .times(1, Act::status(401))
+        .lasting(250 * S, Act::status(500))
+        .times(200, Act::Accept)
+        .lasting(2_000 * S, Act::status(500));
+    let mut sim = Sim::new(script);
+    for i in 0..4_000 {
+        sim.put(METRICS, 7);
+        sim.run(S * (i + 1));
+    }
+    sim.run_dry(5_000 * S);
+    sim.assert_all_delivered();
+    let report = sim.collector.tally().report();
+    // What came after the early item and is older: the upload before it, and items that were tried in vain.
+    assert!(report.reordered() <= 7 + 2_000 / 300 && report.duplicated() == 0, "{report}");
+    let seen: Vec<_> = sim.collector.seen().collect();
+    let back = seen.iter().rposition(|seen| seen.status == 500).expect("an outage") + 1;
+    assert!(seen[back].taken == 1 || report.reordered() == 0, "the early one is an item alone");
+}
+
+/// Goal: a far end that is merely overloaded (every third request is 503) gets everything, with nothing parked.
+#[test]
+fn an_overloaded_far_end_is_served_at_its_own_pace() {
+    let script = (0..400).fold(Script::new(), |s, _| s.times(2, Act::Accept).times(1, Act::status(503)));
+    let mut sim = Sim::new(script);
+    for i in 0..600 {
+        (0..3).for_each(|lane| sim.put(lane, 10));
+        sim.run(S * (i + 1));
+    }
+    sim.run_dry(1_200 * S);
+    sim.assert_all_delivered();
+    assert_eq!(sim.store.outcomes().parked, 0);
+}
+
+/// Goal: memory for bodies is bounded whatever waits.
+#[test]
+fn bodies_in_memory_are_bounded() {
+    let mut sim = Sim::new(Script::new().lasting(100 * S, Act::Hang));
+    sim.flow.budget = 500_000;
+    for _ in 0..200 {
+        (0..3).for_each(|lane| sim.put(lane, 1_000));
+    }
+    for i in 0..150 {
+        sim.run(S * i);
+        let held = sim.flow.held_bytes();
+        assert!(held <= 500_000 + 3 * 110_000, "{held} at {i} s");
+    }
+    sim.run_dry(600 * S);
+    sim.assert_all_delivered();
+}

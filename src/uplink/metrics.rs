@@ -1,0 +1,184 @@
+//! What an uplink says about itself: each event is one method, which counts *and* logs, so that the two always agree.
+//!
+//! The numbers of otelcol 0.88 keep their meaning: `sent` counts items the far end took, `send_failed` items of a final
+//! failure (a window that ended, a refusal), once and not per try. Texts that people search for are the original's.
+
+use super::desk::Blame;
+use super::link::Link;
+use super::pack::Body;
+use crate::otlp::Signal;
+use crate::telemetry::metrics::{Counter, Counters, Gauge};
+use crate::telemetry::{ExporterMetrics, Health, Metrics};
+use std::time::Duration;
+use tracing::{Span, error, info, warn};
+
+/// Counts, logs and tells the board.
+#[derive(Debug, Clone)]
+pub struct UplinkMetrics {
+    exporter: String,
+    otelcol: ExporterMetrics,
+    requests: Counters,
+    items: Counters,
+    moves: Counters,
+    up: Gauge,
+    wire_bytes: Counter,
+    raw_bytes: Counter,
+    health: Health,
+    span: Span,
+}
+
+impl UplinkMetrics {
+    /// For the exporter of this id.
+    #[must_use]
+    pub fn new(metrics: &Metrics, health: &Health, exporter: &str) -> UplinkMetrics {
+        let counters = |name, help, labels| metrics.counters(name, help, labels);
+        const ALONE: &[&str] = &["exporter"];
+        let up = metrics.gauges("tfo_agent_uplink_up", "1 while the far end is believed to take data.", ALONE);
+        let up = up.with(&[exporter]);
+        up.set_count(1);
+        UplinkMetrics {
+            exporter: exporter.to_owned(),
+            otelcol: ExporterMetrics::new(metrics, exporter),
+            requests: counters(
+                "tfo_agent_uplink_requests",
+                "Requests by what their answer meant: taken, again (the upload's own fault), lane (the far end does not take its signal), link (no far end), refused.",
+                &["exporter", "verdict"],
+            ),
+            items: counters(
+                "tfo_agent_uplink_items",
+                "Items by what became of them: delivered, rejected, parked, dropped, dead_letter.",
+                &["exporter", "outcome"],
+            ),
+            moves: counters(
+                "tfo_agent_uplink_link_moves",
+                "Changes of the belief about the far end as a whole.",
+                &["exporter", "to"],
+            ),
+            up,
+            wire_bytes: counters("tfo_agent_uplink_wire_bytes", "Bytes of request bodies sent.", ALONE)
+                .with(&[exporter]),
+            raw_bytes: counters("tfo_agent_uplink_raw_bytes", "The same before compression.", ALONE).with(&[exporter]),
+            health: health.clone(),
+            span: tracing::info_span!("component", kind = "exporter", name = exporter),
+        }
+    }
+
+    /// A request leaves.
+    pub fn sent(&self, body: &Body) {
+        self.wire_bytes.add(body.bytes.len() as u64);
+        self.raw_bytes.add(body.raw_len.into());
+    }
+
+    /// The far end took an upload, but for `rejected` items.
+    pub fn delivered(&self, signal: Signal, items: u32, rejected: u32, message: &str, oddity: Option<&'static str>) {
+        self.verdict("taken");
+        self.outcome("delivered", items - rejected);
+        self.otelcol.sent(signal, u64::from(items - rejected));
+        if rejected > 0 {
+            self.outcome("rejected", rejected);
+            self.otelcol.send_failed(signal, rejected.into());
+            error!(parent: &self.span, data_type = signal.name(), rejected, items, message, "far end rejected items of a batch it took");
+        } else if !message.is_empty() {
+            warn!(parent: &self.span, data_type = signal.name(), message, "far end took a batch with a warning");
+        }
+        if let Some(oddity) = oddity {
+            warn!(parent: &self.span, data_type = signal.name(), oddity, "far end took a batch and answered oddly");
+        }
+    }
+
+    /// An upload failed and stays in hand.
+    pub fn kept(&self, signal: Signal, items: u32, blame: &Blame, why: &str) {
+        let (verdict, rest) = match blame {
+            Blame::Upload { rest } => ("again", Some(*rest)),
+            Blame::Lane => ("lane", None),
+            Blame::Link => ("link", None),
+        };
+        self.verdict(verdict);
+        let interval = rest.map(|rest| tracing::field::display(seconds(rest)));
+        info!(parent: &self.span, data_type = signal.name(), error = why, interval, items, "Exporting failed. Will retry the request after interval.");
+    }
+
+    /// An upload was refused and is sent in halves from now on, or kept as a suspect.
+    pub fn refused(&self, signal: Signal, items: u32, why: &str) {
+        self.verdict("refused");
+        info!(parent: &self.span, data_type = signal.name(), items, error = why, "far end refused a batch; the guilty item is sought");
+    }
+
+    /// An item was found guilty, or a batch could not be read.
+    pub fn dead_letter(&self, signal: Signal, items: u32, why: &str) {
+        self.outcome("dead_letter", items);
+        self.otelcol.send_failed(signal, items.into());
+        error!(parent: &self.span, data_type = signal.name(), items, error = why, "items refused for good are kept as dead letters");
+    }
+
+    /// An upload failed alone for its whole window and waits in the park lane.
+    pub fn parked(&self, signal: Signal, items: u32, why: &str) {
+        self.outcome("parked", items);
+        self.otelcol.send_failed(signal, items.into());
+        warn!(parent: &self.span, data_type = signal.name(), items, error = why, "batch that fails while others succeed is parked");
+    }
+
+    /// An upload failed alone for its whole window, and the operator wants it dropped.
+    pub fn dropped(&self, signal: Signal, items: u32, why: &str) {
+        self.outcome("dropped", items);
+        self.otelcol.send_failed(signal, items.into());
+        error!(parent: &self.span, data_type = signal.name(), dropped_items = items, error = why, "Exporting failed. No more retries left. Dropping data.");
+    }
+
+    /// The belief about the far end as a whole changed.
+    pub fn link_moved(&self, before: Link, after: Link, why: &str) {
+        self.moves.with(&[&self.exporter, after.name()]).inc();
+        self.up.set_count(u64::from(after.is_up()));
+        if after.is_up() {
+            self.health.recovered(&self.exporter);
+            info!(parent: &self.span, from = %before, to = %after, "link moved");
+        } else if before.is_up() {
+            self.health.degraded(&self.exporter, &format!("far end is {}: {why}", trouble(after)));
+            warn!(parent: &self.span, from = %before, to = %after, error = why, "link moved");
+        }
+        // Resting to probing and back happens every half minute of an outage: counted, not told.
+    }
+
+    /// What the far end does with one lane changed.
+    pub fn lane_moved(&self, lane: &str, before: Link, after: Link, why: &str) {
+        let what = format!("{}/{lane}", self.exporter);
+        if after.is_up() {
+            self.health.recovered(&what);
+            info!(parent: &self.span, lane, from = %before, to = %after, "lane moved");
+        } else if before.is_up() || before.trouble() != after.trouble() {
+            self.health.degraded(&what, &format!("far end does not take it ({}): {why}", trouble(after)));
+            error!(parent: &self.span, lane, from = %before, to = %after, error = why, "lane moved; its data is kept");
+        }
+    }
+
+    /// The spool did not do what it was asked.
+    pub fn spool_failed(&self, what: &'static str, why: &dyn std::fmt::Display) {
+        warn!(parent: &self.span, what, error = %why, "spool did not answer the uplink as asked; it is asked again");
+    }
+
+    /// The spool no longer has what was sent: evicted meanwhile, or settled by an answer that got lost.
+    pub fn settled_already(&self, why: &dyn std::fmt::Display) {
+        info!(parent: &self.span, error = %why, "upload was settled before");
+    }
+
+    /// Another uplink has taken over.
+    pub fn retired(&self) {
+        warn!(parent: &self.span, "uplink was replaced and stops");
+    }
+
+    fn verdict(&self, verdict: &str) {
+        self.requests.with(&[&self.exporter, verdict]).inc();
+    }
+
+    fn outcome(&self, outcome: &str, items: u32) {
+        self.items.with(&[&self.exporter, outcome]).add(items.into());
+    }
+}
+
+fn trouble(link: Link) -> &'static str {
+    link.trouble().map_or("up", |trouble| trouble.name())
+}
+
+fn seconds(rest: Duration) -> String {
+    format!("{:.3}s", rest.as_secs_f64())
+}
