@@ -9,7 +9,8 @@ use tfo_otel_agent::base::{Clock, Dice};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::telemetry::metrics::Pulled;
 use tfo_otel_agent::telemetry::{
-    BatchMetrics, ExporterMetrics, Level, Metrics, ProcessorMetrics, ReceiverMetrics, Resource, Trigger, process,
+    BatchMetrics, ExporterMetrics, Level, Metrics, ProcessorMetrics, Queue, ReceiverMetrics, Resource, Trigger,
+    process, queues,
 };
 
 /// Family, type, text, and its samples: labels but the service's, value (`*`: not compared).
@@ -63,7 +64,7 @@ fn a_scrape_has_the_families_of_the_original_and_no_other() {
     let limiter = ProcessorMetrics::new(&metrics, "memory_limiter");
     let batch = BatchMetrics::new(&metrics, "batch");
     let exporters = ["otlphttp", "logging"].map(|id| ExporterMetrics::new(&metrics, id));
-    exporters[0].queue(0, 3);
+    queues(&metrics, || vec![Queue { exporter: "otlphttp".into(), size: 0, capacity: 3 }]);
     for (receiver, signal, items) in [
         (&filelog, Signal::Logs, 5),
         (&otlp, Signal::Traces, 2),
@@ -170,7 +171,10 @@ fn a_series_appears_with_its_first_event_and_its_zero_companions() {
             &["exporter_send_failed_spans 5", "exporter_sent_spans 0"],
         ),
         (|m| ExporterMetrics::new(m, "e").enqueue_failed(Signal::Logs, 6), &["exporter_enqueue_failed_log_records 6"]),
-        (|m| ExporterMetrics::new(m, "e").queue(7, 8), &["exporter_queue_capacity 8", "exporter_queue_size 7"]),
+        (
+            |m| queues(m, || vec![Queue { exporter: "e".into(), size: 7, capacity: 8 }]),
+            &["exporter_queue_capacity 8", "exporter_queue_size 7"],
+        ),
     ];
     for (event, expected) in cases {
         let metrics = Metrics::detached();

@@ -3,43 +3,33 @@
 
 use super::stores::{Source, Stores};
 use crate::config::Id;
+use crate::processors::pipe::StoreNo;
 use crate::spool::store::SpoolUsage;
 use crate::spool::{Book, Reason, Store as _};
 use crate::supervise::Lookout;
-use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Pulled;
+use crate::telemetry::{Metrics, Queue, queues};
 use std::sync::Arc;
 
 /// Shows them.
 pub fn register(metrics: &Metrics, stores: &Arc<Stores>, lookout: Lookout) {
-    queues(metrics, stores);
+    queue_gauges(metrics, stores);
     books(metrics, stores);
     spools(metrics, stores);
     seats(metrics, lookout);
 }
 
-/// `otelcol_exporter_queue_size` and `_capacity`, in the original's unit, batches: size is what waits over
-/// `send_batch_size`, capacity what the byte cap holds in that unit, so that the seed's alert (size/capacity) means
-/// something (architecture §5).
-fn queues(metrics: &Metrics, stores: &Arc<Stores>) {
-    let of = stores.clone();
-    let text = "Current size of the retry queue (in batches)";
-    metrics.pull(Pulled::Gauge, "otelcol_exporter_queue_size", text, &["exporter"], move |samples| {
-        for (id, (no, sources)) in &of.exporters {
-            let books = of.all[no.0].spool.books();
-            samples.push_count(&[&id.to_string()], batches_waiting(id, sources, &books));
-        }
-    });
-    let of = stores.clone();
-    let text = "Fixed capacity of the retry queue (in batches)";
-    metrics.pull(Pulled::Gauge, "otelcol_exporter_queue_capacity", text, &["exporter"], move |samples| {
-        for (id, (no, sources)) in &of.exporters {
-            let spool = &of.all[no.0].spool;
-            samples.push_count(
-                &[&id.to_string()],
-                capacity(batches_waiting(id, sources, &spool.books()), batch_bytes(sources), spool.usage()),
-            );
-        }
+/// The queue gauges in the original's unit, batches: size is what waits over `send_batch_size`, capacity what the byte
+/// cap holds in that unit, so that the seed's alert (size/capacity) means something (architecture §5).
+fn queue_gauges(metrics: &Metrics, stores: &Arc<Stores>) {
+    let stores = stores.clone();
+    queues(metrics, move || {
+        let queue = |(id, (no, sources)): (&Id, &(StoreNo, Vec<Source>))| {
+            let spool = &stores.all[no.0].spool;
+            let size = batches_waiting(id, sources, &spool.books());
+            Queue { exporter: id.to_string(), size, capacity: capacity(size, batch_bytes(sources), spool.usage()) }
+        };
+        stores.exporters.iter().map(queue).collect()
     });
 }
 

@@ -142,7 +142,9 @@ impl Batcher {
         }
         self.draw_up();
         if self.ready.is_empty() {
-            self.drained.drain(..).for_each(|done| drop(done.send(())));
+            for done in self.drained.drain(..) {
+                let _ = done.send(()); // whoever drained us may have stopped waiting
+            }
             return;
         }
         self.under_way = true;

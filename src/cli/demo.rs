@@ -86,7 +86,10 @@ impl fmt::Display for Outcome {
 
 /// Shows it.
 pub(super) fn main(options: &Options) -> Exit {
-    let shown = actix::System::new().block_on(show(options));
+    // The far end has a thread and a runtime of its own: it is somebody else.
+    let shown = FarEnd::on_own_thread(Script::new())
+        .map_err(Broken::from)
+        .and_then(|far_end| actix::System::new().block_on(show(options, &far_end)));
     match shown {
         Ok(outcome) => {
             if options.json {
@@ -110,9 +113,8 @@ pub(super) fn main(options: &Options) -> Exit {
     }
 }
 
-async fn show(options: &Options) -> Result<Outcome, Broken> {
+async fn show(options: &Options, far_end: &FarEnd) -> Result<Outcome, Broken> {
     let dir = Scratch::new()?;
-    let far_end = FarEnd::on_own_thread(Script::new())?;
     let ports = [free_port()?, free_port()?];
     let config = configure(&dir.0, &far_end.endpoint(), ports)?;
     let mut agent = Agent::start(&dir.0, &config, ports[0]).await?;
@@ -131,12 +133,12 @@ async fn show(options: &Options) -> Result<Outcome, Broken> {
     let at = |percent: u32| begin + length * percent / 100;
     let (mut unsent_at_kill, mut killed) = (0, false);
 
-    stage.watch_until(at(20), &load, &far_end).await;
+    stage.watch_until(at(20), &load, far_end).await;
     far_end.play(Script::new().always(Act::Refuse));
     stage.say("link gone: the far end refuses every connection");
-    stage.watch_until(at(45), &load, &far_end).await;
+    stage.watch_until(at(45), &load, far_end).await;
 
-    let unsent = |load: &Running| load.acknowledged().saturating_sub(delivered(load, &far_end).1.arrived());
+    let unsent = |load: &Running| load.acknowledged().saturating_sub(delivered(load, far_end).1.arrived());
     if unsent(&load) > 0 {
         unsent_at_kill = unsent(&load);
         agent.kill()?;
@@ -146,22 +148,22 @@ async fn show(options: &Options) -> Result<Outcome, Broken> {
         agent = Agent::start(&dir.0, &config, ports[0]).await?;
         stage.say("agent started again on the same spool");
     }
-    stage.watch_until(at(60), &load, &far_end).await;
+    stage.watch_until(at(60), &load, far_end).await;
     far_end.play(Script::new());
     stage.say("link back");
-    stage.watch_until(at(75), &load, &far_end).await;
+    stage.watch_until(at(75), &load, far_end).await;
     load.stop();
     stage.say("load ends; the backlog drains");
     let end = Instant::now() + DRAIN;
-    while delivered(&load, &far_end).1.lost() > 0 && Instant::now() < end {
+    while delivered(&load, far_end).1.lost() > 0 && Instant::now() < end {
         if let Some(status) = agent.child.try_wait()? {
             return Err(Broken::Ended(status, agent.log.clone()));
         }
-        stage.watch_until(Instant::now() + Duration::from_millis(250), &load, &far_end).await;
+        stage.watch_until(Instant::now() + Duration::from_millis(250), &load, far_end).await;
     }
     // What was acknowledged last, and what may still come twice.
     sleep(Duration::from_millis(500)).await;
-    let (accepted, report) = delivered(&load, &far_end);
+    let (accepted, report) = delivered(&load, far_end);
     stage.end();
     agent.stop().await?;
     let outcome = Outcome {
@@ -173,8 +175,9 @@ async fn show(options: &Options) -> Result<Outcome, Broken> {
         unsent_at_kill,
         killed,
     };
-    if !outcome.is_proof() {
-        dir.keep();
+    if outcome.is_proof() {
+        dir.discard();
+    } else {
         eprintln!("demo: not proved; spool, configuration and log stay at {}", dir.0.display());
     }
     Ok(outcome)
@@ -338,25 +341,18 @@ fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// A directory that goes with the demo, unless something is to be seen in it.
-struct Scratch(PathBuf, std::cell::Cell<bool>);
+/// A directory that stays when there is something to be seen in it.
+struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> io::Result<Scratch> {
         let dir = std::env::temp_dir().join(format!("tfo-otel-agent-demo-{}", std::process::id()));
         std::fs::create_dir_all(&dir)?;
-        Ok(Scratch(dir, std::cell::Cell::new(false)))
+        Ok(Scratch(dir))
     }
 
-    fn keep(&self) {
-        self.1.set(true);
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if !self.1.get() {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
+    fn discard(&self) {
+        // Left behind at worst; the system's temporary directory is cleaned by others.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

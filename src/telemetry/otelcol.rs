@@ -6,8 +6,9 @@
 //!
 //! These types count and say nothing. A component wraps them in its own `…Metrics`, whose methods count *and* log.
 
-use super::metrics::{Counter, Gauge, Histogram, Level, Metrics};
+use super::metrics::{Counter, Histogram, Level, Metrics, Pulled};
 use crate::otlp::Signal;
+use std::sync::Arc;
 
 /// What one receiver took in over one transport.
 #[derive(Debug, Clone)]
@@ -199,14 +200,12 @@ impl BatchMetrics {
     }
 }
 
-/// What one exporter sent, and its queue.
+/// What one exporter sent.
 #[derive(Debug, Clone)]
 pub struct ExporterMetrics {
     sent: PerSignal,
     send_failed: PerSignal,
     enqueue_failed: PerSignal,
-    queue_size: Gauge,
-    queue_capacity: Gauge,
 }
 
 impl ExporterMetrics {
@@ -215,7 +214,6 @@ impl ExporterMetrics {
     pub fn new(metrics: &Metrics, exporter: &str) -> ExporterMetrics {
         const LABELS: &[&str] = &["exporter"];
         let family = |name: [&'static str; 3], text: &str| PerSignal::new(metrics, name, text, LABELS, &[exporter]);
-        let gauge = |name, help| metrics.gauges(name, help, LABELS).with(&[exporter]);
         ExporterMetrics {
             sent: family(
                 [
@@ -241,8 +239,6 @@ impl ExporterMetrics {
                 ],
                 "Number of {items} failed to be added to the sending queue.",
             ),
-            queue_size: gauge("otelcol_exporter_queue_size", "Current size of the retry queue (in batches)"),
-            queue_capacity: gauge("otelcol_exporter_queue_capacity", "Fixed capacity of the retry queue (in batches)"),
         }
     }
 
@@ -261,12 +257,32 @@ impl ExporterMetrics {
     pub fn enqueue_failed(&self, signal: Signal, items: u64) {
         self.enqueue_failed.add(signal, items);
     }
+}
 
-    /// Length and capacity of the queue, in batches, over all signals. 0.88 shows one number per exporter and lets
-    /// its three queues overwrite each other (reference §3.1); ours is their sum, under the same labels.
-    pub fn queue(&self, size: u64, capacity: u64) {
-        self.queue_size.set_count(size);
-        self.queue_capacity.set_count(capacity);
+/// One exporter's queue at one moment, in batches, over all signals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// The exporter's id.
+    pub exporter: String,
+    /// Batches that wait.
+    pub size: u64,
+    /// Batches that would fit.
+    pub capacity: u64,
+}
+
+/// Shows the queues, read when somebody asks. 0.88 shows one number per exporter and lets its three queues overwrite
+/// each other (reference §3.1); ours is their sum, under the same labels.
+pub fn queues(metrics: &Metrics, read: impl Fn() -> Vec<Queue> + Send + Sync + 'static) {
+    let read = Arc::new(read);
+    let families: [(&'static str, &str, fn(&Queue) -> u64); 2] = [
+        ("otelcol_exporter_queue_size", "Current size of the retry queue (in batches)", |q| q.size),
+        ("otelcol_exporter_queue_capacity", "Fixed capacity of the retry queue (in batches)", |q| q.capacity),
+    ];
+    for (name, help, of) in families {
+        let read = read.clone();
+        metrics.pull(Pulled::Gauge, name, help, &["exporter"], move |samples| {
+            read().iter().for_each(|queue| samples.push_count(&[&queue.exporter], of(queue)));
+        });
     }
 }
 

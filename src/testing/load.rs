@@ -4,6 +4,7 @@
 use super::numbered::{Numbered, Source};
 use super::tally::Tally;
 use crate::otlp::Signal;
+use crate::uplink::otlp_http::install_provider;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -47,6 +48,7 @@ impl Load {
     /// Outside of a tokio runtime with a local set (actix's), and when no HTTP client can be built.
     #[must_use]
     pub fn start(self) -> Running {
+        install_provider();
         let running = Running(Arc::default());
         let clients = u64::from(self.clients.max(1)) * self.signals.len() as u64;
         let http = reqwest::Client::builder()

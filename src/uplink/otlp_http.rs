@@ -238,7 +238,7 @@ fn setting(what: &str, error: reqwest::Error) -> ClientError {
 }
 
 /// ring is the process's one provider of cryptography: C only, and it compiles everywhere we go.
-fn install_provider() {
+pub fn install_provider() {
     static ONCE: Once = Once::new();
     // An error says that one is installed already, which is all we want.
     ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
