@@ -54,7 +54,11 @@ fn module_of(source: &Source) -> String {
 
 fn is_test_only(source: &Source) -> bool {
     let path = source.path.to_string_lossy();
-    path.ends_with("/tests.rs") || path.contains("/tests/") || path.contains("/testing/") || path.ends_with("wild.rs")
+    path.ends_with("/tests.rs")
+        || path.contains("/tests/")
+        || path.contains("/testing/")
+        || path.ends_with("wild.rs")
+        || path.ends_with("fake.rs")
 }
 
 #[test]
