@@ -6,8 +6,6 @@ pub mod config;
 pub mod depot;
 pub mod desk;
 pub mod due;
-#[cfg(test)]
-mod fake;
 pub mod flow;
 pub mod link;
 pub mod metrics;
@@ -19,3 +17,6 @@ pub mod split;
 pub mod transport;
 pub mod verdict;
 pub mod wiring;
+
+#[cfg(test)]
+mod tests;
