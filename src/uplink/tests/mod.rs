@@ -8,4 +8,5 @@ pub(crate) mod fake;
 mod http;
 mod misfortunes;
 mod tls;
+mod virtual_time;
 mod world;
