@@ -3,7 +3,6 @@
 //! Waiting is for a condition, with a generous limit, so that a busy machine makes a test slow, not red. What takes
 //! hours is proved in virtual time beside the decisions (`flow/tests.rs`).
 
-mod costs;
 pub(crate) mod fake;
 mod http;
 mod misfortunes;
