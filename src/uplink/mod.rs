@@ -1,13 +1,48 @@
-//! Exporters: what sends.
+//! Exporters: what sends, and what it does when it cannot.
+//!
+//! ```text
+//!                  ┌──────────────────── Uplink (actor: carries out) ─────────────────────┐
+//! spool ─ lease ──▶ prepare ─▶ uploads ─▶ Flow ── send ──▶ Transport ──▶ far end           │
+//!                  │  plan, cut,           │ link           OTLP/HTTP        │             │
+//!                  │  gzip                 │ desks                          answer         │
+//! spool ◀─ settle ─┤                       ▼                                 │             │
+//!                  │  delivered · parked · dead letter ◀── Fate ◀── Verdict ◀┘             │
+//!                  └───────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! What always holds:
+//! * An upload leaves memory after the spool knows what became of it, and the spool hands it out again if that was
+//!   never said: at least once, never silently not at all (promise P2).
+//! * A retry window stands still while the far end is away; at its end nothing is dropped that the operator did not
+//!   want dropped (P3). Memory is the same after an hour and after a week of that (P5).
+//! * One probe while nobody answers, `Retry-After` honoured, jitter after the cap, a gentle return (P9).
+//! * Metrics go one by one in order (P6); a bad upload, item or signal stops nobody else (P7).
+//! * Decisions are plain functions of what happened and what time it is; only the actor, the client and the depot touch
+//!   the world.
+//!
+//! | file | what |
+//! |---|---|
+//! | `config.rs` | what the operator says |
+//! | `verdict.rs` | what an answer means |
+//! | `link.rs` | is anybody there |
+//! | `retry.rs` | how long an upload is tried |
+//! | `split.rs` | who is guilty of a refusal |
+//! | `due.rs` | when there is enough to send |
+//! | `assemble.rs`, `pack.rs`, `prepare.rs` | from a lease to uploads |
+//! | `desk.rs` | one lane's uploads: whose fault, whose turn |
+//! | `flow.rs` | all lanes of one exporter |
+//! | `depot.rs`, `transport.rs` | what is asked of the spool and of the network |
+//! | `otlp_http.rs` | OTLP over HTTP |
+//! | `wiring.rs`, `actor.rs`, `metrics.rs` | the actor, what it is told, what it tells |
+//! | `debug.rs` | the `logging` and `debug` exporters |
 
 pub mod actor;
 pub mod assemble;
 pub mod config;
+pub mod debug;
 pub mod depot;
 pub mod desk;
 pub mod due;
-#[cfg(test)]
-mod fake;
 pub mod flow;
 pub mod link;
 pub mod metrics;
@@ -19,3 +54,12 @@ pub mod split;
 pub mod transport;
 pub mod verdict;
 pub mod wiring;
+
+pub use actor::Uplink;
+pub use debug::DebugExporter;
+pub use metrics::UplinkMetrics;
+pub use otlp_http::OtlpHttp;
+pub use wiring::{LaneSettings, Lines, UplinkSettings, View};
+
+#[cfg(test)]
+mod tests;

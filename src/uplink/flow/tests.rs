@@ -9,11 +9,11 @@ use crate::spool::{Cut, Lane, Owner, Settlement, Store as _};
 use crate::testing::far_end::{self, Act, Collector, Script, UPLOAD_ID};
 use crate::testing::numbered::{Mark, Numbered, Source};
 use crate::uplink::desk::Order;
-use crate::uplink::fake::{FakeStore, told};
 use crate::uplink::pack::{Encoding, LEVEL, Packer};
 use crate::uplink::prepare::{cut, prepare};
 use crate::uplink::retry::OnExpiry;
 use crate::uplink::split::requests_max;
+use crate::uplink::tests::fake::{FakeStore, told};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,7 +1,5 @@
 //! Tests only: a store in memory that checks every settlement, and the scripted far end without its socket.
 
-use super::link::Trouble;
-use super::verdict::{HttpAnswer, Verdict};
 use crate::base::{Clock, Stamp};
 use crate::otlp::Signal;
 use crate::spool::{
@@ -10,6 +8,8 @@ use crate::spool::{
 };
 use crate::testing::far_end::{Answer, Manner};
 use crate::testing::numbered::numbers;
+use crate::uplink::link::Trouble;
+use crate::uplink::verdict::{HttpAnswer, Verdict};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,0 +1,201 @@
+//! The actor in virtual time: days pass in moments, and the spool itself is in trouble.
+
+use super::fake::{FakeStore, told};
+use super::world::{SOURCE, lines, settings};
+use crate::base::{Clock, Stamp};
+use crate::otlp::Signal;
+use crate::spool::{Lane, Store as _};
+use crate::testing::far_end::{self, Act, Collector, Script, UPLOAD_ID};
+use crate::testing::numbered::Numbered;
+use crate::uplink::actor::Uplink;
+use crate::uplink::depot::Direct;
+use crate::uplink::pack::Encoding;
+use crate::uplink::retry::{OnExpiry, Retry};
+use crate::uplink::transport::{Parcel, Transport};
+use crate::uplink::verdict::Verdict;
+use crate::uplink::wiring::UplinkSettings;
+use actix::{Actor as _, Addr};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::{Instant, advance, sleep};
+
+const S: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// The scripted far end without a socket.
+#[derive(Debug, Clone)]
+struct InProcess {
+    collector: Arc<Mutex<Collector>>,
+    clock: Clock,
+}
+
+impl Transport for InProcess {
+    fn send(&self, parcel: Parcel) -> BoxFuture<'static, Verdict> {
+        let mut request = far_end::post(parcel.signal, &parcel.body.bytes);
+        if parcel.body.encoding == Encoding::Gzip {
+            request.headers.push(("Content-Encoding".to_owned(), "gzip".to_owned()));
+        }
+        request.headers.push((UPLOAD_ID.to_owned(), parcel.upload_id));
+        let answer = self.collector.lock().expect("nobody panics in there").answer(Instant::now(), &request);
+        let (after, verdict) = told(&answer, 30 * S, self.clock.now().wall_ns);
+        async move {
+            sleep(after + Duration::from_millis(20)).await;
+            verdict
+        }
+        .boxed()
+    }
+}
+
+struct Quiet {
+    collector: Arc<Mutex<Collector>>,
+    store: Arc<FakeStore>,
+    clock: Clock,
+    lanes: Vec<Lane>,
+    made: Vec<Numbered>,
+    settings: Arc<UplinkSettings>,
+    lines: crate::uplink::wiring::Lines,
+}
+
+impl Quiet {
+    fn new(script: Script, set: impl FnOnce(&mut UplinkSettings)) -> Quiet {
+        tokio::time::pause();
+        let clock = Clock::by_hand(Stamp { wall_ns: 1_700_000_000_000_000_000, mono_ms: 1_000 });
+        let store = FakeStore::new(clock.clone());
+        let mut settings = settings(&*store);
+        settings.retry = Retry { max_elapsed: Some(HOUR), on_expiry: OnExpiry::Drop, ..Retry::default() };
+        set(&mut settings);
+        let collector = Arc::new(Mutex::new(Collector::new(script)));
+        let depot = Arc::new(Direct::new(store.clone(), "spool"));
+        let (mut lines, _) = lines(depot, super::world::config("http://127.0.0.1:1"), clock.clone());
+        let transport = InProcess { collector: collector.clone(), clock: clock.clone() };
+        lines.transport = Arc::new(move || Arc::new(transport.clone()));
+        let lanes = settings.lanes.iter().map(|lane| lane.lane).collect();
+        let made = settings.lanes.iter().map(|lane| Numbered::new(lane.signal, SOURCE)).collect();
+        Quiet { collector, store, clock, lanes, made, settings: Arc::new(settings), lines }
+    }
+
+    fn begin(&self) -> Addr<Uplink> {
+        Uplink::new(self.settings.clone(), self.lines.clone(), crate::base::Dice::seeded(1)).start()
+    }
+
+    fn put(&mut self, items: u32) {
+        for (lane, made) in self.lanes.iter().zip(&mut self.made) {
+            let request = made.request(items);
+            let mut collector = self.collector.lock().expect("nobody panics in there");
+            collector.tally().acknowledged(made.signal(), SOURCE, request.seqs);
+            drop(collector);
+            self.store.put(*lane, request.bytes);
+        }
+    }
+
+    /// Lets time pass on all clocks. What answers to an answer happens once in each step.
+    async fn pass(&self, time: Duration) {
+        let end = Instant::now() + time;
+        let step = if time > 600 * S { 10 * S } else { S / 20 };
+        while Instant::now() < end {
+            let step = (end - Instant::now()).min(step);
+            self.clock.advance(step);
+            advance(step).await;
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[track_caller]
+    fn assert_all_delivered(&self) {
+        self.store.assert_books();
+        let report = self.collector.lock().expect("nobody panics in there").tally().report();
+        assert!(report.is_whole() && report.arrived() == report.acknowledged(), "{report}");
+        assert_eq!(self.store.waiting_items(), 0);
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    actix_rt::System::new().block_on(test);
+}
+
+/// Promise P3, with the actor itself: 88 hours down, a window of one hour, everything arrives.
+#[test]
+fn the_actor_sits_out_88_hours() {
+    run(async {
+        let mut quiet = Quiet::new(Script::new().lasting(88 * HOUR, Act::Refuse), |_| {});
+        let uplink = quiet.begin();
+        quiet.pass(S).await;
+        for _ in 0..87 {
+            quiet.put(10);
+            quiet.pass(HOUR).await;
+        }
+        assert_eq!(quiet.store.outcomes().delivered, 0);
+        quiet.pass(HOUR).await;
+        quiet.pass(120 * S).await;
+        quiet.assert_all_delivered();
+        assert_eq!(quiet.store.outcomes().lost, 0);
+        assert!(uplink.connected());
+    });
+}
+
+/// Goal: what the far end took is entered when the spool is well again, once.
+#[test]
+fn a_sick_spool_is_asked_again() {
+    run(async {
+        let mut quiet = Quiet::new(Script::new(), |_| {});
+        let _uplink = quiet.begin();
+        quiet.pass(S).await;
+        for round in 0..20 {
+            quiet.store.sicken(round % 5);
+            quiet.put(10);
+            quiet.pass(S * 2).await;
+        }
+        quiet.pass(60 * S).await;
+        quiet.assert_all_delivered();
+        let report = quiet.collector.lock().expect("nobody panics in there").tally().report();
+        assert_eq!(report.duplicated(), 0, "a settlement that could not be entered is no reason to send again");
+    });
+}
+
+/// Goal: an uplink that was replaced behind its back (a thread given up that wakes) settles nothing and sends nothing
+/// more; the new one has everything.
+#[test]
+fn a_retired_uplink_falls_silent() {
+    run(async {
+        let mut quiet = Quiet::new(Script::new().times(3, Act::Slow(5 * S)), |_| {});
+        let old = quiet.begin();
+        quiet.pass(S).await;
+        quiet.put(10);
+        quiet.pass(S).await;
+        let owner = quiet.store.usurp();
+        quiet.pass(30 * S).await;
+        assert_eq!(quiet.store.outcomes().delivered, 0, "the old one's answers count for nothing");
+        let sent = quiet.collector.lock().expect("nobody panics in there").counts().requests;
+        quiet.put(10);
+        quiet.pass(60 * S).await;
+        assert_eq!(quiet.collector.lock().expect("nobody panics in there").counts().requests, sent);
+        assert_eq!(quiet.store.waiting(owner, quiet.lanes[0]).items, 20);
+        assert!(old.connected());
+        let _new = quiet.begin();
+        quiet.pass(30 * S).await;
+        quiet.assert_all_delivered();
+        let report = quiet.collector.lock().expect("nobody panics in there").tally().report();
+        assert_eq!(report.duplicated(), 30, "what had arrived under the old one arrived again: {report}");
+    });
+}
+
+/// Goal: with everything delivered nothing happens: no timer runs, nobody polls.
+#[test]
+fn an_idle_uplink_does_nothing() {
+    run(async {
+        let mut quiet = Quiet::new(Script::new(), |_| {});
+        let _uplink = quiet.begin();
+        quiet.pass(S).await;
+        quiet.put(10);
+        quiet.pass(60 * S).await;
+        let (leases, requests) = (quiet.store.leases(), quiet.collector.lock().expect("free").counts().requests);
+        quiet.pass(24 * HOUR).await;
+        let after = quiet.collector.lock().expect("free").counts().requests;
+        assert_eq!((quiet.store.leases(), after), (leases, requests));
+        assert_eq!(quiet.settings.lanes[0].signal, Signal::Logs);
+    });
+}
