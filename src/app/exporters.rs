@@ -12,6 +12,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::{BatchMetrics, Metrics};
 use crate::uplink::actor::Uplink;
 use crate::uplink::config::{Compression, DebugConfig, OtlpHttpConfig};
+use crate::uplink::debug::DebugExporter;
 use crate::uplink::depot::{Depot, Direct, Posted};
 use crate::uplink::flow::BUDGET;
 use crate::uplink::metrics::UplinkMetrics;
@@ -43,8 +44,9 @@ pub fn start(
         let (stored, crew) = (&stores.all[no.0], &crews[no.0]);
         let settings = Arc::new(settings(id, section, sources, stored, metrics, &mut counted));
         let lines = lines(id, section, stored, crew, metrics, health, clock)?;
-        supervisor
-            .post(row(&UPLINK), &id.to_string(), move || Uplink::new(settings.clone(), lines.clone(), Dice::shaken()));
+        supervisor.post(row(supervisor, &UPLINK), &id.to_string(), move || {
+            Uplink::new(settings.clone(), lines.clone(), Dice::shaken())
+        });
     }
     Ok(())
 }
@@ -116,7 +118,8 @@ fn lines(
     })
 }
 
-/// The tee of a `debug` exporter.
-pub fn tee(_: &Id, _: &DebugConfig, _: &Metrics, _: &Clock) -> Tee {
-    Arc::new(|_, _, _| {})
+/// The tee of a `debug` exporter. A pipeline with two of them has two; one exporter in two pipelines counts for both.
+pub fn tee(id: &Id, section: &DebugConfig, metrics: &Metrics) -> Tee {
+    let exporter = DebugExporter::new(section, metrics, &id.to_string());
+    Arc::new(move |signal, walked, request| exporter.tee(signal, request, walked.items.into()))
 }

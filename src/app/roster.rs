@@ -3,7 +3,7 @@
 //! A post without a row cannot be filled, and `tests/roster.rs` makes every row fall and hang in every way.
 
 use crate::base::backoff::Curve;
-use crate::supervise::{Crew, OnHang, Policy, Post, Roster, Stage};
+use crate::supervise::{Crew, OnHang, Policy, Post, Roster, Stage, Supervisor};
 use std::time::Duration;
 
 /// Answers a restart within a breath: the first pause is what a client would notice.
@@ -57,13 +57,31 @@ pub fn roster() -> Roster {
     Roster(POSTS)
 }
 
-/// The row of a post, for [`crate::supervise::Supervisor::post`], which wants it from the roster itself.
+/// The row of a post in the roster that is in force, for [`Supervisor::post`], which wants it from there.
 ///
 /// # Panics
 /// For a post that is none of ours.
 #[must_use]
-pub fn row(post: &Post) -> &'static Post {
-    roster().find(post.name).expect("every post of this module is in its table")
+pub fn row(supervisor: &Supervisor, post: &Post) -> &'static Post {
+    supervisor.lookout().roster().find(post.name).expect("every post of this module is in its table")
+}
+
+/// The same posts with deadlines a test can wait for: a hang of an actor is seen after 1 s, of a thread after 2.
+#[cfg(any(test, feature = "testing"))]
+#[must_use]
+pub fn hurried() -> Roster {
+    let hurry = |post: &Post| {
+        let policy = Policy {
+            budget: 100, // the walk makes each of them fall many times, and waits out every pause
+            pause: Curve { max: Duration::from_millis(200), ..post.policy.pause },
+            heartbeat: Duration::from_millis(50),
+            soft_deadline: Duration::from_secs(1),
+            hard_deadline: Duration::from_secs(2),
+            ..post.policy
+        };
+        Post { policy, ..post.clone() }
+    };
+    Roster(Vec::leak(POSTS.iter().map(hurry).collect()))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use crate::receivers::otlp::grpc::OtlpGrpc;
 use crate::receivers::otlp::http::OtlpHttp;
 use crate::spool::crew::{SpoolKeeper, SpoolReader, SpoolWriter};
 use crate::spool::disk;
-use crate::supervise::{Handle, Line, Settings, Supervisor};
+use crate::supervise::{Handle, Line, Roster, Settings, Supervisor};
 use crate::telemetry::config::MetricsLevel;
 use crate::telemetry::health::Health;
 use crate::telemetry::{Level, Metrics, ProcessorMetrics, ReceiverMetrics, Resource, alloc, process, serve};
@@ -87,6 +87,14 @@ impl Agent {
     /// # Errors
     /// See [`StartError`]. Nothing runs then.
     pub fn start(config: &Config, clock: &Clock) -> Result<Agent, StartError> {
+        Agent::start_with(config, clock, roster(), Settings::default())
+    }
+
+    /// [`Agent::start`] by another roster: one whose deadlines a test can wait for.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_with(config: &Config, clock: &Clock, roster: Roster, settings: Settings) -> Result<Agent, StartError> {
         let started = clock.now();
         let bound = Bound::bind(config)?;
         let metrics = metrics_of(config, clock, started);
@@ -94,7 +102,7 @@ impl Agent {
         health.register(&metrics);
         let stores = Arc::new(Stores::open(config, clock)?);
         let pipes = pipes(config, &stores, &metrics, clock)?;
-        let supervisor = Supervisor::start(roster(), Settings::default()).map_err(StartError::Thread)?;
+        let supervisor = Supervisor::start(roster, settings).map_err(StartError::Thread)?;
         let crews = man_stores(&supervisor, &stores, clock);
         super::exporters::start(config, &supervisor, &stores, &crews, &metrics, &health, clock)?;
         let addresses = bound.addresses();
@@ -196,7 +204,7 @@ fn pipes(
         let deep = |e: crate::otlp::TooDeep| StartError::Component { id: pipeline.id(), why: e.to_string() };
         let rewriter = if rules.is_empty() { None } else { Some(Rewriter::new(rules).map_err(deep)?) };
         let tees = pipeline.exporters.iter().filter_map(|id| match config.exporters.get(id) {
-            Some(ExporterConfig::Debug(section)) => Some(super::exporters::tee(id, section, metrics, clock)),
+            Some(ExporterConfig::Debug(section)) => Some(super::exporters::tee(id, section, metrics)),
             _ => None,
         });
         let pipe = Pipe {
@@ -230,14 +238,14 @@ pub struct Crew {
 fn man_stores(supervisor: &Supervisor, stores: &Stores, clock: &Clock) -> Vec<Crew> {
     let man = |stored: &super::stores::Stored| {
         let spool = stored.spool.clone();
-        let writer = supervisor.post(row(&WRITER_), &stored.name, move || SpoolWriter(spool.clone()));
+        let writer = supervisor.post(row(supervisor, &WRITER_), &stored.name, move || SpoolWriter(spool.clone()));
         let spool = stored.spool.clone();
-        let reader = supervisor.post(row(&READER), &stored.name, move || SpoolReader::new(spool.clone()));
+        let reader = supervisor.post(row(supervisor, &READER), &stored.name, move || SpoolReader::new(spool.clone()));
         let spool = stored.spool.clone();
-        supervisor.post(row(&KEEPER), &stored.name, move || SpoolKeeper(spool.clone()));
+        supervisor.post(row(supervisor, &KEEPER), &stored.name, move || SpoolKeeper(spool.clone()));
         let (to, clock, interval) = (writer.clone(), clock.clone(), stored.commit_interval);
-        let batcher =
-            supervisor.post(row(&BATCHER), &stored.name, move || Batcher::new(to.clone(), clock.clone(), interval));
+        let batcher = supervisor
+            .post(row(supervisor, &BATCHER), &stored.name, move || Batcher::new(to.clone(), clock.clone(), interval));
         Crew { writer, reader, batcher: batcher.line() }
     };
     stores.all.iter().map(man).collect()
@@ -301,12 +309,12 @@ fn receive(
         let service = OtlpGrpc::new(&section, intake_of(&id), ReceiverMetrics::new(metrics, &id.to_string(), "grpc"));
         tracing::info!(kind = "receiver", name = %id, endpoint = %address, "Starting GRPC server");
         let listener = Arc::new(listener);
-        supervisor.post(row(&OTLP_GRPC), &id.to_string(), move || {
+        supervisor.post(row(supervisor, &OTLP_GRPC), &id.to_string(), move || {
             GrpcDoor::new(listener.clone(), service.clone(), section.clone())
         });
     }
     let ports = Arc::new(ports);
-    supervisor.post(row(&WEB), "", move || Web::new(ports.clone()));
+    supervisor.post(row(supervisor, &WEB), "", move || Web::new(ports.clone()));
     let intakes: Vec<Arc<Intake>> = intakes.into_values().collect();
-    supervisor.post(row(&DOORMAN), "", move || Doorman(intakes.clone()));
+    supervisor.post(row(supervisor, &DOORMAN), "", move || Doorman(intakes.clone()));
 }

@@ -5,7 +5,7 @@ use super::budget::Budget;
 use crate::batcher::{Offer, OfferError, Part};
 use crate::otlp::{Context, Signal, walk};
 use crate::processors::pipe::{Pipe, Refusal, StoreNo};
-use crate::supervise::{Fallen, Line, contained};
+use crate::supervise::{Fallen, Line, Wire, contained, tripwire};
 use crate::telemetry::ReceiverMetrics;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -148,6 +148,7 @@ impl Intake {
         request: &Bytes,
         context: &Context<'_>,
     ) -> Result<(u64, BTreeMap<StoreNo, Vec<Part>>), (u64, Refusal)> {
+        tripwire(Wire::Request, request);
         let walked = walk(signal, request).map_err(|e| (0, e.into()))?;
         let items = u64::from(walked.items);
         let mut offers: BTreeMap<StoreNo, Vec<Part>> = BTreeMap::new();

@@ -36,6 +36,7 @@
 //! | `supervisor.rs`, `house.rs`, `watch.rs` | the whole: posts, end, drain, stop, view |
 //! | `panics.rs` | the hook, `contain` |
 //! | `signals.rs`, `exit.rs` | how it is told to end and what it tells |
+//! | `tripwire.rs` | data that makes its handler fall (tests only) |
 //! | `sabotage.rs` | faults on command (tests only) |
 
 mod budget;
@@ -51,6 +52,7 @@ mod seat;
 mod shift;
 mod signals;
 mod supervisor;
+mod tripwire;
 mod vitals;
 mod watch;
 mod watchdog;
@@ -68,4 +70,5 @@ pub use seat::{Reason, State};
 pub use shift::{Pulse, beat};
 pub use signals::{Signals, StopSignal};
 pub use supervisor::{Drained, End, Lookout, Settings, Supervisor};
+pub use tripwire::{Wire, tripwire};
 pub use watch::{SeatView, Watch};

@@ -142,6 +142,11 @@ impl Client {
     }
 }
 
+/// What every HTTPS-capable client of this process needs once; see [`install_provider`].
+pub fn install_client() {
+    install_provider();
+}
+
 /// Waits until `what` holds, looking every 20 ms; false when `patience` is over first.
 pub async fn until(patience: Duration, mut what: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + patience;

@@ -7,6 +7,7 @@ use super::assemble::{self, Part, Piece, Size};
 use super::pack::{Body, Packer};
 use crate::otlp::Signal;
 use crate::spool::{Lease, Pos};
+use crate::supervise::{Wire, tripwire};
 use bytes::Bytes;
 
 /// What came of a lease.
@@ -20,6 +21,7 @@ pub struct Prepared {
 
 /// Cuts `lease` and packs the parts; those of `ceiling` bytes or more are halved, for they would be too large.
 pub fn prepare(lease: &Lease, ceiling: Option<u32>, packer: &mut Packer) -> Prepared {
+    lease.blocks.iter().for_each(|block| tripwire(Wire::Block, &block.raw));
     let sizes: Vec<Size> = lease.blocks.iter().map(Size::from).collect();
     let mut limit = ceiling.map_or(usize::MAX, |bytes| bytes as usize);
     if lease.cut.max_bytes > 0 {

@@ -1,0 +1,220 @@
+//! Promise P8 on the real agent: every post of the roster is made to fall and to hang in every way, and numbered
+//! telemetry must go on from a client's socket to the far end's own count.
+//!
+//! The roster is the real one with short deadlines. A post that is in the roster but not walked, or a
+//! post that is filled but has no row, fails here.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tfo_otel_agent::app::plan::{self, Config};
+use tfo_otel_agent::app::roster::{hurried, roster};
+use tfo_otel_agent::app::wire::Agent;
+use tfo_otel_agent::base::Clock;
+use tfo_otel_agent::config::{Imagined, Locations};
+use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::spool::{Book, Store};
+use tfo_otel_agent::supervise::{Crew, End, Exit, OnHang, Post, Sabotage, SeatView, Settings, Wire};
+use tfo_otel_agent::testing::load::{install_client, until};
+use tfo_otel_agent::testing::{FarEnd, Numbered, Source, far_end::Script};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Rig {
+    agent: Agent,
+    far_end: FarEnd,
+    numbered: Numbered,
+    http: reqwest::Client,
+    resorts: Arc<Mutex<Vec<String>>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Rig {
+    async fn start() -> Rig {
+        install_client();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let far_end = FarEnd::start(Script::new()).expect("a port");
+        let config = configured(&far_end.endpoint(), dir.path());
+        let resorts: Arc<Mutex<Vec<String>>> = Arc::default();
+        let written = resorts.clone();
+        let last_resort = Arc::new(move |end: &End| written.lock().expect("not poisoned").push(end.to_string()));
+        let settings = Settings { main_deadline: Duration::from_secs(60), grace: PATIENCE, last_resort };
+        let agent = Agent::start_with(&config, &Clock::system(), hurried(), settings).expect("it starts");
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+        let rig = Rig { agent, far_end, numbered: Numbered::new(Signal::Logs, Source(1)), http, resorts, _dir: dir };
+        assert!(until(PATIENCE, || rig.seats().iter().all(SeatView::is_well)).await, "everybody starts");
+        rig
+    }
+
+    fn seats(&self) -> Vec<SeatView> {
+        self.agent.supervisor.watch().seats
+    }
+
+    fn seat(&self, name: &str) -> SeatView {
+        self.agent.supervisor.watch().seat(name).cloned().expect("it was posted")
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/v1/logs", self.agent.addresses["otlp/http"])
+    }
+
+    async fn post(&self, body: Vec<u8>) -> reqwest::Result<u16> {
+        let sent =
+            self.http.post(self.url()).header("content-type", "application/x-protobuf").body(body).send().await?;
+        Ok(sent.status().as_u16())
+    }
+
+    /// The promise itself: something new is accepted and arrives.
+    async fn proves_the_path(&mut self, after: &str) {
+        let request = self.numbered.request(3);
+        let (signal, source) = (self.numbered.signal(), self.numbered.source());
+        self.far_end.with(|c| c.tally().issued(signal, source, request.seqs.clone()));
+        let mut accepted = false;
+        for _ in 0..100 {
+            if matches!(self.post(request.bytes.clone()).await, Ok(200)) {
+                accepted = true;
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(accepted, "a client that comes back is served again after {after}");
+        self.far_end.with(|c| c.tally().acknowledged(signal, source, request.seqs.clone()));
+        let arrived = self.far_end.until(PATIENCE, |c| c.tally().report().lost() == 0).await;
+        assert!(arrived, "what was accepted arrives after {after}: {:?}", self.far_end.report());
+    }
+
+    fn book(&self) -> Book {
+        let mut books: Vec<Book> = self.agent.stores.all.iter().flat_map(|s| s.spool.books()).collect();
+        assert_eq!(books.len(), 1, "one pipeline, one exporter");
+        books.remove(0)
+    }
+}
+
+fn configured(endpoint: &str, dir: &Path) -> Config {
+    let text = format!(
+        "yaml:{{receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '127.0.0.1:0'}}, http: {{endpoint: '127.0.0.1:0'}}}}}}}}, \
+         exporters: {{otlphttp: {{endpoint: '{endpoint}', sending_queue: {{storage: file_storage}}, \
+           retry_on_failure: {{initial_interval: 100ms, max_interval: 200ms}}}}}}, \
+         extensions: {{file_storage: {{directory: '{}'}}}}, \
+         service: {{extensions: [file_storage], telemetry: {{metrics: {{level: none}}}}, \
+           pipelines: {{logs: {{receivers: [otlp], exporters: [otlphttp]}}}}}}}}",
+        dir.join("queue").display()
+    );
+    let outcome = plan::read(&Locations::of(&text), &Imagined::with(&[]));
+    outcome.config.unwrap_or_else(|| panic!("{}", outcome.report))
+}
+
+/// Every way to fall that a post recovers from by itself.
+const BORNE: [Sabotage; 7] = [
+    Sabotage::PanicInHandler,
+    Sabotage::PanicInSpawned,
+    Sabotage::PanicInTimer,
+    Sabotage::PanicInResponse,
+    Sabotage::PanicAtNextStart,
+    Sabotage::HangSoft,
+    Sabotage::StopItself,
+];
+
+/// Longer than the hard deadline of the hurried roster.
+const BLOCK: Sabotage = Sabotage::BlockThread(Duration::from_secs(4));
+
+fn ends_the_process(post: &Post) -> bool {
+    post.crew == Crew::Main || post.policy.on_hang == OnHang::ExitProcess
+}
+
+/// Goal: no fall of any one post costs an acknowledged item or the service.
+#[actix::test]
+async fn every_post_falls_and_hangs_in_every_way_and_the_data_goes_on() {
+    let mut rig = Rig::start().await;
+    rig.proves_the_path("the start").await;
+    let names: Vec<(String, &'static str)> = rig.seats().iter().map(|s| (s.name.clone(), s.post)).collect();
+    let walked: BTreeSet<&str> = names.iter().map(|(_, post)| *post).collect();
+    let rows: BTreeSet<&str> = roster().0.iter().map(|p| p.name).collect();
+    assert_eq!(walked, rows, "every row is filled here, so every row is walked");
+    for (name, post) in &names {
+        let post = hurried().find(post).expect("a row");
+        let blocks = (!ends_the_process(post)).then_some(BLOCK);
+        for case in BORNE.into_iter().chain(blocks) {
+            let what = format!("{name} × {case:?}");
+            println!("{what}"); // shown when it is red
+            let before = rig.seat(name);
+            assert!(rig.agent.supervisor.lookout().sabotage(name, case), "{what}: it is there");
+            let fell = until(PATIENCE, || rig.seat(name).falls > before.falls).await;
+            assert!(fell, "{what}: it was seen to fall: {:?}", rig.seat(name));
+            assert!(until(PATIENCE, || rig.seat(name).is_well()).await, "{what}: it is back: {:?}", rig.seat(name));
+            rig.proves_the_path(&what).await;
+        }
+    }
+    let report = rig.far_end.report();
+    assert_eq!((report.lost(), report.never_issued()), (0, 0), "{report:?}");
+    assert_eq!(rig.agent.supervisor.lookout().end(), None, "nothing of this was a reason to end");
+    // The far end has it a moment before the books say so.
+    assert!(until(PATIENCE, || rig.book().waiting == 0).await, "{:?}", rig.book());
+    let book = rig.book();
+    assert_eq!(
+        (book.waiting, book.lost.iter().sum::<u64>(), book.quarantined, book.dead_letters),
+        (0, 0, 0, 0),
+        "{book:?}"
+    );
+    assert!(book.delivered >= report.acknowledged(), "{book:?} {report:?}");
+}
+
+/// The posts that own something exclusively, and those on the main thread: their hang ends the process, in order where
+/// somebody can still hear of it.
+#[actix::test]
+async fn a_blocked_owner_ends_the_process() {
+    for post in hurried().0.iter().filter(|p| ends_the_process(p) && p.crew == Crew::Own) {
+        let mut rig = Rig::start().await;
+        rig.proves_the_path("the start").await;
+        let name = rig.seats().iter().find(|s| s.post == post.name).expect("filled").name.clone();
+        assert!(rig.agent.supervisor.lookout().sabotage(&name, BLOCK));
+        let end = tokio::time::timeout(PATIENCE, rig.agent.supervisor.run_until_end()).await.expect("it ends");
+        assert_eq!(end.exit(), Exit::Blocked, "{name}: {end}");
+    }
+    for post in hurried().0.iter().filter(|p| p.crew == Crew::Main) {
+        let rig = Rig::start().await;
+        let name = rig.seats().iter().find(|s| s.post == post.name).expect("filled").name.clone();
+        assert!(rig.agent.supervisor.lookout().sabotage(&name, Sabotage::BlockThread(Duration::from_secs(4))));
+        let told = until(PATIENCE, || !rig.resorts.lock().expect("not poisoned").is_empty()).await;
+        assert!(told, "{name}: the watchdog ends what nobody else can");
+    }
+}
+
+/// One request that makes its handler fall is answered, not retried, and nobody else notices.
+#[actix::test]
+async fn a_request_that_causes_a_panic_costs_itself_alone() {
+    let mut rig = Rig::start().await;
+    let before: u64 = rig.seats().iter().map(|s| s.falls).sum();
+    let poison = with_word(Wire::Request);
+    for _ in 0..3 {
+        assert_eq!(rig.post(poison.clone()).await.expect("an answer"), 500, "OTLP clients do not retry a 500");
+    }
+    rig.proves_the_path("three requests that caused a panic").await;
+    assert_eq!(rig.seats().iter().map(|s| s.falls).sum::<u64>(), before, "charged to nobody");
+    assert!(rig.agent.supervisor.watch().panics.contained >= 3);
+}
+
+/// One block that makes the uplink fall is tried twice, then set aside; what was accepted with it and after it arrives.
+#[actix::test]
+async fn a_block_that_causes_a_panic_is_quarantined_after_two_tries() {
+    let mut rig = Rig::start().await;
+    rig.proves_the_path("the start").await;
+    assert_eq!(rig.post(with_word(Wire::Block)).await.expect("an answer"), 200, "nobody can know yet");
+    assert!(until(PATIENCE, || rig.book().quarantined == 1).await, "{:?}", rig.book());
+    assert_eq!(rig.seat("uplink/otlphttp").falls, 2, "two tries, no loop");
+    rig.proves_the_path("a block that was set aside").await;
+    assert!(until(PATIENCE, || rig.book().waiting == 0).await, "{:?}", rig.book());
+}
+
+/// A request of one log record with this word in its body.
+fn with_word(wire: Wire) -> Vec<u8> {
+    let field = |number: u8, inner: &[u8]| {
+        let mut out = vec![number << 3 | 2, u8::try_from(inner.len()).expect("short")];
+        out.extend_from_slice(inner);
+        out
+    };
+    // ExportLogsServiceRequest.resource_logs.scope_logs.log_records.body.string_value
+    let body = field(5, &field(1, wire.word().as_bytes()));
+    field(1, &field(2, &field(2, &body)))
+}
