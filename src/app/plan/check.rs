@@ -89,7 +89,7 @@ fn check_directories(config: &Config, top: &Section<'_>) {
             );
             tell(top, "extensions", id, key, |s, at, path| s.error(at, path, message));
         }
-        if directory.is_absolute() && !top.reading().host.is_dir(directory) {
+        if clash.is_none() && directory.is_absolute() && !top.reading().host.is_dir(directory) {
             let message = format!(
                 "{} is not there; it will be created ({:04o})",
                 quote(&directory.display().to_string()),
