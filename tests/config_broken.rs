@@ -677,7 +677,10 @@ fn what_must_hold_between_components_is_checked() {
     let storage_b = "  file_storage/b:\n    directory: /var/lib/queue/b\n  health_check:";
     for (changes, expected) in [
         (&[("extensions: [health_check, file_storage]", "extensions: [file_storage, file_storage/b]"), ("  health_check:", storage_b)][..],
-         "1 problem\n  38:16  extensions.file_storage/b.directory  `/var/lib/queue/b` is the directory of file_storage too, or lies in it; each storage needs its own"),
+         "1 problem\n  38:16  extensions.file_storage/b.directory  `/var/lib/queue/b` and the directory of file_storage are one, or one lies in the other; each storage needs its own"),
+        (&[("extensions: [health_check, file_storage]", "extensions: [file_storage/b, file_storage]"), ("  health_check:", storage_b)],
+         "1 problem, 1 warning\n  38:16  extensions.file_storage/b.directory  warning: `/var/lib/queue/b` is not there; it will be created (0700)\n  \
+          42:16  extensions.file_storage.directory    `/var/lib/queue` and the directory of file_storage/b are one, or one lies in the other; each storage needs its own"),
         // Without metrics nobody listens at :8888.
         (&[("0.0.0.0:13133", "127.0.0.1:8888"), ("    logs:\n      level: info", "    metrics:\n      level: none")],
          ""),

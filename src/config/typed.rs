@@ -515,6 +515,7 @@ mod tests {
             ("[\"a,b\", 1]", (vec!["a,b", "1"], true)),
             ("[]",           (vec![], true)),
             ("",             (vec!["d"], true)), // nothing keeps the default, `[]` empties it
+            ("\"a,, b,\"",   (vec!["a", "b"], true)),
             ("[a, [b]]",     (vec!["a"], false)),
             ("{a: b}",       (vec!["d"], false)),
         ] {
