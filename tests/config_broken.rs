@@ -444,8 +444,8 @@ const CASES: &[(&str, &str, &str)] = &[
      "    send_batch_size: 512\n    send_batch_max_size: 100\n    metadata_keys: [A, b, a]",
      "2 problems, 1 warning\n\
          \x20 13:26  processors.batch.send_batch_max_size  100 is less than send_batch_size (512)\n\
-         \x20 14:20  processors.batch.metadata_keys        warning: is read, but this build does not act on it yet\n\
-         \x20 14:20  processors.batch.metadata_keys        names `a` twice (upper and lower case are the same)"),
+         \x20 14:20  processors.batch.metadata_keys        names `a` twice (upper and lower case are the same)\n\
+         \x20 14:20  processors.batch.metadata_keys        warning: is read, but this build does not act on it yet"),
     ("      max_interval: 30s",
      "      max_interval: 1s\n      multiplier: 0.5\n      randomization_factor: 2",
      "1 problem, 2 warnings\n\
@@ -668,6 +668,48 @@ fn components_of_later_builds_are_known_by_name() {
             assert!(told.contains(&unavailable) && told.contains(&format!("`{kind}` does not serve {misfit}\n")), "{told}");
         }
     }
+}
+
+/// (piece, its replacement) several times over, and the report.
+#[test]
+#[rustfmt::skip]
+fn what_must_hold_between_components_is_checked() {
+    let storage_b = "  file_storage/b:\n    directory: /var/lib/queue/b\n  health_check:";
+    for (changes, expected) in [
+        (&[("extensions: [health_check, file_storage]", "extensions: [file_storage, file_storage/b]"), ("  health_check:", storage_b)][..],
+         "1 problem\n  38:16  extensions.file_storage/b.directory  `/var/lib/queue/b` and the directory of file_storage are one, or one lies in the other; each storage needs its own"),
+        (&[("extensions: [health_check, file_storage]", "extensions: [file_storage/b, file_storage]"), ("  health_check:", storage_b)],
+         "1 problem, 1 warning\n  38:16  extensions.file_storage/b.directory  warning: `/var/lib/queue/b` is not there; it will be created (0700)\n  \
+          42:16  extensions.file_storage.directory    `/var/lib/queue` and the directory of file_storage/b are one, or one lies in the other; each storage needs its own"),
+        // Without metrics nobody listens at :8888.
+        (&[("0.0.0.0:13133", "127.0.0.1:8888"), ("    logs:\n      level: info", "    metrics:\n      level: none")],
+         ""),
+        // What does not start is in nobody's way.
+        (&[("0.0.0.0:13133", "127.0.0.1:8888"), ("extensions: [health_check, file_storage]", "extensions: [file_storage]")],
+         ""),
+        // Without a queue nothing is stored.
+        (&[("      num_consumers: 10", "      enabled: false"), ("storage: file_storage", "storage: gone")],
+         "1 warning\n  34:16  exporters.otlphttp.sending_queue.storage  warning: has no effect while the queue is not enabled"),
+        (&[("  otlp:\n", "  \"otlp \":\n    protocols: {http: }\n  otlp:\n")],
+         "1 problem\n  4:3  receivers.otlp  is the same id as one above, but for blanks"),
+        (&[("    logs:\n      receivers", "    \" logs\": {receivers: [otlp], exporters: [otlphttp]}\n    logs:\n      receivers")],
+         "1 problem\n  48:5  service.pipelines.logs  is the same pipeline as one above, but for blanks"),
+        // Ids may be written with blanks in lists, too.
+        (&[("receivers: [otlp]", "receivers: \" otlp \"")], ""),
+    ] {
+        let text = changes.iter().fold(GOOD.to_owned(), |text, (good, bad)| text.replace(good, bad));
+        let (report, _) = report(&text);
+        assert_eq!(report.strip_prefix("f.yaml: ").unwrap_or(&report).trim_end(), expected, "{changes:?}");
+    }
+}
+
+#[test]
+fn a_storage_that_is_used_is_started_though_not_listed() {
+    let host = Imagined { dirs: vec!["/var/lib/queue".to_owned()], ..Imagined::with(&[("TENANT", "x")]) };
+    let text = GOOD.replace("extensions: [health_check, file_storage]", "extensions: []");
+    let config = plan::read(&Locations::of(&format!("yaml:{text}")), &host).config.expect("it is a warning");
+    let listed: Vec<_> = config.service.extensions.iter().map(ToString::to_string).collect();
+    assert_eq!(listed, ["file_storage"]);
 }
 
 /// The same words for the same mistakes in another language, from several sources at once.

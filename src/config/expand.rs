@@ -399,6 +399,7 @@ mod tests {
             (&[("HOST_IP", "1.1.1.1"), ("AGENT_IP", "2.2.2.2")][..], "${env:HOST_IP}", "1.1.1.1", None),
             (&[("AGENT_IP", "2.2.2.2")][..],       "${env:HOST_IP}",  "2.2.2.2",  Some("warning: the variable `HOST_IP` is not set; `AGENT_IP` is taken: `2.2.2.2`")),
             (&[][..],                              "${env:HOST_IP}",  "10.1.2.3", Some("warning: the variable `HOST_IP` is not set; the address packets leave from is taken: `10.1.2.3`")),
+            (&[("HOST_IP", ""), ("AGENT_IP", "")][..], "${env:HOST_IP}", "10.1.2.3", Some("warning: the variable `HOST_IP` is not set; the address packets leave from is taken: `10.1.2.3`")),
             (&[("AGENT_HOSTNAME", "edge")][..],    "${HOSTNAME}",     "edge",     Some("warning: the variable `HOSTNAME` is not set; `AGENT_HOSTNAME` is taken: `edge`")),
             (&[][..],                              "${HOSTNAME}",     "gw-7",     Some("warning: the variable `HOSTNAME` is not set; the machine's name is taken: `gw-7`")),
             (&[][..],                              "${HOSTNAME:-me}", "me",       None), // the operator's own default goes first
@@ -407,6 +408,50 @@ mod tests {
             assert_eq!(scalar(&node).text, expected, "{written} {vars:?}");
             assert_eq!(said, Vec::from_iter(told.map(str::to_owned)), "{written} {vars:?}");
         }
+    }
+
+    /// A machine that counts how often it is asked for a file.
+    struct Counting(Imagined, Cell<usize>);
+
+    impl Host for Counting {
+        fn var(&self, name: &str) -> Option<String> {
+            self.0.var(name)
+        }
+
+        fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
+            self.1.set(self.1.get() + 1);
+            self.0.read(path)
+        }
+
+        fn is_dir(&self, path: &Path) -> bool {
+            self.0.is_dir(path)
+        }
+
+        fn hostname(&self) -> Option<String> {
+            None
+        }
+
+        fn address(&self) -> Option<String> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_full_measure_is_not_filled_on() {
+        let mut host = Imagined::default();
+        host.files.insert("/big".into(), "x".repeat(FILE_MAX));
+        let host = Counting(host, Cell::new(0));
+        let value = Value::Scalar(Scalar::plain("${file:/big}".repeat(1_000)));
+        let problems = Problems::new();
+        expand(&mut Node { at: At::default(), value }, &host, &problems);
+        assert_eq!(host.1.get(), 9, "eight files of a MiB fit, the ninth is one too many");
+    }
+
+    #[test]
+    fn a_file_may_be_too_large_or_no_text() {
+        let mut host = Imagined::default();
+        host.files.insert("/big".into(), "x".repeat(FILE_MAX + 1));
+        assert_eq!(expanded("${file:/big}", &host).1, ["the file `/big` is larger than 1 MiB"]);
     }
 
     #[test]

@@ -351,6 +351,15 @@ env:NOPE: 1 problem
     }
 
     #[test]
+    fn a_file_larger_than_any_configuration_is_not_read() {
+        let mut host = host();
+        host.files.insert("big.yaml".to_owned(), "#".repeat(FILE_MAX + 1));
+        let (tree, report) = loaded(&["big.yaml"], &[], &host);
+        assert_eq!(tree, None);
+        assert_eq!(report.to_string(), "big.yaml: 1 problem\n  1:1  -  the file is larger than 1 MiB\n");
+    }
+
+    #[test]
     fn no_config_at_all_is_told() {
         let (tree, report) = loaded(&[], &["a=1"], &host());
         assert_eq!(tree, None);

@@ -108,7 +108,8 @@ impl Problems {
     #[must_use]
     pub fn into_report(self) -> Report {
         let mut problems = self.found.into_inner();
-        problems.sort_by(|a, b| (a.at, &a.path, &a.message).cmp(&(b.at, &b.path, &b.message)));
+        // In one place errors go before warnings.
+        problems.sort_by(|a, b| (a.at, &a.path, b.severity, &a.message).cmp(&(b.at, &b.path, a.severity, &b.message)));
         problems.dedup();
         Report { sources: self.sources.into_inner(), problems }
     }

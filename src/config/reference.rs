@@ -204,6 +204,7 @@ mod tests {
     fn nesting_is_bounded() {
         let deep = |n| format!("{}A{}", "${".repeat(n), "}".repeat(n));
         assert!(parse(&deep(16)).is_ok());
+        assert_eq!(parse(&deep(17)), Err(BadReference::TooDeep));
         assert_eq!(parse(&deep(100_000)), Err(BadReference::TooDeep));
     }
 }

@@ -412,7 +412,10 @@ mod tests {
             assert_eq!(got(written, |s| s.text("k", "default")), (expected.to_owned(), true), "{written}");
         }
         assert_eq!(got("${env:GONE}", |s| s.text("k", "default")), ("default".to_owned(), false));
-        assert_eq!(got("x${env:GONE}", |s| s.text("k", "default")), ("x".to_owned(), false));
+        let (text, told) = try_out("k: x${env:GONE}", &[], |s| s.text("k", "default"));
+        assert_eq!((text.as_str(), told.as_str()), ("x", "warning: the variable `GONE` is not set; it is read as empty"));
+        let (_, told) = try_out("k: ${env:GONE}", &[], |s| s.text("k", "default"));
+        assert_eq!(told, "warning: the variable `GONE` is not set; the default stays");
         assert_eq!(got("[a]", |s| s.text("k", "default")), ("default".to_owned(), false));
     }
 
@@ -512,6 +515,7 @@ mod tests {
             ("[\"a,b\", 1]", (vec!["a,b", "1"], true)),
             ("[]",           (vec![], true)),
             ("",             (vec!["d"], true)), // nothing keeps the default, `[]` empties it
+            ("\"a,, b,\"",   (vec!["a", "b"], true)),
             ("[a, [b]]",     (vec!["a"], false)),
             ("{a: b}",       (vec!["d"], false)),
         ] {

@@ -374,6 +374,67 @@ impl DebugConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Secret, try_out};
+
+    #[test]
+    #[rustfmt::skip]
+    fn the_old_loglevel_says_how_much_is_shown() {
+        for (written, expected) in [
+            ("debug", Verbosity::Detailed), ("info", Verbosity::Normal), ("WARN", Verbosity::Basic), ("error", Verbosity::Basic),
+        ] {
+            let (config, told) = try_out(&format!("loglevel: {written}"), &[], |s| DebugConfig::read(s, true));
+            assert_eq!(config.verbosity, expected, "{written}");
+            assert!(told.starts_with("warning: is the old name; taken as verbosity: "), "{told}");
+        }
+        assert_eq!(try_out("verbosity: detailed", &[], |s| DebugConfig::read(s, false)).0.verbosity, Verbosity::Detailed);
+    }
+
+    #[test]
+    fn every_key_of_the_exporter_arrives() {
+        let yaml = "{traces_endpoint: 'http://t', logs_endpoint: 'https://l/x', compression: none, timeout: 0s, headers: {a: b}, \
+                    max_idle_conns_per_host: 5, max_conns_per_host: 6, idle_conn_timeout: 0, disable_keep_alives: true, \
+                    http2_read_idle_timeout: 10s, http2_ping_timeout: 2s, proxy_url: 'http://p:1', tls: {insecure_skip_verify: true}, \
+                    retry_on_failure: {enabled: false, initial_interval: 1s, randomization_factor: 0, multiplier: 2, \
+                                       max_interval: 9s, max_elapsed_time: 0, on_expiry: drop}, \
+                    sending_queue: {enabled: true, num_consumers: 3, queue_size: 4, storage: file_storage/x}}";
+        let (config, told) = try_out(yaml, &[], OtlpHttpConfig::read);
+        assert_eq!(told, "");
+        let secs = Duration::from_secs;
+        let expected = OtlpHttpConfig {
+            endpoint: None,
+            traces_endpoint: Some("http://t".to_owned()),
+            metrics_endpoint: None,
+            logs_endpoint: Some("https://l/x".to_owned()),
+            headers: vec![("a".to_owned(), Secret::new("b"))],
+            compression: Compression::None,
+            timeout: None,
+            max_idle_conns_per_host: 5,
+            max_conns_per_host: Some(6),
+            idle_conn_timeout: None,
+            disable_keep_alives: true,
+            http2_read_idle_timeout: Some(secs(10)),
+            http2_ping_timeout: secs(2),
+            proxy_url: Some("http://p:1".to_owned()),
+            tls: TlsClient { insecure_skip_verify: true, ..TlsClient::default() },
+            auth: None,
+            retry_on_failure: RetryConfig {
+                enabled: false,
+                initial_interval: secs(1),
+                randomization_factor: 0.0,
+                multiplier: 2.0,
+                max_interval: secs(9),
+                max_elapsed_time: None,
+                on_expiry: OnExpiry::Drop,
+            },
+            sending_queue: QueueConfig {
+                enabled: true,
+                num_consumers: 3,
+                queue_size: 4,
+                storage: Some(Id::parse("file_storage/x").expect("it is an id")),
+            },
+        };
+        assert_eq!(config, expected);
+    }
 
     #[test]
     #[rustfmt::skip]

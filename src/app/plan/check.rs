@@ -84,12 +84,12 @@ fn check_directories(config: &Config, top: &Section<'_>) {
             .find(|(_, other)| directory.starts_with(&other.directory) || other.directory.starts_with(directory));
         if let Some((other, _)) = clash {
             let message = format!(
-                "{} is the directory of {other} too, or lies in it; each storage needs its own",
+                "{} and the directory of {other} are one, or one lies in the other; each storage needs its own",
                 quote(&directory.display().to_string())
             );
             tell(top, "extensions", id, key, |s, at, path| s.error(at, path, message));
         }
-        if directory.is_absolute() && !top.reading().host.is_dir(directory) {
+        if clash.is_none() && directory.is_absolute() && !top.reading().host.is_dir(directory) {
             let message = format!(
                 "{} is not there; it will be created ({:04o})",
                 quote(&directory.display().to_string()),

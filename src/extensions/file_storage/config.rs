@@ -204,6 +204,22 @@ mod tests {
     }
 
     #[test]
+    fn the_compaction_is_read_with_its_thresholds() {
+        let yaml = "compaction: {on_start: true, on_rebound: true, rebound_needed_threshold_mib: 7, \
+                    rebound_trigger_threshold_mib: 3, max_transaction_size: 0, check_interval: 9s}";
+        let (config, told) = try_out(yaml, &[], FileStorageConfig::read);
+        let expected = CompactionConfig {
+            on_start: true,
+            on_rebound: true,
+            rebound_needed_threshold: Bytes::mib(7),
+            rebound_trigger_threshold: Bytes::mib(3),
+            max_transaction_size: None,
+            check_interval: Duration::from_secs(9),
+        };
+        assert_eq!((config.compaction, told.as_str()), (expected, ""));
+    }
+
+    #[test]
     #[rustfmt::skip]
     fn permissions_are_octal_with_or_without_quotes() {
         for (yaml, expected) in [

@@ -107,6 +107,25 @@ impl Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::try_out;
+
+    #[test]
+    #[rustfmt::skip]
+    fn the_spike_is_a_fifth_unless_it_is_given() {
+        let mib = Bytes::mib;
+        for (yaml, expected) in [
+            ("{limit_mib: 100}",                                   Limit::Fixed { limit: mib(100), spike: mib(20) }),
+            ("{limit_mib: 100, spike_limit_mib: 30}",              Limit::Fixed { limit: mib(100), spike: mib(30) }),
+            ("{limit_percentage: 75}",                             Limit::Share { limit_percent: 75, spike_percent: 15 }),
+            ("{limit_percentage: 75, spike_limit_percentage: 25}", Limit::Share { limit_percent: 75, spike_percent: 25 }),
+        ] {
+            let yaml = format!("{{check_interval: 2s, {}", &yaml[1..]);
+            let expected = MemoryLimiterConfig { check_interval: Duration::from_secs(2), limit: expected };
+            assert_eq!(try_out(&yaml, &[], MemoryLimiterConfig::read), (expected, String::new()), "{yaml}");
+        }
+        let (_, told) = try_out("{check_interval: 1s, limit_percentage: 20, spike_limit_percentage: 20}", &[], MemoryLimiterConfig::read);
+        assert_eq!(told, "20 is not less than limit_percentage (20); all data would be refused");
+    }
 
     #[test]
     #[rustfmt::skip]

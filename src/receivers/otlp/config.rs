@@ -215,3 +215,42 @@ fn url_path(s: &Section<'_>, key: &'static str, default: &str) -> String {
     let path = path.split('?').next().unwrap_or_default();
     if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{BODY_MAX, try_out};
+
+    fn read(yaml: &str) -> OtlpReceiverConfig {
+        let (config, told) = try_out(yaml, &[], OtlpReceiverConfig::read);
+        assert_eq!(told, "", "{yaml}");
+        config
+    }
+
+    #[test]
+    fn only_what_stands_in_the_file_listens_and_zero_means_the_default() {
+        let config = read("protocols: {grpc: , http: }");
+        assert_eq!((config.grpc, config.http), (Some(GrpcConfig::default()), Some(HttpConfig::default())));
+        assert_eq!(read("protocols: {grpc: }").http, None);
+        let config = read("protocols: {grpc: {max_recv_msg_size_mib: 0}, http: {max_request_body_size: 0}}");
+        assert_eq!(config.grpc.map(|grpc| grpc.max_recv_msg_size), Some(Bytes::mib(4)));
+        assert_eq!(config.http.map(|http| http.server.max_request_body_size), Some(BODY_MAX));
+        let config = read(
+            "protocols: {grpc: {max_recv_msg_size_mib: 16, max_concurrent_streams: 8, \
+                           keepalive: {server_parameters: {time: 1m, max_connection_age: 1h}, enforcement_policy: {min_time: 1s}}}}",
+        );
+        let grpc = config.grpc.expect("it stands there");
+        assert_eq!((grpc.max_recv_msg_size, grpc.max_concurrent_streams), (Bytes::mib(16), Some(8)));
+        assert_eq!((grpc.keepalive.time, grpc.keepalive.max_connection_idle), (Duration::from_secs(60), None));
+        assert_eq!(grpc.keepalive.max_connection_age, Some(Duration::from_secs(3_600)));
+        assert_eq!(grpc.enforcement.min_time, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_path_gets_its_slash_and_loses_its_query() {
+        let http =
+            read("protocols: {http: {traces_url_path: 't', logs_url_path: '/l?a=b'}}").http.expect("it stands there");
+        let paths = [&http.traces_url_path, &http.metrics_url_path, &http.logs_url_path];
+        assert_eq!(paths, ["/t", "/v1/metrics", "/l"]);
+    }
+}
