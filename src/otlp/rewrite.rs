@@ -97,7 +97,7 @@ impl Rewriter {
     /// When a value is nested so deep that no far end would decode it.
     pub fn new(rules: Vec<Rule>) -> Result<Rewriter, TooDeep> {
         let mut passes: Vec<Pass> = Vec::new();
-        for rule in rules {
+        for rule in rules.into_iter().filter(|rule| !rule.actions.is_empty()) {
             if rule.actions.iter().filter_map(Action::value).any(|value| value.depth() > VALUE_DEPTH_MAX) {
                 return Err(TooDeep);
             }
