@@ -259,7 +259,7 @@ impl Prepared {
             Action::Hash(keys) => {
                 let mut chosen: Vec<Vec<u8>> = entries
                     .iter()
-                    .filter(|entry| entry.alive && selects(keys, &entry.key))
+                    .filter(|entry| selects(keys, &entry.key))
                     .map(|entry| entry.key.clone().into_owned())
                     .collect();
                 chosen.sort();
