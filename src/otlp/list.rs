@@ -116,14 +116,14 @@ impl Actions {
         context: &Context<'_>,
         out: &mut Vec<u8>,
     ) -> Read<()> {
-        if !self.concerns_any(bytes, range.clone(), list)? {
+        let mut entries = self.concerned(bytes, range.clone(), list)?;
+        if entries.is_empty() {
             put_key(out, number, LEN);
             put_varint(out, (range.len() + suffix.0.len()) as u64);
             out.extend_from_slice(&bytes[range]);
             out.extend_from_slice(&suffix.0);
             return Ok(());
         }
-        let mut entries = entries(bytes, range.clone(), list)?;
         for action in &self.actions {
             action.apply(&mut entries, bytes, context);
         }
@@ -148,20 +148,26 @@ impl Actions {
         Ok(())
     }
 
-    fn concerns_any(&self, bytes: &[u8], range: Range<usize>, list: u32) -> Read<bool> {
+    /// The attributes that some action may care about; to the others nothing can happen.
+    fn concerned<'a>(&self, bytes: &'a [u8], range: Range<usize>, list: u32) -> Read<Vec<Entry<'a>>> {
+        let mut entries = Vec::new();
         let mut pieces = Pieces::of(bytes, range);
         while let Some(piece) = pieces.next()? {
-            if piece.is(list) && self.concerns(&bytes[key_of(bytes, piece.value())?]) {
-                return Ok(true);
+            if piece.is(list) {
+                let key = &bytes[key_of(bytes, piece.value())?];
+                if self.concerns(key) {
+                    let (origin, content) = (Some(piece.whole()), piece.value());
+                    entries.push(Entry { key: Cow::Borrowed(key), origin, content, new_value: None, alive: true });
+                }
             }
         }
-        Ok(false)
+        Ok(entries)
     }
 }
 
 /// One attribute of the list being edited.
 struct Entry<'a> {
-    key: Cow<'a, str>,
+    key: Cow<'a, [u8]>,
     /// Its field in the request; `None` for one that was added.
     origin: Option<Range<usize>>,
     /// Its `KeyValue` there.
@@ -191,7 +197,7 @@ impl Entry<'_> {
         let value: &[u8] = self.new_value.as_deref().unwrap_or_default();
         let open = Open::field(out, list, self.content.len().max(self.key.len() + value.len() + 4));
         if self.origin.is_none() {
-            put_bytes(out, 1, self.key.as_bytes());
+            put_bytes(out, 1, &self.key);
             put_bytes(out, 2, value);
         } else {
             let mut written = false;
@@ -210,20 +216,6 @@ impl Entry<'_> {
         }
         open.close(out);
     }
-}
-
-fn entries(bytes: &[u8], range: Range<usize>, list: u32) -> Read<Vec<Entry<'_>>> {
-    let mut entries = Vec::new();
-    let mut pieces = Pieces::of(bytes, range);
-    while let Some(piece) = pieces.next()? {
-        if piece.is(list) {
-            let key = String::from_utf8_lossy(&bytes[key_of(bytes, piece.value())?]);
-            let entry =
-                Entry { key, origin: Some(piece.whole()), content: piece.value(), new_value: None, alive: true };
-            entries.push(entry);
-        }
-    }
-    Ok(entries)
 }
 
 /// Where the key of a `KeyValue` stands: the last one, should there be several.
@@ -250,22 +242,24 @@ impl Prepared {
             Action::Set { key, source, when } => {
                 let value = match source {
                     Source::Value(_) => Some(Cow::Borrowed(self.constant.as_slice())),
-                    Source::Attribute(from) => first(entries, from).map(|n| Cow::Owned(entries[n].value(bytes))),
+                    Source::Attribute(from) => {
+                        first(entries, from.as_bytes()).map(|n| Cow::Owned(entries[n].value(bytes)))
+                    }
                     Source::Context(name) => context(name).map(|text| Cow::Owned(Value::Text(text).encode())),
                 };
                 if let Some(value) = value {
-                    set(entries, key, value, *when);
+                    set(entries, key.as_bytes(), value, *when);
                 }
             }
             Action::Delete(keys) => {
-                for entry in entries.iter_mut().filter(|entry| selects(keys, entry.key.as_bytes())) {
+                for entry in entries.iter_mut().filter(|entry| selects(keys, &entry.key)) {
                     entry.alive = false;
                 }
             }
             Action::Hash(keys) => {
-                let mut chosen: Vec<String> = entries
+                let mut chosen: Vec<Vec<u8>> = entries
                     .iter()
-                    .filter(|entry| entry.alive && selects(keys, entry.key.as_bytes()))
+                    .filter(|entry| selects(keys, &entry.key))
                     .map(|entry| entry.key.clone().into_owned())
                     .collect();
                 chosen.sort();
@@ -275,32 +269,32 @@ impl Prepared {
                 }
             }
             Action::Extract { key, groups: Groups { names, find } } => {
-                let text = first(entries, key).and_then(|n| value::text(&entries[n].value(bytes)));
+                let text = first(entries, key.as_bytes()).and_then(|n| value::text(&entries[n].value(bytes)));
                 if let Some(found) = text.and_then(|text| find(&text)) {
                     for (name, text) in names.iter().zip(found) {
-                        set(entries, name, Cow::Owned(Value::Text(text).encode()), When::Always);
+                        set(entries, name.as_bytes(), Cow::Owned(Value::Text(text).encode()), When::Always);
                     }
                 }
             }
             Action::Convert { key, to } => {
                 let to: Type = *to;
-                change(entries, bytes, key, |value| value::converted(value, to));
+                change(entries, bytes, key.as_bytes(), |value| value::converted(value, to));
             }
         }
     }
 }
 
-fn first(entries: &[Entry<'_>], key: &str) -> Option<usize> {
-    entries.iter().position(|entry| entry.alive && entry.key == key)
+fn first(entries: &[Entry<'_>], key: &[u8]) -> Option<usize> {
+    entries.iter().position(|entry| entry.alive && *entry.key == *key)
 }
 
 /// Sets the first attribute of the name and removes the others, or adds one.
-fn set<'a>(entries: &mut Vec<Entry<'a>>, key: &'a str, value: Cow<'a, [u8]>, when: When) {
+fn set<'a>(entries: &mut Vec<Entry<'a>>, key: &'a [u8], value: Cow<'a, [u8]>, when: When) {
     match (first(entries, key), when) {
         (Some(_), When::Absent) | (None, When::Present) => {}
         (Some(n), _) => {
             entries[n].new_value = Some(value);
-            for other in entries[n + 1..].iter_mut().filter(|other| other.key == key) {
+            for other in entries[n + 1..].iter_mut().filter(|other| *other.key == *key) {
                 other.alive = false;
             }
         }
@@ -315,12 +309,12 @@ fn set<'a>(entries: &mut Vec<Entry<'a>>, key: &'a str, value: Cow<'a, [u8]>, whe
 }
 
 /// Sets an attribute from its own value, if there is one and `how` knows.
-fn change(entries: &mut Vec<Entry<'_>>, bytes: &[u8], key: &str, how: impl Fn(&[u8]) -> Option<Value>) {
+fn change(entries: &mut [Entry<'_>], bytes: &[u8], key: &[u8], how: impl Fn(&[u8]) -> Option<Value>) {
     if let Some(n) = first(entries, key)
         && let Some(value) = how(&entries[n].value(bytes))
     {
         entries[n].new_value = Some(Cow::Owned(value.encode()));
-        for other in entries[n + 1..].iter_mut().filter(|other| other.key == key) {
+        for other in entries[n + 1..].iter_mut().filter(|other| *other.key == *key) {
             other.alive = false;
         }
     }

@@ -1,7 +1,42 @@
 //! OTLP as bytes: what every other part needs to know of the wire, and nothing of who sent it.
 //!
-//! A request is never decoded into objects on the hot path (architecture §4). One bounds-checked walk counts
-//! items and finds the attribute lists; rewriting, merging and splitting work on the same bytes.
+//! A request is never decoded into objects on the hot path (architecture §4): on a gateway of 256 MB the objects cost
+//! several times the bytes, and most of them would be written back unchanged.
+//!
+//! ```text
+//!   JSON ──from_json──┐
+//!                     ▼
+//!   protobuf ──▶ walk ──▶ Rewriter ──▶ merge ──▶ ‖ spool ‖ ──▶ cut, take ──▶ protobuf
+//!                 │ refuses,   edits                           count         out
+//!                 │ counts     lists
+//!                 ▼
+//!              Malformed → 400, to this client alone
+//! ```
+//!
+//! What always holds:
+//! * What [`walk()`] accepts, prost decodes and the Go collector decodes; everything after it relies on that, and
+//!   nothing after it can make such a request undecodable.
+//! * Items are neither lost nor doubled by [`merge()`], [`cut`], [`take`] or a [`Rewriter`], and keep their order.
+//! * Unknown fields travel on with what they were found in.
+//! * No function panics, overflows a stack or reads outside its input, whatever the bytes. The shallow ones (all but
+//!   `walk` and `from_json`) may give a meaningless result for bytes that were never walked.
+//!
+//! Two corners of protobuf, so that nobody is surprised: of the oneof `Metric.data` the last kind written counts, and
+//! its pieces merge (as prost does; Go would keep the last piece alone); and scopes at field 1000, which only Go knows,
+//! are validated and passed on but are no items.
+//!
+//! | file | |
+//! |---|---|
+//! | `walk.rs` | may these bytes be kept, and how many items are they |
+//! | `merge.rs` | many requests in one |
+//! | `split.rs` `outline.rs` | cutting at item borders; where the items lie |
+//! | `rewrite.rs` `list.rs` | processors on wire bytes; one list of attributes |
+//! | `edits.rs` `value.rs` | the actions; values computed from values |
+//! | `json/` | OTLP/JSON to protobuf |
+//! | `answer.rs` | what is answered to an export request |
+//! | `schema.rs` | the messages of OTLP as one table |
+//! | `wire.rs` | varints, keys, lengths; the error |
+//! | `slow.rs` `wild.rs` | for tests: the same through prost; requests at their oddest |
 
 #[cfg(test)]
 mod tests;

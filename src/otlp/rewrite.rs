@@ -97,13 +97,12 @@ impl Rewriter {
     /// When a value is nested so deep that no far end would decode it.
     pub fn new(rules: Vec<Rule>) -> Result<Rewriter, TooDeep> {
         let mut passes: Vec<Pass> = Vec::new();
-        for rule in rules {
+        for rule in rules.into_iter().filter(|rule| !rule.actions.is_empty()) {
             if rule.actions.iter().filter_map(Action::value).any(|value| value.depth() > VALUE_DEPTH_MAX) {
                 return Err(TooDeep);
             }
-            let only = rule.only.filter(|_| rule.target == Target::Items);
-            if passes.last().is_none_or(|last| only.is_some() || last.only.is_some()) {
-                passes.push(Pass { only, ..Pass::default() });
+            if passes.last().is_none_or(|last| rule.only.is_some() || last.only.is_some()) {
+                passes.push(Pass { only: rule.only, ..Pass::default() });
             }
             let pass = passes.last_mut().expect("one was pushed when there was none");
             match rule.target {

@@ -20,6 +20,8 @@
 //!                                  ──▶ a message: put the outer one on the pile, go on inside
 //! ```
 //!
+//! Both are tried: property tests hold the walk against prost, and `fuzz/pdata` asks the collector's own code.
+//!
 //! There is no recursion, so that no request can overflow a thread's stack.
 
 use super::Signal;

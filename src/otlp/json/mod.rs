@@ -16,7 +16,7 @@
 //! * anything after the object.
 //!
 //! What it refuses beyond that: strings that are not UTF-8 (Go passes them on), and nesting that would not be
-//! accepted as protobuf ([`DEPTH_MAX`](super::DEPTH_MAX)). What it gives, [`walk`](super::walk()) accepts.
+//! accepted as protobuf ([`DEPTH_MAX`]). What it gives, [`walk`](super::walk()) accepts.
 //!
 //! It keeps its own pile of open objects and lists instead of recursing, so no body can overflow a stack.
 //!

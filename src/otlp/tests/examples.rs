@@ -135,6 +135,8 @@ fn cuts_are_even_slices_where_they_can_be_and_the_whole_is_not_copied() {
 #[test]
 fn a_metric_that_is_cut_keeps_its_name_unit_and_temporality_in_every_part() {
     let metric = all([
+        field(7, field(1, b"")), // replaced by the gauge, which is replaced by the sum
+        field(5, field(1, b"").repeat(4)),
         field(1, "requests"),
         field(7, [field(1, b""), vec![0x10, 2], field(1, b"")].concat()),
         field(3, "1"),
@@ -346,6 +348,10 @@ fn answers_are_written_as_the_collector_writes_them_and_read_back() {
     let any = fields(&body[2].value).expect("it is protobuf");
     assert_eq!(any[0].value, b"type.googleapis.com/google.rpc.RetryInfo");
     assert_eq!(any[1].value, field(1, [8, 7, 16, 5]));
+    let negative = field(1, [&[8][..], &[0xff; 9], &[1]].concat());
+    assert_eq!(Partial::decode(&negative).map(|partial| partial.rejected), Ok(0), "less than none is none");
+    let other = field(3, all([field(1, "type.googleapis.com/google.rpc.DebugInfo"), field(2, field(1, [8, 7]))]));
+    assert_eq!(Status::decode(&other).map(|status| status.retry_delay), Ok(None), "another detail");
     let forever = field(
         3,
         all([

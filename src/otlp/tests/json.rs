@@ -186,11 +186,14 @@ fn what_the_collector_takes_is_taken() {
         (&record(r#""body":{"arrayValue":{"values":[{}]},"arrayValue":{}}"#), record(r#""body":{"arrayValue":{}}"#)),
         (&record(r#""body":{"doubleValue":"-Infinity"}"#), record(r#""body":{"doubleValue":"-Infinity"}"#)),
         (&record(r#""body":{"bytesValue":"aGk="}"#), record(r#""body":{"bytesValue":"aGk="}"#)),
+        (&record(r#""body":{"bytesValue":"aGl="}"#), record(r#""body":{"bytesValue":"aGk="}"#)),
         (&record(r#""body":{"stringValue":"\ud83e\udd80\ud800\n\/"}"#), record("\"body\":{\"stringValue\":\"🦀\u{fffd}\\n/\"}")),
         (&record(r#""body":{"stringValue":"\ud800\u0041"}"#), record("\"body\":{\"stringValue\":\"\u{fffd}A\"}")),
     ] {
         assert_eq!(logs(given), Ok(meant), "{given}");
     }
+    let deprecated = br#"{"resourceLogs":[{"deprecatedScopeLogs":[{}],"deprecated_scope_logs":7}]}"#;
+    assert_eq!(from_json(Signal::Logs, deprecated), Ok(vec![0x0a, 0]), "unknown, so skipped");
 }
 
 #[test]
@@ -205,6 +208,9 @@ fn what_is_refused_says_where_and_why() {
         (r#"{"resourceLogs":[{}"#,       "line 1 column 20 (byte 19): the body ends where `,` or `]` was expected"),
         (r#"{"a":1 "b":2}"#,             "line 1 column 8 (byte 7): found `\"`, expected `,` or `}`"),
         (r#"{"a":01}"#,                  "line 1 column 6 (byte 5): found `0`, expected a number"),
+        (r#"{"a":1.}"#,                  "line 1 column 6 (byte 5): found `1`, expected a number"),
+        (r#"{"a":1e}"#,                  "line 1 column 6 (byte 5): found `1`, expected a number"),
+        ("{\"a\":\"\u{1f}\"}",           "line 1 column 7 (byte 6): a string holds a control character"),
         (r#"{"a":"x}"#,                  "line 1 column 6 (byte 5): a string has no end"),
         ("{\"a\":\"\n\"}",               "line 1 column 7 (byte 6): a string holds a control character"),
         (r#"{"a":"\x"}"#,                "line 1 column 7 (byte 6): a string holds an unknown escape"),
