@@ -565,7 +565,7 @@ fn an_overloaded_far_end_is_served_at_its_own_pace() {
 fn bodies_in_memory_are_bounded() {
     let mut sim = Sim::new(Script::new().lasting(100 * S, Act::Hang));
     sim.flow.budget = 500_000;
-    for _ in 0..200 {
+    for _ in 0..60 {
         (0..3).for_each(|lane| sim.put(lane, 1_000));
     }
     for i in 0..150 {
