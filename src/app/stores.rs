@@ -144,11 +144,22 @@ fn disk_settings(section: &FileStorageConfig, memory: Bytes) -> DiskSettings {
             Wanted::DropOldest => WhenFull::DropOldest,
             Wanted::Refuse => WhenFull::Refuse,
         },
-        segment_min: Bytes::mib(2),
-        segment_max: Bytes(segment_max),
+        segment_min: test_segment().unwrap_or(Bytes::mib(2)),
+        segment_max: test_segment().unwrap_or(Bytes(segment_max)),
         seal: true,
         compact: true,
     }
+}
+
+/// Segments so small that every step of their life happens often: for the kill harness.
+#[cfg(feature = "testing")]
+fn test_segment() -> Option<Bytes> {
+    std::env::var("TFO_TEST_SEGMENT_KIB").ok()?.parse().ok().map(|kib: u64| Bytes(kib << 10))
+}
+
+#[cfg(not(feature = "testing"))]
+fn test_segment() -> Option<Bytes> {
+    None
 }
 
 fn default_max(section: &FileStorageConfig) -> Bytes {

@@ -126,6 +126,7 @@ async fn show(options: &Options, far_end: &FarEnd) -> Result<Outcome, Broken> {
         rate: options.rate,
         request_items: 100,
         clients: 1,
+        first_source: 1,
     }
     .start();
     let length = Duration::from_secs(options.seconds);

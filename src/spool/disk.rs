@@ -19,13 +19,14 @@ use super::block::{self, HEADER_LEN, Header};
 use super::cursor::Fate;
 use super::ledger::{Record, block_key, is_control_key, parse_block_key};
 use super::phase::{Phase, during};
-use super::segment::{self, Segment, SegmentError};
+use super::segment::{self, Content, Segment, SegmentError};
 use super::shelf::{Bookkeeper, Shelf, ShelfError, Usage, lock};
 use super::{Lane, Reason, summary};
 use crate::base::{Bytes, Clock, Stamp};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -139,6 +140,13 @@ struct Entry {
     since: Stamp,
 }
 
+impl Entry {
+    /// Nothing was ever written to it.
+    fn is_to_be(&self) -> bool {
+        matches!(self.state, State::Spare | State::Making)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Active {
     open: Option<(No, Arc<Segment>)>,
@@ -232,6 +240,8 @@ impl Disk {
         let _phase = during(Phase::Roll);
         let (no, segment) = self.take_spare()?;
         let mut row = lock(&self.row);
+        let later = row.range((Excluded(no), Unbounded)).any(|(_, e)| !e.is_to_be());
+        assert!(!later, "the active segment stands behind every segment that was written: the last book counts");
         if let Some((old, _)) = active.open.take()
             && let Some(entry) = row.get_mut(&old)
         {
@@ -263,28 +273,52 @@ impl Disk {
         self.target.store(next.clamp(self.settings.segment_min.0, self.settings.segment_max.0), Relaxed);
     }
 
+    /// The next segment of the row. The spare one, if it stands at the row's end: along the row lie the books, and the
+    /// last one counts. One that is just being made is waited for.
     fn take_spare(&self) -> Result<(No, Arc<Segment>), SegmentError> {
-        let spare = lock(&self.row).iter().find(|(_, e)| e.state == State::Spare).map(|(no, e)| (*no, e.door.clone()));
+        let spare = lock(&self.row).last_key_value().filter(|(_, e)| e.is_to_be()).map(|(no, e)| (*no, e.door.clone()));
         if let Some((no, door)) = spare {
-            let mut door = lock(&door);
-            let opened = match door.take() {
-                Some(open) => Ok(open),
-                None => Segment::open(&self.path(no), VALUE_MAX).map(Arc::new),
+            let made = {
+                let mut door = lock(&door);
+                let there = lock(&self.row).contains_key(&no); // unless making it failed
+                match door.take() {
+                    Some(open) => Some(Ok(open)),
+                    None => there.then(|| Segment::open(&self.path(no), VALUE_MAX).map(Arc::new)),
+                }
             };
-            match opened {
-                Ok(segment) => return Ok((no, segment)),
-                Err(error) => {
+            match made {
+                Some(Ok(segment)) => return Ok((no, segment)),
+                Some(Err(error)) => {
                     tracing::warn!(segment = %name(no), %error, "spool spare segment cannot be used");
                     lock(&self.row).remove(&no);
                     self.bin(no);
                 }
+                None => {}
             }
         }
-        let (no, door) = self.reserve();
-        let made = Segment::create(&self.path(no)).map(Arc::new);
-        match made {
+        self.make(State::Making)
+    }
+
+    /// Makes the next segment of the row. Its number is taken first, and whoever finds its entry waits at its door.
+    fn make(&self, becomes: State) -> Result<(No, Arc<Segment>), SegmentError> {
+        let door = Door::default();
+        let mut open = lock(&door);
+        let no = {
+            let mut row = lock(&self.row);
+            let no = (row.last_key_value().map_or(1, |((n, _), _)| n + 1), 0);
+            let (spans, since) = (Some(Spans::new()), self.clock.now());
+            row.insert(no, Entry { state: State::Making, spans, bytes: 0, door: door.clone(), since });
+            no
+        };
+        match Segment::create(&self.path(no)).map(Arc::new) {
             Ok(segment) => {
-                *lock(&door) = Some(segment.clone());
+                *open = Some(segment.clone());
+                let bytes = allocated(&self.path(no));
+                self.used.fetch_add(bytes, Relaxed);
+                if let Some(entry) = lock(&self.row).get_mut(&no) {
+                    entry.state = becomes;
+                    entry.bytes = bytes;
+                }
                 Ok((no, segment))
             }
             Err(error) => {
@@ -293,22 +327,6 @@ impl Disk {
                 Err(error)
             }
         }
-    }
-
-    /// Takes the next number, so that nobody makes another segment of the same name meanwhile.
-    fn reserve(&self) -> (No, Door) {
-        let mut row = lock(&self.row);
-        let no = (row.last_key_value().map_or(1, |((n, _), _)| n + 1), 0);
-        let entry = Entry {
-            state: State::Making,
-            spans: Some(Spans::new()),
-            bytes: 0,
-            door: Door::default(),
-            since: self.clock.now(),
-        };
-        let door = entry.door.clone();
-        row.insert(no, entry);
-        (no, door)
     }
 
     /// After an error nothing is written to the active segment again; what it holds is still read.
@@ -343,11 +361,9 @@ impl Disk {
     /// The first segment of the row that may hold a block of `lane` at or after `from`.
     fn candidate(&self, lane: Lane, from: u64) -> Option<(No, bool)> {
         let row = lock(&self.row);
-        row.iter().filter(|(_, e)| !matches!(e.state, State::Spare | State::Making)).find_map(|(no, e)| {
-            match &e.spans {
-                None => Some((*no, false)),
-                Some(spans) => spans.get(&lane.0).is_some_and(|s| s.last >= from).then_some((*no, true)),
-            }
+        row.iter().filter(|(_, e)| !e.is_to_be()).find_map(|(no, e)| match &e.spans {
+            None => Some((*no, false)),
+            Some(spans) => spans.get(&lane.0).is_some_and(|s| s.last >= from).then_some((*no, true)),
         })
     }
 
@@ -454,28 +470,13 @@ impl Disk {
     }
 
     fn make_spare(&self) -> Result<bool, ShelfError> {
-        if lock(&self.row).values().any(|e| matches!(e.state, State::Spare | State::Making)) || self.is_over() {
+        if lock(&self.row).last_key_value().is_some_and(|(_, e)| e.is_to_be()) || self.is_over() {
             return Ok(false);
         }
         let _phase = during(Phase::Roll);
-        let (no, door) = self.reserve();
-        match Segment::create(&self.path(no)) {
-            Ok(segment) => {
-                *lock(&door) = Some(Arc::new(segment));
-                let bytes = allocated(&self.path(no));
-                self.used.fetch_add(bytes, Relaxed);
-                if let Some(entry) = lock(&self.row).get_mut(&no) {
-                    entry.state = State::Spare;
-                    entry.bytes = bytes;
-                }
-                Ok(false)
-            }
-            Err(error) => {
-                lock(&self.row).remove(&no);
-                self.bin(no);
-                Err(ShelfError::Unavailable(format!("no spare segment: {error}")))
-            }
-        }
+        let made =
+            self.make(State::Spare).map_err(|error| ShelfError::Unavailable(format!("no spare segment: {error}")));
+        made.map(|_| false)
     }
 
     /// A closed segment that will stay for a while: seal it. In the steady state a segment is consumed before.
@@ -576,7 +577,7 @@ impl Disk {
         })?;
         let Some(Some(live)) = live else { return Ok(false) };
         // What is not copied is gone: the cursors that say so come first.
-        self.append(Vec::new(), &|all| books.records(all), true)?;
+        self.append(Vec::new(), books, true)?;
         let _phase = during(Phase::Compaction);
         let to: No = (no.0, no.1 + 1);
         let mut spans = Spans::new();
@@ -637,7 +638,7 @@ impl Disk {
             .map(|(lane, s)| books.evict(Lane(*lane), s.last + 1, s.totals.1, Fate::Lost(Reason::Evicted)))
             .sum();
         tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.settings.max, "spool is full and its oldest segment gives way");
-        self.append(Vec::new(), &|all| books.records(all), true)?; // the books that say so, synced
+        self.append(Vec::new(), books, true)?; // the books that say so, synced
         self.delete(&[no]);
         Ok(true)
     }
@@ -658,12 +659,7 @@ impl Disk {
 }
 
 impl Shelf for Disk {
-    fn append(
-        &self,
-        blocks: Vec<(Header, Vec<u8>)>,
-        control: &dyn Fn(bool) -> Vec<Record>,
-        sync: bool,
-    ) -> Result<(), ShelfError> {
+    fn append(&self, blocks: Vec<(Header, Vec<u8>)>, books: &dyn Bookkeeper, sync: bool) -> Result<(), ShelfError> {
         let _phase = during(if blocks.is_empty() { Phase::Cursor } else { Phase::Commit });
         if !blocks.is_empty() && self.settings.when_full == WhenFull::Refuse && self.is_over() {
             return Err(ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.settings.max });
@@ -684,7 +680,7 @@ impl Shelf for Disk {
         }
         let _roll = all.then(|| during(Phase::Roll));
         let (no, segment) = active.open.clone().expect("rolled, or there before");
-        let mut records = control(all);
+        let mut records = books.records(all);
         if records.is_empty() && blocks.is_empty() {
             return if sync { segment.sync().map_err(|e| self.lost_active(&mut active, &e)) } else { Ok(()) };
         }
@@ -692,7 +688,12 @@ impl Shelf for Disk {
         let block_bytes: u64 = blocks.iter().map(|(_, v)| v.len() as u64).sum();
         records.extend(blocks.into_iter().map(|(h, value)| (block_key(h.lane, h.index).to_vec(), value)));
         let bytes: u64 = records.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum();
-        segment.append(records, sync || all).map_err(|e| self.lost_active(&mut active, &e))?;
+        if let Err(error) = segment.append(records, sync || all) {
+            books.failed(&headers);
+            return Err(self.lost_active(&mut active, &error));
+        }
+        // Before anybody can append again, and before a reader can find the blocks.
+        books.committed(&headers);
         self.written.fetch_add(bytes, Relaxed);
         self.block_bytes.fetch_add(block_bytes, Relaxed);
         self.used.fetch_add(bytes, Relaxed);
@@ -736,7 +737,7 @@ impl Shelf for Disk {
         }
         if self.is_idle(books) {
             lock(&self.active).full_at = 0; // the next append turns to the next segment: this one is it
-            self.append(Vec::new(), &|all| books.records(all), true)?;
+            self.append(Vec::new(), books, true)?;
             return Ok(true);
         }
         // Old segments are looked into when their turn comes; the front one's turn is now.
@@ -747,7 +748,7 @@ impl Shelf for Disk {
         }
         let gone = self.consumed(books);
         if !gone.is_empty() {
-            self.append(Vec::new(), &|all| books.records(all), true)?; // the cursors that say so, synced
+            self.append(Vec::new(), books, true)?; // the cursors that say so, synced
             self.delete(&gone);
             return Ok(true);
         }
@@ -915,18 +916,19 @@ fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
             continue;
         }
         let is_copy = no.1 > 0;
-        let could_be_empty = is_copy || Some(no) == newest;
-        let empty = could_be_empty && segment::is_empty(&path).unwrap_or(false);
-        if is_copy && empty {
-            bin(no);
-            continue;
-        }
+        let looked = if is_copy || Some(no) == newest { segment::content(&path).ok() } else { None };
         if is_copy {
+            // A copy is one batch: whole, or its original still counts.
+            if looked != Some(Content::Some) {
+                bin(no);
+                continue;
+            }
             let original = (no.0, no.1 - 1);
             if row.remove(&original).is_some() {
                 bin(original);
             }
         }
+        let empty = looked == Some(Content::None);
         let state = if empty {
             State::Spare
         } else if is_sealed(&path) {

@@ -545,7 +545,7 @@ fn main_lane_name<'a>(name: &'a str, exporter: &str) -> &'a str {
 impl LaneState {
     /// Items beyond `total` that were accepted.
     fn fresh(&self, total: u64) -> u64 {
-        (self.tip - total) - overlap(&self.burnt, &(total..self.tip))
+        self.tip.saturating_sub(total) - overlap(&self.burnt, &(total..self.tip))
     }
 
     fn waiting(&self, cursor: &Cursor) -> u64 {

@@ -249,26 +249,36 @@ pub(crate) fn is_whole(path: &Path) -> bool {
     path.join("version").is_file()
 }
 
-/// Whether nothing was ever appended: no item in a journal, no torn one either, and no table.
+/// What was ever appended to a segment that is not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Nothing: no byte in a journal, and no table.
+    None,
+    /// A batch that was torn off, and nothing else.
+    Torn,
+    /// At least one whole batch, or a table.
+    Some,
+}
+
+/// Looks without opening.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn is_empty(path: &Path) -> io::Result<bool> {
+pub(crate) fn content(path: &Path) -> io::Result<Content> {
+    let mut found = Content::None;
     for journal in journals(path)? {
         let mut items = 0;
-        let walk = journal::walk(
-            &journal,
-            usize::MAX,
-            |_, _| 0,
-            |batch| items += batch.iter().filter(|i| i.keyspace != META).count(),
-        )?;
-        if items > 0 || walk.stop != Stop::Clean {
-            return Ok(false);
+        let count = |batch: Vec<journal::Item>| items += batch.iter().filter(|i| i.keyspace != META).count();
+        let walk = journal::walk(&journal, usize::MAX, |_, _| 0, count)?;
+        match (items, walk.stop) {
+            (0, Stop::Clean) => {}
+            (0, Stop::Broken(_)) => found = Content::Torn,
+            _ => return Ok(Content::Some),
         }
     }
     match fs::read_dir(path.join("keyspaces/1/tables")) {
-        Ok(mut tables) => Ok(tables.next().is_none()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Ok(mut tables) => Ok(if tables.next().is_some() { Content::Some } else { found }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(found),
         Err(e) => Err(e),
     }
 }
@@ -316,10 +326,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("a");
         let s = make(dir.path(), "a");
-        assert!(is_whole(&path) && is_empty(&path).expect("readable"));
+        assert!(is_whole(&path));
+        assert_eq!(content(&path).expect("readable"), Content::None);
         s.append(vec![rec(b"k1", &[1; 100_000]), rec(&[0xFF, 0xFF, 0xFF, 0xFF, 1], b"c")], true).expect("space");
         s.append(vec![rec(b"k2", b"two")], false).expect("space");
-        assert!(!is_empty(&path).expect("readable"));
+        assert_eq!(content(&path).expect("readable"), Content::Some);
         let mut walked = Vec::new();
         assert!(read_journals(&path, MAX, |_, n| n.min(2), |i| walked.push((i.key, i.head))).expect("readable"));
         assert_eq!(
@@ -332,7 +343,7 @@ mod tests {
         );
         s.seal().expect("a flush of 100 kB");
         assert_eq!(fs::metadata(path.join("0.jnl")).expect("never deleted").len(), 0);
-        assert!(!is_empty(&path).expect("readable"), "a sealed segment is no spare");
+        assert_eq!(content(&path).expect("readable"), Content::Some, "a sealed segment is no spare");
         let s = Segment::open(&path, MAX).expect("whole");
         let (key, value) = s.first(b"k0", b"kz").expect("intact").expect("there");
         assert_eq!((&key[..], value.len()), (&b"k1"[..], 100_000));

@@ -35,8 +35,13 @@ pub(crate) struct Usage {
     pub(crate) block_bytes: u64,
 }
 
-/// What upkeep asks of the books.
+/// What a shelf asks of the books, and tells them.
 pub(crate) trait Bookkeeper {
+    /// These blocks are down. Told while nobody else can append: records written after this know of them, and a
+    /// reader finds them only after it.
+    fn committed(&self, headers: &[Header]);
+    /// Putting these blocks down failed; they may be there all the same. Told as [`Bookkeeper::committed`] is.
+    fn failed(&self, headers: &[Header]);
     /// The lowest block of the lane that is still needed; `None` when all of it is held for ever.
     fn needed_from(&self, lane: Lane) -> Option<u64>;
     /// Whether the block is still needed.
@@ -49,14 +54,10 @@ pub(crate) trait Bookkeeper {
 
 /// See the module.
 pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
-    /// Puts blocks down with the changed control records: all or none. `control(true)` gives all records, for the
-    /// first append of a segment. With `sync`, `Ok` means stable storage.
-    fn append(
-        &self,
-        blocks: Vec<(Header, Vec<u8>)>,
-        control: &dyn Fn(bool) -> Vec<Record>,
-        sync: bool,
-    ) -> Result<(), ShelfError>;
+    /// Puts blocks down with the changed control records (all of them, in the first append of a segment): all or
+    /// none. With `sync`, `Ok` means stable storage. When this returns, the books have been told of the outcome; on an
+    /// error they were told nothing if nothing can have been written.
+    fn append(&self, blocks: Vec<(Header, Vec<u8>)>, books: &dyn Bookkeeper, sync: bool) -> Result<(), ShelfError>;
 
     /// The first readable block of the lane at or after `from`: header and whole value.
     fn next(&self, lane: Lane, from: u64) -> Result<Option<(Header, bytes::Bytes)>, ShelfError>;
@@ -95,13 +96,8 @@ impl Memory {
 }
 
 impl Shelf for Memory {
-    fn append(
-        &self,
-        blocks: Vec<(Header, Vec<u8>)>,
-        control: &dyn Fn(bool) -> Vec<Record>,
-        _: bool,
-    ) -> Result<(), ShelfError> {
-        drop(control(false)); // nothing outlives this process, but what was taken counts as written
+    fn append(&self, blocks: Vec<(Header, Vec<u8>)>, books: &dyn Bookkeeper, _: bool) -> Result<(), ShelfError> {
+        drop(books.records(false)); // nothing outlives this process, but what was taken counts as written
         let mut kept = lock(&self.kept);
         let more: u64 = blocks.iter().map(|(_, value)| value.len() as u64).sum();
         if kept.bytes + more > self.budget {
@@ -109,6 +105,8 @@ impl Shelf for Memory {
         }
         kept.bytes += more;
         kept.written += more;
+        let headers: Vec<Header> = blocks.iter().map(|(header, _)| *header).collect();
+        books.committed(&headers);
         kept.blocks
             .extend(blocks.into_iter().map(|(header, value)| ((header.lane, header.index), (header, value.into()))));
         Ok(())

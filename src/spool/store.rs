@@ -184,25 +184,16 @@ impl Spool {
 
     /// Callers hold the gate.
     fn append(&self, blocks: Vec<(Header, Vec<u8>)>, sync: bool) -> Result<(), ShelfError> {
-        self.shelf.append(blocks, &|all| lock(&self.ledger).take_records(all), sync)
+        self.shelf.append(blocks, &Books(self), sync)
     }
 
     /// Numbers blocks, puts them down with what changed, and enters the outcome. Callers hold the gate.
     fn put(&self, blocks: Vec<NewBlock>) -> Result<(), ShelfError> {
         let numbered = lock(&self.ledger).number(blocks, self.clock.boot_id());
-        let headers: Vec<Header> = numbered.blocks.iter().map(|(h, _)| *h).collect();
-        match self.append(numbered.blocks, true) {
-            Ok(()) => {
-                lock(&self.ledger).committed(&headers);
-                self.news.send_modify(|n| *n += 1);
-                self.work.send_modify(|n| *n += 1);
-                Ok(())
-            }
-            Err(error) => {
-                lock(&self.ledger).failed(&headers);
-                Err(error)
-            }
-        }
+        self.append(numbered.blocks, true)?;
+        self.news.send_modify(|n| *n += 1);
+        self.work.send_modify(|n| *n += 1);
+        Ok(())
     }
 
     // ---- leasing ---------------------------------------------------------------------------------------------
@@ -282,11 +273,11 @@ impl Spool {
         let mut blocks: Vec<(Header, bytes::Bytes)> = Vec::new();
         let (mut at, mut total) = (index, total);
         let (mut items, mut bytes) = (0_u64, 0_u64);
-        while blocks.len() < WINDOW_BLOCKS_MAX {
+        let (next_index, tip) = lock(&self.ledger).tip(lane);
+        while blocks.len() < WINDOW_BLOCKS_MAX && total < tip {
             let Some((header, value)) = self.next_block(lane, at)? else {
                 // The tip says there is more, and the shelf has nothing: it is gone.
-                let (next_index, tip) = lock(&self.ledger).tip(lane);
-                if blocks.is_empty() && total < tip {
+                if blocks.is_empty() {
                     let lost =
                         lock(&self.ledger).pass(owner.exporter, lane, next_index, tip, Fate::Lost(Reason::Corrupt));
                     tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
@@ -371,6 +362,17 @@ impl Spool {
                     return Ok(Tried::Passed);
                 };
                 let (range, totals) = (first.index..last.index + 1, first.accepted_before()..last.accepted_total);
+                if totals.start < total {
+                    // Only a damaged book can make two blocks share a place. Said loudly, and not read for ever.
+                    tracing::error!(
+                        lane = lane.0,
+                        index = first.index,
+                        items = last.accepted_total - first.accepted_before(),
+                        "spool blocks have a place that is taken; they are passed over"
+                    );
+                    lock(&self.ledger).pass(owner.exporter, lane, range.end, total, Fate::Lost(Reason::Corrupt));
+                    return Ok(Tried::Passed);
+                }
                 self.mark(owner, lane, &range);
                 let Some(window) = lock(&self.ledger).take_new(owner, lane, range.clone(), totals, cut) else {
                     self.forget(owner, lane, range);
@@ -669,6 +671,12 @@ fn subtract(part: Range<u64>, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
 struct Books<'a>(&'a Spool);
 
 impl Bookkeeper for Books<'_> {
+    fn committed(&self, headers: &[Header]) {
+        lock(&self.0.ledger).committed(headers);
+    }
+    fn failed(&self, headers: &[Header]) {
+        lock(&self.0.ledger).failed(headers);
+    }
     fn needed_from(&self, lane: Lane) -> Option<u64> {
         lock(&self.0.ledger).needed_from(lane)
     }

@@ -445,6 +445,39 @@ fn a_slow_lane_does_not_hold_the_disk_of_a_fast_one() {
     assert_eq!(drain_all(&store, owner, slow), (0..30).collect::<Vec<_>>(), "in order, from copies of copies");
 }
 
+/// A crash in the middle of copying leaves a copy with a torn batch: the original still counts.
+#[test]
+fn a_torn_copy_does_not_replace_its_original() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let store = open(dir.path(), &clock);
+    let lane = store.lane("logs", Signal::Logs);
+    store.own("otlphttp", &[lane]);
+    for round in 0..4 {
+        fill(&store, lane, &clock, 20, round * 20);
+        upkeep(&store);
+    }
+    drop(store);
+    let spool = dir.path().join("spool");
+    let first = std::fs::read_dir(&spool)
+        .expect("there")
+        .map(|e| e.expect("readable").path())
+        .filter(|p| p.is_dir())
+        .min()
+        .expect("some");
+    // A segment whose only batch ends too early stands where a copy of the first one would.
+    let torn = first.with_extension("1");
+    let copy = super::segment::Segment::create(&torn).expect("space");
+    copy.append(vec![(vec![1; 12], vec![7; 5_000])], true).expect("space");
+    drop(copy);
+    let journal = std::fs::OpenOptions::new().write(true).open(torn.join("0.jnl")).expect("there");
+    journal.set_len(3_000).expect("writable");
+    let store = open(dir.path(), &clock);
+    let owner = store.own("otlphttp", &[lane]);
+    assert_eq!(drain_all(&store, owner, lane), (0..1_600).collect::<Vec<_>>());
+    upkeep(&store);
+    assert!(!torn.exists());
+}
+
 /// The cap removes the oldest and says so; what is left is whole.
 #[test]
 fn at_the_cap_the_oldest_gives_way_and_is_counted() {
@@ -492,7 +525,9 @@ fn an_index_is_never_used_twice_also_not_after_a_lost_tail() {
             .iter()
             .rev()
             .map(|s| s.join("0.jnl"))
-            .find(|j| super::segment::is_empty(j.parent().expect("has one")).is_ok_and(|e| !e))
+            .find(|j| {
+                super::segment::content(j.parent().expect("has one")).is_ok_and(|c| c != super::segment::Content::None)
+            })
             .expect("one was written");
         let len = super::journal::walk(&journal, 1 << 20, |_, _| 0, |_| {}).expect("readable").proved_len;
         std::fs::OpenOptions::new().write(true).open(journal).and_then(|f| f.set_len(len * 2 / 3)).expect("writable");

@@ -27,6 +27,8 @@ pub struct Load {
     pub request_items: u32,
     /// Requests under way at once, per signal.
     pub clients: u32,
+    /// The number of the first client as a [`Source`]; the others follow. Two loads must not share one.
+    pub first_source: u32,
 }
 
 /// A load that runs; its books can be read at any time.
@@ -58,7 +60,7 @@ impl Load {
             .expect("a client without TLS to set up");
         for (n, signal) in self.signals.iter().flat_map(|s| (0..self.clients.max(1)).map(move |_| *s)).enumerate() {
             let url = format!("{}/v1/{signal}", self.endpoint);
-            let numbered = Numbered::new(signal, Source(u32::try_from(n).expect("few clients") + 1));
+            let numbered = Numbered::new(signal, Source(u32::try_from(n).expect("few clients") + self.first_source));
             let pause = (self.rate > 0).then(|| {
                 Duration::from_secs(1).mul_f64(f64::from(self.request_items) * clients as f64 / self.rate as f64)
             });

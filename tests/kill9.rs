@@ -1,0 +1,211 @@
+//! `kill -9` under load: at random moments and in the middle of every step of a segment's life. What was acknowledged
+//! must be at the far end when everything is over; nothing may arrive that was never sent.
+//!
+//! The agent is the real binary as a child process (with the feature `testing`, which lets it say what the spool is
+//! doing in a file that outlives it). `TFO_KILLS=1000 cargo test --test kill9 -- --nocapture` is the long form.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tfo_otel_agent::base::Dice;
+use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::spool::phase::Phase;
+use tfo_otel_agent::testing::far_end::{Act, Script};
+use tfo_otel_agent::testing::load::{Load, Running, until};
+use tfo_otel_agent::testing::{FarEnd, Report};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+struct Agent {
+    child: Child,
+}
+
+struct Place {
+    dir: tempfile::TempDir,
+    config: PathBuf,
+    phases: PathBuf,
+    log: PathBuf,
+    port: u16,
+}
+
+impl Place {
+    fn new(endpoint: &str) -> Place {
+        // On a real disk: a sync takes its time there, and a kill can fall into it.
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (port, metrics) = (free_port(), free_port());
+        let at = |name: &str| dir.path().join(name);
+        let config = at("agent.yaml");
+        let text = format!(
+            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'}}}}}}}}
+processors: {{batch: {{timeout: 50ms, send_batch_size: 500, send_batch_max_size: 1000}}}}
+exporters:
+  otlphttp:
+    endpoint: {endpoint}
+    retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}}
+    sending_queue: {{storage: file_storage}}
+extensions: {{file_storage: {{directory: '{}'}}}}
+service:
+  extensions: [file_storage]
+  telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
+  pipelines:
+    logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+    metrics: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+",
+            at("queue").display()
+        );
+        std::fs::write(&config, text).expect("space");
+        Place { config, phases: at("phases"), log: at("agent.log"), port, dir }
+    }
+
+    fn start(&self) -> Agent {
+        std::fs::write(&self.phases, [0; 16]).expect("space");
+        let log = File::options().create(true).append(true).open(&self.log).expect("space");
+        let child = Command::new(env!("CARGO_BIN_EXE_tfo-otel-agent"))
+            .args(["run", "--config"])
+            .arg(&self.config)
+            .env("TFO_TEST_PHASE_FILE", &self.phases)
+            .env("TFO_TEST_SEGMENT_KIB", "192")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary cargo built for this test");
+        Agent { child }
+    }
+
+    async fn listens(&self, agent: &mut Agent) {
+        let end = Instant::now() + PATIENCE;
+        while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            let ended = agent.child.try_wait().expect("our child");
+            assert!(ended.is_none() && Instant::now() < end, "it always starts: {ended:?}\n{}", self.last_words());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// What the agents complained of, each sentence once per second at most, and where everything lies.
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let complaints: Vec<&str> = log.lines().filter(|l| !l.contains("\tinfo\t")).collect();
+        let kept = self.dir.path().with_extension("kept");
+        let copied = Command::new("cp").arg("-a").arg(self.dir.path()).arg(&kept).status();
+        let last = &complaints[complaints.len().saturating_sub(60)..];
+        format!("{}\nspool and log: {} ({copied:?})", last.join("\n"), kept.display())
+    }
+}
+
+impl Agent {
+    /// SIGKILL, at once or when the spool is in `aim`.
+    async fn kill(mut self, phases: &Path, aim: Option<Phase>, delay: Duration) {
+        tokio::time::sleep(delay).await;
+        let (phases, pid) = (phases.to_owned(), rustix::process::Pid::from_child(&self.child));
+        // A thread that does nothing but look: the shortest phases last for microseconds.
+        let shot = tokio::task::spawn_blocking(move || {
+            let file = File::open(&phases).expect("we made it");
+            let end = Instant::now() + Duration::from_millis(1_500);
+            let mut byte = [0; 1];
+            while let Some(phase) = aim.filter(|_| Instant::now() < end) {
+                file.read_exact_at(&mut byte, phase as u64).expect("sixteen bytes");
+                if byte[0] == 1 {
+                    break;
+                }
+            }
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("our child");
+        });
+        shot.await.expect("it does not panic");
+        self.child.wait().expect("our child");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // No child of ours stays behind, whatever went wrong.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn phases_at_death(path: &Path) -> Vec<Phase> {
+    let bytes = std::fs::read(path).expect("we made it");
+    Phase::ALL.into_iter().filter(|p| bytes[*p as usize] == 1).collect()
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+fn load(port: u16, signal: Signal, rate: u64, first: u32) -> Running {
+    let endpoint = format!("http://127.0.0.1:{port}");
+    Load { endpoint, signals: vec![signal], rate, request_items: 50, clients: 2, first_source: first }.start()
+}
+
+fn report(loads: &[Running], far_end: &FarEnd) -> Report {
+    far_end.with(|collector| {
+        let mut all = collector.tally().clone();
+        loads.iter().for_each(|l| all.merge(&l.tally()));
+        all.report()
+    })
+}
+
+/// What the far end does next: away, so that a backlog is sealed; there, so that segments are consumed; picky, so that one
+/// lane holds segments the other is done with, which are copied forward.
+fn weather(dice: &mut Dice) -> Script {
+    match dice.within(0..10) {
+        0..3 => Script::new().always(Act::Refuse),
+        3..6 => Script::new().for_signal(Signal::Metrics, Act::status(503)),
+        _ => Script::new(),
+    }
+}
+
+#[actix::test]
+async fn no_acknowledged_item_is_lost_however_often_and_whenever_it_is_killed() {
+    let kills: usize = std::env::var("TFO_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(120);
+    let seed = std::env::var("TFO_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(|| Dice::shaken().seed());
+    println!("seed {seed} (TFO_SEED), {kills} kills (TFO_KILLS)");
+    let mut dice = Dice::seeded(seed);
+    let far_end = FarEnd::start(Script::new()).expect("a port");
+    let place = Place::new(&far_end.endpoint());
+    // Many log records and few data points: what a metrics lane holds is the small rest of a segment.
+    let loads = [load(place.port, Signal::Logs, 12_000, 1), load(place.port, Signal::Metrics, 600, 11)];
+    let mut fell_in = [0_usize; Phase::ALL.len()];
+    let mut outside = 0;
+    let mut done = 0;
+    // The rare phases are aimed at until each was hit; there is an end to that.
+    while done < kills || (fell_in.contains(&0) && done < kills * 4) {
+        far_end.play(weather(&mut dice));
+        let mut agent = place.start();
+        place.listens(&mut agent).await;
+        let rarest = (0..Phase::ALL.len()).min_by_key(|i| fell_in[*i]).map(|i| Phase::ALL[i]);
+        let aim = rarest.filter(|_| dice.chance(1, 2));
+        agent.kill(&place.phases, aim, Duration::from_millis(dice.within(10..500))).await;
+        let hit = phases_at_death(&place.phases);
+        outside += usize::from(hit.is_empty());
+        hit.into_iter().for_each(|p| fell_in[p as usize - 1] += 1);
+        done += 1;
+    }
+    // The last life is not disturbed: everything comes home.
+    far_end.play(Script::new());
+    let mut agent = place.start();
+    place.listens(&mut agent).await;
+    loads.iter().for_each(Running::stop);
+    let home = until(PATIENCE, || report(&loads, &far_end).lost() == 0).await;
+    let report = report(&loads, &far_end);
+    println!("killed {done} times; fell in {}; in none {outside}", shown(&fell_in));
+    println!(
+        "acknowledged {}, lost {}, duplicated {}, never issued {}",
+        report.acknowledged(),
+        report.lost(),
+        report.duplicated(),
+        report.never_issued()
+    );
+    assert!(home, "seed {seed}: acknowledged and lost: {report:?}\n{}", place.last_words());
+    assert_eq!(report.never_issued(), 0, "seed {seed}: nothing is invented");
+    assert!(report.acknowledged() > 100 * done as u64, "seed {seed}: there was load between the kills: {report:?}");
+    assert!(!fell_in.contains(&0), "seed {seed}: some phase was never hit: {}", shown(&fell_in));
+}
+
+fn shown(fell_in: &[usize]) -> String {
+    let each = Phase::ALL.iter().zip(fell_in).map(|(phase, n)| format!("{phase:?} {n}").to_lowercase());
+    each.collect::<Vec<_>>().join(", ")
+}
