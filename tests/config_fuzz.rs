@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use tfo_otel_agent::app::plan;
 use tfo_otel_agent::config::{Imagined, Locations};
 
-/// Longest a reading may take. Debug builds on a loaded machine need some milliseconds for the shipped files.
-const SOON: Duration = Duration::from_secs(5);
+/// Longest a reading may take. In a debug build the shipped files need 1 to 3 ms and the worst one about a second;
+/// the rest is for a loaded machine.
+const SOON: Duration = Duration::from_secs(10);
 
 /// Reads a text as the file of this name and checks what must hold of any outcome.
 fn survives(name: &str, text: &str) -> Result<(), TestCaseError> {

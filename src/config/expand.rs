@@ -19,8 +19,8 @@ use super::yaml;
 use std::cell::Cell;
 use std::path::Path;
 
-/// Most text that references may bring into one configuration, bytes.
-const EXPANDED_MAX: usize = 8 << 20;
+/// Most text that references may bring into one configuration, bytes: twice the largest file.
+const EXPANDED_MAX: usize = 2 << 20;
 /// Files that refer to files that refer to files: so many levels.
 const FILES_MAX: usize = 8;
 
@@ -444,7 +444,7 @@ mod tests {
         let value = Value::Scalar(Scalar::plain("${file:/big}".repeat(1_000)));
         let problems = Problems::new();
         expand(&mut Node { at: At::default(), value }, &host, &problems);
-        assert_eq!(host.1.get(), 9, "eight files of a MiB fit, the ninth is one too many");
+        assert_eq!(host.1.get(), 3, "two files of a MiB fit, the third is one too many");
     }
 
     #[test]
@@ -458,7 +458,7 @@ mod tests {
     fn what_references_bring_in_is_bounded() {
         let host = Imagined::with(&[("BIG", &"x".repeat(1 << 20))]);
         let (node, told) = expanded(&"${BIG}".repeat(1_000), &host);
-        assert_eq!(told, ["references bring in more than 8 MiB of text"]);
+        assert_eq!(told, ["references bring in more than 2 MiB of text"]);
         assert!(scalar(&node).text.len() <= EXPANDED_MAX);
     }
 }

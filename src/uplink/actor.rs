@@ -10,10 +10,12 @@
 //! * It keeps nothing that cannot be lost: a new life takes over the leases of the old one, and the same uploads come
 //!   out under the same ids.
 //! * An upload leaves memory only after the spool has entered what became of it.
-//! * One settlement is under way at a time; what is decided meanwhile goes with the next.
+//! * What was delivered is entered without room on the disk; what is moved (parked, dead letters) needs some. They go
+//!   apart, so that a full disk never keeps the one from making room for the other.
 
-use super::desk::{Desk, Fate, Order};
+use super::desk::{Desk, Order};
 use super::due::{due, trigger};
+use super::fate::Fate;
 use super::flow::{Do, Flow};
 use super::link::Link;
 use super::pack::Packer;
@@ -30,6 +32,7 @@ use crate::supervised;
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture, SpawnHandle, WrapFuture as _,
 };
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -39,7 +42,7 @@ use tokio::time::Instant;
 const STEPS_MAX: usize = 64;
 /// Rest before the spool is asked again after it could not answer.
 const SPOOL_REST: Duration = Duration::from_secs(1);
-/// Settlements that go in one call.
+/// Settlements without data that go in one call; those with data go one by one.
 const SETTLE_MAX: usize = 256;
 
 /// One exporter's uplink.
@@ -53,15 +56,23 @@ pub struct Uplink {
     flow: Flow,
     packer: Packer,
     dice: Dice,
-    /// Decided and not entered yet.
-    settlements: Vec<(usize, Settlement)>,
-    settling: bool,
+    /// Decided and not entered yet: what moves no data, and what does.
+    plain: Pending,
+    moving: Pending,
     wake: Option<(Instant, SpawnHandle)>,
     /// What the view shows of the links.
     shown: Option<(Link, Vec<Link>)>,
     last_failure: String,
     /// Who waits for everything to come home.
     drained: Vec<oneshot::Sender<()>>,
+}
+
+/// Settlements on their way into the books, with the desk each belongs to.
+#[derive(Debug, Default)]
+struct Pending {
+    waiting: VecDeque<(usize, Settlement)>,
+    /// One call at a time; what is decided meanwhile goes with the next. Also while resting after a failure.
+    under_way: bool,
 }
 
 impl Uplink {
@@ -83,8 +94,8 @@ impl Uplink {
             flow,
             packer,
             dice,
-            settlements: Vec::new(),
-            settling: false,
+            plain: Pending::default(),
+            moving: Pending::default(),
             wake: None,
             shown: None,
             last_failure: String::new(),
@@ -114,6 +125,7 @@ impl Uplink {
 
     fn begin(&mut self, owner: Owner, parks: &[Lane], ctx: &mut Context<Self>) {
         self.owner = Some(owner);
+        self.lines.metrics.begun(self.settings.lanes.iter().map(|lane| &lane.name[..]));
         let parked = self.settings.lanes.iter().zip(parks).map(|(of, park)| LaneSettings {
             lane: *park,
             // Each parked upload is a block, and was cut already.
@@ -178,7 +190,8 @@ impl Uplink {
             }
         }
         self.wake_at(rest, ctx);
-        self.settle(ctx);
+        self.settle(false, ctx);
+        self.settle(true, ctx);
         self.show();
         self.tell_those_who_drain();
     }
@@ -238,7 +251,7 @@ impl Uplink {
             self.lines.metrics.dead_letter(lease.signal, part.items(), &answer);
             let (range, items) = (part.range.clone(), part.items());
             let outcome = Outcome::DeadLetter { raw, answer };
-            self.settlements.push((at, Settlement { owner, lane: lease.lane, range, items, outcome }));
+            self.pend(at, Settlement { owner, lane: lease.lane, range, items, outcome });
         }
         let handled = self.lines.depot.handled(owner, lease.lane, lease.window.clone());
         ctx.spawn(handled.into_actor(self).map(|_, _, _| ()));
@@ -322,27 +335,38 @@ impl Uplink {
     fn enter(&mut self, at: usize, key: Pos, outcome: Outcome) {
         let (Some(owner), Some(upload)) = (self.owner, self.flow.desk(at).upload(key)) else { return };
         let (range, items) = (upload.part.range.clone(), upload.part.items());
-        self.settlements.push((at, Settlement { owner, lane: self.lanes[at].lane, range, items, outcome }));
+        self.pend(at, Settlement { owner, lane: self.lanes[at].lane, range, items, outcome });
     }
 
-    fn settle(&mut self, ctx: &mut Context<Self>) {
-        if self.settling || self.settlements.is_empty() {
+    fn pend(&mut self, at: usize, settlement: Settlement) {
+        let moves = matches!(settlement.outcome, Outcome::Parked { .. } | Outcome::DeadLetter { .. });
+        self.pending(moves).waiting.push_back((at, settlement));
+    }
+
+    fn pending(&mut self, moving: bool) -> &mut Pending {
+        if moving { &mut self.moving } else { &mut self.plain }
+    }
+
+    fn settle(&mut self, moving: bool, ctx: &mut Context<Self>) {
+        let pending = self.pending(moving);
+        if pending.under_way || pending.waiting.is_empty() {
             return;
         }
-        self.settling = true;
-        let some = self.settlements.len().min(SETTLE_MAX);
-        let batch: Vec<_> = self.settlements.drain(..some).collect();
+        pending.under_way = true;
+        let some = if moving { 1 } else { pending.waiting.len().min(SETTLE_MAX) };
+        let batch: Vec<_> = pending.waiting.drain(..some).collect();
         let asked = self.lines.depot.settle(batch.iter().map(|(_, settlement)| settlement.clone()).collect());
-        ctx.spawn(asked.into_actor(self).map(move |answer, uplink, ctx| uplink.settled(batch, answer, ctx)));
+        ctx.spawn(asked.into_actor(self).map(move |answer, uplink, ctx| uplink.settled(moving, batch, answer, ctx)));
     }
 
     fn settled(
         &mut self,
+        moving: bool,
         mut batch: Vec<(usize, Settlement)>,
         answer: Result<(), LeaseError>,
         ctx: &mut Context<Self>,
     ) {
-        self.settling = false;
+        self.pending(moving).under_way = false;
         match answer {
             Ok(()) => {
                 for (at, settlement) in batch {
@@ -350,24 +374,23 @@ impl Uplink {
                 }
             }
             Err(LeaseError::Retired) => return self.retire(),
-            Err(LeaseError::NotLeased(from, to)) => {
+            Err(error @ LeaseError::NotLeased(from, to)) => {
                 // One of them is none of ours any more, and none of the others was entered.
-                let error = LeaseError::NotLeased(from, to);
                 self.lines.metrics.settled_already(&error);
                 let gone = batch.iter().position(|(_, s)| s.range == (from..to)).unwrap_or(0);
                 let (at, settlement) = batch.remove(gone);
                 self.flow.desk_mut(at).settled(settlement.range.start);
-                self.settlements.splice(0..0, batch);
+                self.pending(moving).waiting.extend(batch);
             }
             Err(error @ LeaseError::Unavailable(_)) => {
                 self.lines.metrics.spool_failed("settle", &error);
-                self.settlements.splice(0..0, batch);
-                self.settling = true; // until the rest is over
-                ctx.run_later(SPOOL_REST, |uplink, ctx| {
-                    uplink.settling = false;
+                let pending = self.pending(moving);
+                pending.waiting.extend(batch);
+                pending.under_way = true; // until the rest is over
+                ctx.run_later(SPOOL_REST, move |uplink, ctx| {
+                    uplink.pending(moving).under_way = false;
                     uplink.step(ctx);
                 });
-                return;
             }
         }
         self.step(ctx);
@@ -414,7 +437,8 @@ impl Uplink {
     }
 
     fn tell_those_who_drain(&mut self) {
-        if self.drained.is_empty() || self.flow.out() > 0 || self.settling || !self.settlements.is_empty() {
+        let pending = |pending: &Pending| pending.under_way || !pending.waiting.is_empty();
+        if self.drained.is_empty() || self.flow.out() > 0 || pending(&self.plain) || pending(&self.moving) {
             return;
         }
         let takes =

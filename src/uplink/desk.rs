@@ -25,15 +25,17 @@
 //! * While nobody can be reached two windows of each lane stay in memory; the others are given back to the spool.
 
 use super::assemble::Part;
+use super::fate::{Blame, Fate};
+use super::hand::{Hand, State, Upload};
 use super::link::{Link, Seen, Trouble, UpTime};
 use super::pack::Body;
-use super::retry::{Next, OnExpiry, Patience, Retry};
+use super::retry::{Next, OnExpiry, Retry};
 use super::split::{Hearing, Sentence};
 use super::verdict::Verdict;
 use crate::base::Dice;
 use crate::base::backoff::Curve;
 use crate::otlp::Signal;
-use crate::spool::{Outcome, Pos, Reason};
+use crate::spool::Pos;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -81,7 +83,7 @@ pub struct Desk {
     ramp: u32,
     /// How long both this lane and the far end were up (in strict order: the far end).
     clock: UpTime,
-    uploads: BTreeMap<Pos, Upload>,
+    hand: Hand,
     windows: Vec<Range<u64>>,
     /// When the spool has enough for an upload; `None`: not before there is news.
     due: Option<Instant>,
@@ -94,34 +96,6 @@ pub struct Desk {
     failures: u32,
     /// Since when it is down.
     down_since: Option<Instant>,
-}
-
-/// One request on its way.
-#[derive(Debug)]
-pub struct Upload {
-    /// What it carries.
-    pub part: Part,
-    /// The request.
-    pub body: Body,
-    state: State,
-    patience: Patience,
-    tried: Option<Instant>,
-    /// Uploads of its signal that were taken, ever, when it last failed.
-    failed_at: Option<u64>,
-    /// Failures after which others had been taken since the one before.
-    solo: u32,
-    /// Uploads of its signal that were taken, ever, when the upload it was cut from was refused.
-    cut_at: Option<u64>,
-    /// It was refused as an item alone; counted as `cut_at`, or when that happened.
-    suspect_since: Option<u64>,
-    hunt: Option<Pos>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum State {
-    Ready { at: Instant },
-    Out { taken: u64, taken_of_all: u64 },
-    Settling,
 }
 
 /// What a desk must know of the rest.
@@ -162,56 +136,6 @@ pub enum Step {
     Rest(Option<Instant>),
 }
 
-/// Who is to blame for a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
-    /// Itself; it rests alone.
-    Upload {
-        /// For so long.
-        rest: Duration,
-    },
-    /// The far end, for this lane's data.
-    Lane,
-    /// The far end as a whole.
-    Link,
-}
-
-/// What became of an upload with its answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
-    /// The far end has it, but for `rejected` items.
-    Delivered {
-        /// Never more than it has.
-        rejected: u32,
-    },
-    /// It will be sent again.
-    Kept(Blame),
-    /// It is refused: send its halves (then say [`Desk::cut`]).
-    Halve,
-    /// It is a suspect of poison and kept.
-    Suspect,
-    /// It is guilty.
-    DeadLetter,
-    /// Its window is over.
-    Expired(OnExpiry),
-}
-
-impl Fate {
-    /// What the books are told; `None` while the upload stays in hand.
-    #[must_use]
-    pub fn outcome(&self, upload: &Upload, verdict: &Verdict) -> Option<Outcome> {
-        match self {
-            Fate::Delivered { rejected } => Some(Outcome::Delivered { rejected: *rejected }),
-            Fate::DeadLetter => {
-                Some(Outcome::DeadLetter { raw: upload.body.unpack(), answer: verdict.why().to_owned() })
-            }
-            Fate::Expired(OnExpiry::Park) => Some(Outcome::Parked { raw: upload.body.unpack() }),
-            Fate::Expired(OnExpiry::Drop) => Some(Outcome::Lost(Reason::RetryExpired)),
-            Fate::Kept(_) | Fate::Halve | Fate::Suspect => None,
-        }
-    }
-}
-
 impl Desk {
     /// `most`: uploads out at one time (one in strict order). `parked`: a park lane, which has time.
     #[must_use]
@@ -225,7 +149,7 @@ impl Desk {
             link: Link::Up,
             ramp: most,
             clock: UpTime::default(),
-            uploads: BTreeMap::new(),
+            hand: Hand::default(),
             windows: Vec::new(),
             due: None,
             leasing: false,
@@ -257,25 +181,25 @@ impl Desk {
     /// Nothing is in hand.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.uploads.is_empty()
+        self.hand.is_empty()
     }
 
     /// Uploads that wait for an answer.
     #[must_use]
     pub fn out(&self) -> usize {
-        self.uploads.values().filter(|upload| matches!(upload.state, State::Out { .. })).count()
+        self.hand.out()
     }
 
-    /// Bytes of bodies in memory.
+    /// Memory in use.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.uploads.values().map(|upload| upload.body.bytes.len()).sum()
+        self.hand.bytes()
     }
 
     /// The upload that begins there.
     #[must_use]
     pub fn upload(&self, key: Pos) -> Option<&Upload> {
-        self.uploads.get(&key)
+        self.hand.get(key)
     }
 
     /// Uncompressed size from which on an upload is halved before it is sent at all.
@@ -308,7 +232,7 @@ impl Desk {
         }
         self.windows.push(window);
         for (part, body) in uploads {
-            self.uploads.insert(part.range.start, Upload::new(part, body, now));
+            self.hand.put(Upload::new(part, body, now));
         }
     }
 
@@ -331,7 +255,7 @@ impl Desk {
 
     /// Something was parked here: it has just been tried for a whole window.
     pub fn let_it_lie(&mut self, world: &mut World<'_>) {
-        if self.link.is_up() && self.uploads.is_empty() {
+        if self.link.is_up() && self.hand.is_empty() {
             self.observe(Seen::Silence { trouble: Trouble::Busy, floor: None }, world);
         }
     }
@@ -368,9 +292,8 @@ impl Desk {
             return self.probe_in_order(world);
         }
         // One that failed while others were taken tells nothing of the far end.
-        let untried =
-            |(_, upload): &(&Pos, &Upload)| upload.solo == 0 && upload.tried.is_none_or(|at| Some(at) < down_since);
-        let (fresh, tried): (Vec<_>, Vec<_>) = self.ready().partition(untried);
+        let untried = |(_, u): &(Pos, &Upload)| u.solo == 0 && u.tried.is_none_or(|at| Some(at) < down_since);
+        let (fresh, tried): (Vec<_>, Vec<_>) = self.hand.ready().partition(untried);
         let wants_another = fresh.is_empty() && (down_since.is_some() || tried.is_empty());
         if wants_another && self.can_lease(world) {
             return Step::Lease;
@@ -387,20 +310,17 @@ impl Desk {
         let passed = |upload: &Upload| {
             upload.suspect_since.is_some() || upload.patience.is_over(world.retry, &self.clock, world.now)
         };
-        let (ends, rest): (Vec<_>, Vec<_>) = self.ready().partition(|(_, upload)| passed(upload));
+        let (ends, rest): (Vec<_>, Vec<_>) = self.hand.ready().partition(|(_, upload)| passed(upload));
         let next = rest.first();
         if next.is_none() && self.can_lease(world) {
             return Step::Lease;
         }
         let longest_ago = ends.into_iter().chain(next.copied()).min_by_key(|(key, upload)| (upload.tried, *key));
+        let first = self.hand.ready().next().map(|(key, _)| key);
         match longest_ago {
             None => Step::Rest(self.due),
-            Some((key, upload)) if self.ready().next().is_some_and(|(first, _)| first != key) && !passed(upload) => {
-                if upload.part.items() > 1 {
-                    Step::Cut(*key, 1)
-                } else {
-                    Step::Send(*key)
-                }
+            Some((key, upload)) if Some(key) != first && !passed(upload) && upload.part.items() > 1 => {
+                Step::Cut(key, 1)
             }
             Some((key, _)) => self.send(key, world),
         }
@@ -412,76 +332,70 @@ impl Desk {
             return Step::Rest(None);
         }
         if let Some(key) = self.sendable(world) {
-            return self.send(&key, world);
+            return self.send(key, world);
         }
-        if self.can_lease(world) && (self.order == Order::Any || self.ready().all(|(_, upload)| upload.lingers(world)))
-        {
+        let lingers = |(_, upload): (Pos, &Upload)| upload.lingers(world.now, world.taken);
+        if self.can_lease(world) && (self.order == Order::Any || self.hand.ready().all(lingers)) {
             return Step::Lease;
         }
         if let Some(key) = self.in_the_way(ROOM_AFTER, world).filter(|_| out == 0) {
             return Step::Park(key);
         }
-        let timers = self.ready().filter_map(|(_, upload)| upload.at());
+        let timers = self.hand.ready().filter_map(|(_, upload)| upload.at());
         // A date that has passed waits for something else: room, or another's lease.
         Step::Rest(timers.chain(self.due).filter(|at| *at > world.now).min())
     }
 
-    fn send(&self, key: &Pos, world: &World<'_>) -> Step {
-        let upload = &self.uploads[key];
+    fn send(&self, key: Pos, world: &World<'_>) -> Step {
+        let upload = self.hand.get(key).expect("it was found in this hand");
         let too_large = self.ceiling(world.now).is_some_and(|bytes| upload.body.raw_len >= bytes);
         match upload.part.items() {
-            items if items > 1 && too_large => Step::Cut(*key, items / 2),
-            _ => Step::Send(*key),
+            items if items > 1 && too_large => Step::Cut(key, items / 2),
+            _ => Step::Send(key),
         }
     }
 
     /// The upload whose turn it is, if it may go now.
     fn sendable(&self, world: &World<'_>) -> Option<Pos> {
-        let mut in_line = self.ready();
+        let mut in_line = self.hand.ready();
+        let may_go = |(_, upload): &(Pos, &Upload)| upload.may_go(world.now, world.taken);
         let found = match self.order {
-            Order::Any => in_line.find(|(_, upload)| upload.may_go(world)),
-            Order::Strict => in_line.find(|(_, upload)| !upload.lingers(world)).filter(|(_, u)| u.may_go(world)),
+            Order::Any => in_line.find(may_go),
+            Order::Strict => in_line.find(|(_, u)| !u.lingers(world.now, world.taken)).filter(may_go),
         };
-        found.map(|(key, _)| *key)
+        found.map(|(key, _)| key)
     }
 
     /// Memory is used up and the spool has more: the upload that failed alone most often, at least so often.
     fn in_the_way(&self, times: u32, world: &World<'_>) -> Option<Pos> {
         let wants = self.order == Order::Any && self.due.is_some_and(|due| due <= world.now) && !world.room;
-        let worst =
-            self.ready().filter(|(_, u)| u.solo >= times && u.suspect_since.is_none()).max_by_key(|(_, u)| u.solo);
-        worst.filter(|_| wants).map(|(key, _)| *key)
-    }
-
-    fn ready(&self) -> impl Iterator<Item = (&Pos, &Upload)> {
-        self.uploads.iter().filter(|(_, upload)| matches!(upload.state, State::Ready { .. }))
+        let bad = self.hand.ready().filter(|(_, u)| wants && u.solo >= times && u.suspect_since.is_none());
+        bad.max_by_key(|(_, upload)| upload.solo).map(|(key, _)| key)
     }
 
     fn can_lease(&self, world: &World<'_>) -> bool {
         let due = self.due.is_some_and(|due| due <= world.now);
-        due && !self.leasing && world.may_lease && (world.room || self.uploads.is_empty())
+        due && !self.leasing && world.may_lease && (world.room || self.hand.is_empty())
     }
 
     /// A window that need not wait here: nothing of it is out, settled in part, or under suspicion.
     fn surplus(&self) -> Option<Range<u64>> {
-        let idle = |window: &Range<u64>| {
-            let of = |upload: &&Upload| window.contains(&upload.part.range.start.index);
-            self.uploads.values().filter(of).all(|u| matches!(u.state, State::Ready { .. }) && u.hunt.is_none())
-        };
+        let idle = |window: &Range<u64>| self.hand.within(window).all(|(_, u)| u.is_ready() && u.hunt.is_none());
         self.windows.iter().skip(WINDOWS_KEPT).find(|window| idle(window)).cloned()
     }
 
     /// The window was given back.
     pub fn gave_back(&mut self, window: &Range<u64>, now: Instant) {
         self.windows.retain(|other| other != window);
-        self.uploads.retain(|_, upload| !window.contains(&upload.part.range.start.index));
+        let keys: Vec<Pos> = self.hand.within(window).map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| drop(self.hand.take(key)));
         self.due = Some(now);
     }
 
     /// The upload is on its way.
     pub fn sent(&mut self, key: Pos, world: &World<'_>) {
-        if let Some(upload) = self.uploads.get_mut(&key) {
-            upload.state = State::Out { taken: world.taken, taken_of_all: world.taken_of_all };
+        self.hand.set(key, State::Out { taken: world.taken, taken_of_all: world.taken_of_all });
+        if let Some(upload) = self.hand.get_mut(key) {
             upload.tried = Some(world.now);
         }
     }
@@ -489,14 +403,14 @@ impl Desk {
     /// What becomes of an upload with this verdict; `None` if it is none of ours (any more).
     pub fn answered(&mut self, key: Pos, verdict: &Verdict, world: &mut World<'_>) -> Option<Fate> {
         let up = self.link.is_up() && world.link_up;
-        let upload = self.uploads.get_mut(&key)?;
-        let State::Out { taken, taken_of_all } = upload.state else { return None };
+        let upload = self.hand.get_mut(key)?;
+        let State::Out { taken, taken_of_all } = upload.state() else { return None };
         let solo = world.taken > upload.failed_at.unwrap_or(taken);
         let alone = up && solo;
         let others = world.link_up && world.taken_of_all > taken_of_all;
-        upload.state = State::Ready { at: world.now };
         upload.failed_at = Some(world.taken);
         upload.solo += u32::from(solo);
+        self.hand.set(key, State::Ready { at: world.now });
         Some(match verdict {
             Verdict::Accepted { rejected, .. } => self.taken(key, *rejected, world),
             Verdict::Silence { trouble: Trouble::NoAnswer, .. } if alone => self.fell_alone(key, None, true, world),
@@ -504,7 +418,7 @@ impl Desk {
                 self.fell_with_all(key, *trouble, None, world)
             }
             Verdict::Silence { .. } => {
-                upload.patience.fell_with_all(&self.clock, world.now);
+                self.begin_window(key, world.now);
                 Fate::Kept(Blame::Link)
             }
             Verdict::Later { after, .. } if alone => {
@@ -530,35 +444,33 @@ impl Desk {
     }
 
     fn taken(&mut self, key: Pos, rejected: u64, world: &mut World<'_>) -> Fate {
-        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
-        upload.state = State::Settling;
-        let rejected = u32::try_from(rejected).unwrap_or(u32::MAX).min(upload.part.items());
+        self.hand.set(key, State::Settling);
+        let items = self.hand.get(key).map_or(0, |upload| upload.part.items());
         self.failures = 0;
         self.ramp = self.ramp.saturating_add(1).min(self.most);
         self.observe(Seen::Answer, world);
-        Fate::Delivered { rejected }
+        Fate::Delivered { rejected: u32::try_from(rejected).unwrap_or(u32::MAX).min(items) }
     }
 
     /// One failure after a success is no sign yet: it rests, and the next upload finds out.
     fn fell_first(&mut self, key: Pos, world: &mut World<'_>) -> Fate {
         self.failures += 1;
         let rest = world.retry.curve.jittered(1, world.dice);
-        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
-        upload.patience.fell_with_all(&self.clock, world.now);
-        upload.state = State::Ready { at: world.now + rest };
+        self.begin_window(key, world.now);
+        self.hand.set(key, State::Ready { at: world.now + rest });
         Fate::Kept(Blame::Upload { rest })
     }
 
     fn fell_alone(&mut self, key: Pos, floor: Option<Duration>, may_drop: bool, world: &mut World<'_>) -> Fate {
-        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
         let retry = if self.parked { &Retry { enabled: false, ..*world.retry } } else { world.retry };
+        let upload = self.hand.get_mut(key).expect("answered() has just found it");
         match upload.patience.fell_alone(retry, &self.clock, world.now, floor, world.dice) {
             Next::Again(rest) => {
-                upload.state = State::Ready { at: world.now + rest };
+                self.hand.set(key, State::Ready { at: world.now + rest });
                 Fate::Kept(Blame::Upload { rest })
             }
             Next::Expired => {
-                upload.state = State::Settling;
+                self.hand.set(key, State::Settling);
                 if self.parked {
                     self.observe(Seen::Silence { trouble: Trouble::Busy, floor }, world);
                 }
@@ -569,16 +481,23 @@ impl Desk {
     }
 
     fn fell_with_all(&mut self, key: Pos, trouble: Trouble, floor: Option<Duration>, world: &mut World<'_>) -> Fate {
-        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
-        upload.patience.fell_with_all(&self.clock, world.now);
+        self.begin_window(key, world.now);
         self.failures = self.failures.saturating_add(1);
         self.observe(Seen::Silence { trouble, floor }, world);
         Fate::Kept(Blame::Lane)
     }
 
+    fn begin_window(&mut self, key: Pos, now: Instant) {
+        if let Some(upload) = self.hand.get_mut(key) {
+            upload.patience.fell_with_all(&self.clock, now);
+        }
+    }
+
     fn refused(&mut self, key: Pos, too_large: bool, up: bool, solo: bool, world: &mut World<'_>) -> Fate {
-        let fellow_suspects = self.suspects(key, world.taken);
-        let upload = self.uploads.get_mut(&key).expect("answered() has just found it");
+        let alone = |(other, u): &(Pos, &Upload)| *other != key && u.suspect_since == Some(world.taken);
+        let fellow_suspects = self.hand.iter().filter(alone).count();
+        let upload = self.hand.get_mut(key).expect("answered() has just found it");
+        upload.refused_at = Some(world.taken);
         let hearing = Hearing {
             items: upload.part.items(),
             taken: world.taken,
@@ -587,106 +506,63 @@ impl Desk {
             link_up: up,
             fellow_suspects,
         };
+        let (hunt, raw_len) = (upload.hunt, upload.body.raw_len);
         // Only where others fit is it a limit; a far end that takes nothing has told no size.
         if too_large && hearing.items > 1 && (solo || upload.cut_at.is_some_and(|then| world.taken > then)) {
-            let known = self.ceiling.filter(|(_, since)| world.now < *since + CEILING_LASTS);
-            let least = known.map_or(u32::MAX, |(bytes, _)| bytes);
-            self.ceiling = Some((least.min(upload.body.raw_len), world.now));
+            self.ceiling = Some((self.ceiling(world.now).unwrap_or(u32::MAX).min(raw_len), world.now));
         }
         match hearing.sentence() {
             Sentence::Halve => {
-                upload.state = State::Settling; // until it is cut
+                self.hand.set(key, State::Settling); // until it is cut
                 Fate::Halve
             }
             Sentence::Guilty => {
-                upload.state = State::Settling;
-                if let Some(hunt) = upload.hunt {
+                self.hand.set(key, State::Settling);
+                if let Some(hunt) = hunt {
                     *self.hunts.entry(hunt).or_default() += 1;
                 }
                 Fate::DeadLetter
             }
             Sentence::Suspect => {
-                upload.suspect_since.get_or_insert(upload.cut_at.unwrap_or(world.taken));
-                upload.state = State::Ready { at: world.now + world.retry.curve.jittered(1, world.dice) };
+                self.suspect(key, world.taken);
+                self.hand.set(key, State::Ready { at: world.now + world.retry.curve.jittered(1, world.dice) });
                 Fate::Suspect
             }
             Sentence::AllRefused => {
                 if hearing.items <= 1 {
-                    upload.suspect_since.get_or_insert(upload.cut_at.unwrap_or(world.taken));
+                    self.suspect(key, world.taken);
                 }
                 self.fell_with_all(key, Trouble::Refusing, None, world)
             }
         }
     }
 
-    /// Other items refused alone since the last upload was taken.
-    fn suspects(&self, but: Pos, taken: u64) -> usize {
-        self.uploads.iter().filter(|(key, u)| **key != but && u.suspect_since == Some(taken)).count()
+    fn suspect(&mut self, key: Pos, taken: u64) {
+        if let Some(upload) = self.hand.get_mut(key) {
+            upload.suspect_since.get_or_insert(upload.cut_at.unwrap_or(taken));
+        }
     }
 
     /// An upload is two now: it was refused, or said to be cut.
     pub fn cut(&mut self, key: Pos, parts: [(Part, Body); 2], now: Instant) {
-        let Some(whole) = self.uploads.remove(&key) else { return };
+        let Some(whole) = self.hand.take(key) else { return };
         for (part, body) in parts {
-            // What was not refused is under no suspicion.
-            let hunt = whole.hunt.or(whole.failed_at.map(|_| key));
-            let cut_at = whole.failed_at.or(whole.cut_at);
-            let half = Upload { patience: whole.patience, cut_at, hunt, ..Upload::new(part, body, now) };
-            self.uploads.insert(half.part.range.start, half);
+            self.hand.put(whole.piece(part, body, now));
         }
     }
 
     /// The upload is being settled whatever its answer: it could not be made ready, or had to make room.
     pub fn settling(&mut self, key: Pos) {
-        if let Some(upload) = self.uploads.get_mut(&key) {
-            upload.state = State::Settling;
-        }
+        self.hand.set(key, State::Settling);
     }
 
     /// The spool knows what became of the upload.
     pub fn settled(&mut self, key: Pos) {
-        if self.uploads.remove(&key).is_none() {
+        if self.hand.take(key).is_none() {
             return;
         }
-        let (uploads, hunts) = (&self.uploads, &mut self.hunts);
-        let lives = |window: &Range<u64>| {
-            uploads.range(Pos { index: window.start, item: 0 }..Pos { index: window.end, item: 0 }).next().is_some()
-        };
-        self.windows.retain(lives);
-        hunts.retain(|hunt, _| uploads.values().any(|upload| upload.hunt == Some(*hunt)));
-    }
-}
-
-impl Upload {
-    fn new(part: Part, body: Body, now: Instant) -> Upload {
-        Upload {
-            part,
-            body,
-            state: State::Ready { at: now },
-            patience: Patience::default(),
-            tried: None,
-            failed_at: None,
-            solo: 0,
-            cut_at: None,
-            suspect_since: None,
-            hunt: None,
-        }
-    }
-
-    fn at(&self) -> Option<Instant> {
-        match self.state {
-            State::Ready { at } => Some(at),
-            State::Out { .. } | State::Settling => None,
-        }
-    }
-
-    /// It is a suspect that rests, and nothing was taken since: others go first.
-    fn lingers(&self, world: &World<'_>) -> bool {
-        self.suspect_since.is_some() && !self.may_go(world)
-    }
-
-    fn may_go(&self, world: &World<'_>) -> bool {
-        let evidence = self.suspect_since.is_some() && self.failed_at.is_some_and(|taken| world.taken > taken);
-        evidence || self.at().is_some_and(|at| at <= world.now)
+        let hand = &self.hand;
+        self.windows.retain(|window| hand.within(window).next().is_some());
+        self.hunts.retain(|hunt, _| hand.iter().any(|(_, upload)| upload.hunt == Some(*hunt)));
     }
 }

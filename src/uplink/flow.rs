@@ -13,7 +13,8 @@
 //!   each lane that has nothing in hand.
 
 use super::assemble::Part;
-use super::desk::{Blame, Desk, Fate, Step, World};
+use super::desk::{Desk, Step, World};
+use super::fate::{Blame, Fate};
 use super::link::{Link, Seen, Trouble};
 use super::pack::Body;
 use super::retry::Retry;

@@ -3,7 +3,7 @@
 //! The numbers of otelcol 0.88 keep their meaning: `sent` counts items the far end took, `send_failed` items of a final
 //! failure (a window that ended, a refusal), once and not per try. Texts that people search for are the original's.
 
-use super::desk::Blame;
+use super::fate::Blame;
 use super::link::Link;
 use super::pack::Body;
 use crate::otlp::Signal;
@@ -35,7 +35,6 @@ impl UplinkMetrics {
         const ALONE: &[&str] = &["exporter"];
         let up = metrics.gauges("tfo_agent_uplink_up", "1 while the far end is believed to take data.", ALONE);
         let up = up.with(&[exporter]);
-        up.set_count(1);
         UplinkMetrics {
             exporter: exporter.to_owned(),
             otelcol: ExporterMetrics::new(metrics, exporter),
@@ -61,6 +60,17 @@ impl UplinkMetrics {
             health: health.clone(),
             span: tracing::info_span!("component", kind = "exporter", name = exporter),
         }
+    }
+
+    /// A new life begins and believes the best; what an earlier one put on the board is its own.
+    pub fn begun<'a>(&self, lanes: impl Iterator<Item = &'a str>) {
+        self.up.set_count(1);
+        self.health.recovered(&self.exporter);
+        lanes.for_each(|lane| self.health.recovered(&self.lane_on_board(lane)));
+    }
+
+    fn lane_on_board(&self, lane: &str) -> String {
+        format!("{}/{lane}", self.exporter)
     }
 
     /// A request leaves.
@@ -141,7 +151,7 @@ impl UplinkMetrics {
 
     /// What the far end does with one lane changed.
     pub fn lane_moved(&self, lane: &str, before: Link, after: Link, why: &str) {
-        let what = format!("{}/{lane}", self.exporter);
+        let what = self.lane_on_board(lane);
         if after.is_up() {
             self.health.recovered(&what);
             info!(parent: &self.span, lane, from = %before, to = %after, "lane moved");

@@ -29,7 +29,7 @@
 //! | `split.rs` | who is guilty of a refusal |
 //! | `due.rs` | when there is enough to send |
 //! | `assemble.rs`, `pack.rs`, `prepare.rs` | from a lease to uploads |
-//! | `desk.rs` | one lane's uploads: whose fault, whose turn |
+//! | `desk.rs`, `hand.rs`, `fate.rs` | one lane's uploads: whose fault, whose turn |
 //! | `flow.rs` | all lanes of one exporter |
 //! | `depot.rs`, `transport.rs` | what is asked of the spool and of the network |
 //! | `otlp_http.rs` | OTLP over HTTP |
@@ -43,7 +43,9 @@ pub mod debug;
 pub mod depot;
 pub mod desk;
 pub mod due;
+pub mod fate;
 pub mod flow;
+pub mod hand;
 pub mod link;
 pub mod metrics;
 pub mod otlp_http;

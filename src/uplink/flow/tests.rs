@@ -468,7 +468,7 @@ fn many_bad_batches_stop_nobody() {
     for code in [400, 500] {
         let script = bad.iter().fold(Script::new().poison_status(code), |s, seq| s.poison(Signal::Logs, guilty(*seq)));
         let mut sim = Sim::new(script);
-        sim.flow.budget = 60_000; // about 45 such uploads
+        sim.flow.budget = 80_000; // about 45 such uploads
         for i in 0..600 {
             sim.put(LOGS, 10);
             sim.run(S * (i + 1) / 4);

@@ -31,6 +31,8 @@ struct Inner {
     outcomes: Outcomes,
     /// So many calls answer that the store is unavailable.
     sick: u32,
+    /// Nothing can be written.
+    full: bool,
     leases: u64,
     deepest: usize,
 }
@@ -115,6 +117,11 @@ impl FakeStore {
     /// The next `calls` calls find the store unavailable.
     pub(crate) fn sicken(&self, calls: u32) {
         self.inner().sick = calls;
+    }
+
+    /// There is no room for anything new, or there is again.
+    pub(crate) fn fill(&self, full: bool) {
+        self.inner().full = full;
     }
 
     /// Another uplink takes over: the present one is retired.
@@ -293,6 +300,10 @@ impl Store for FakeStore {
 
     fn settle(&self, settlements: Vec<Settlement>) -> Result<(), LeaseError> {
         let mut inner = self.inner();
+        let moves = |s: &Settlement| matches!(s.outcome, Outcome::Parked { .. } | Outcome::DeadLetter { .. });
+        if inner.full && settlements.iter().any(moves) {
+            return Err(LeaseError::Unavailable("the disk is full".to_owned()));
+        }
         // All or none: look at all of them first.
         for s in &settlements {
             inner.check(s.owner)?;

@@ -74,11 +74,15 @@ fn what_waits_while_nobody_listens_arrives_when_somebody_does() {
         sleep(500 * MS).await;
         assert_eq!((world.far_end.report().arrived(), world.booked(|book| book.waiting)), (0, 3_000));
         assert_eq!(world.shown("tfo_agent_uplink_up{"), 0);
+        let troubles = world.troubles();
+        assert_eq!(troubles.len(), 1, "{troubles:?}");
+        assert!(troubles[0].0 == "otlphttp" && troubles[0].1.starts_with("far end is unreachable: "), "{troubles:?}");
         world.far_end.play(Script::new());
         world.until_dry().await;
         world.assert_all_delivered();
         assert_eq!(world.far_end.report().duplicated(), 0);
         assert_eq!((world.shown("tfo_agent_uplink_up{"), world.view.borrow().link), (1, Link::Up));
+        assert_eq!(world.troubles(), []);
     });
 }
 
@@ -157,13 +161,34 @@ fn a_far_end_that_does_not_let_us_in_is_waited_for() {
             };
             world.until("all lanes are held", |w| held(&w.view.borrow())).await;
             assert!(world.view.borrow().last_failure.starts_with(&code.to_string()));
+            let troubles = world.troubles();
+            assert!(
+                troubles.iter().any(|(who, why)| who == "otlphttp/logs" && why.contains(&code.to_string())),
+                "{troubles:?}"
+            );
             sleep(300 * MS).await;
             assert_eq!(world.booked(|book| book.waiting), 90);
             world.far_end.play(Script::new());
             world.until_dry().await;
             world.assert_all_delivered();
+            assert_eq!(world.troubles(), []);
         });
     }
+}
+
+/// Goal: what a fallen uplink had put on the board does not stay there for ever.
+#[test]
+fn a_new_life_begins_with_a_clean_board() {
+    run(async {
+        let mut world = World::start(Script::new().always(Act::status(401)));
+        (0..3).for_each(|_| world.put(LOGS, 10));
+        world.until("it is on the board", |w| !w.troubles().is_empty()).await;
+        world.far_end.play(Script::new());
+        assert!(world.supervisor.lookout().sabotage("uplink/otlphttp", Sabotage::PanicInHandler));
+        world.until("it is gone", |w| w.troubles().is_empty()).await;
+        world.until_dry().await;
+        world.assert_all_delivered();
+    });
 }
 
 #[test]

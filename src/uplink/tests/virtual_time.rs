@@ -6,7 +6,7 @@ use crate::base::{Clock, Stamp};
 use crate::otlp::Signal;
 use crate::spool::{Lane, Store as _};
 use crate::testing::far_end::{self, Act, Collector, Script, UPLOAD_ID};
-use crate::testing::numbered::Numbered;
+use crate::testing::numbered::{Mark, Numbered};
 use crate::uplink::actor::Uplink;
 use crate::uplink::depot::Direct;
 use crate::uplink::pack::Encoding;
@@ -68,7 +68,7 @@ impl Quiet {
         set(&mut settings);
         let collector = Arc::new(Mutex::new(Collector::new(script)));
         let depot = Arc::new(Direct::new(store.clone(), "spool"));
-        let (mut lines, _) = lines(depot, super::world::config("http://127.0.0.1:1"), clock.clone());
+        let (mut lines, _, _) = lines(depot, super::world::config("http://127.0.0.1:1"), clock.clone());
         let transport = InProcess { collector: collector.clone(), clock: clock.clone() };
         lines.transport = Arc::new(move || Arc::new(transport.clone()));
         let lanes = settings.lanes.iter().map(|lane| lane.lane).collect();
@@ -153,6 +153,29 @@ fn a_sick_spool_is_asked_again() {
         quiet.assert_all_delivered();
         let report = quiet.collector.lock().expect("nobody panics in there").tally().report();
         assert_eq!(report.duplicated(), 0, "a settlement that could not be entered is no reason to send again");
+    });
+}
+
+/// Goal: on a full disk what was delivered is still entered, for that is what makes room; what has to be moved waits.
+#[test]
+fn a_full_disk_does_not_keep_the_delivered_from_making_room() {
+    run(async {
+        let guilty = Mark { source: SOURCE, seq: 3 };
+        let mut quiet = Quiet::new(Script::new().poison(Signal::Logs, guilty), |_| {});
+        let _uplink = quiet.begin();
+        quiet.pass(S).await;
+        quiet.store.fill(true);
+        for _ in 0..10 {
+            quiet.put(10);
+            quiet.pass(2 * S).await;
+        }
+        quiet.pass(30 * S).await;
+        let outcomes = quiet.store.outcomes();
+        assert_eq!((outcomes.delivered, outcomes.dead.len(), quiet.store.waiting_items()), (299, 0, 1));
+        quiet.store.fill(false);
+        quiet.pass(5 * S).await;
+        assert_eq!((quiet.store.outcomes().dead.len(), quiet.store.waiting_items()), (1, 0));
+        quiet.store.assert_books();
     });
 }
 

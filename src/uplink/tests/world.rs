@@ -84,7 +84,7 @@ pub(super) fn config(endpoint: &str) -> OtlpHttpConfig {
 }
 
 /// Lines to a depot and a far end, with metrics that nobody scrapes but the test.
-pub(super) fn lines(depot: Arc<dyn Depot>, config: OtlpHttpConfig, clock: Clock) -> (Lines, Metrics) {
+pub(super) fn lines(depot: Arc<dyn Depot>, config: OtlpHttpConfig, clock: Clock) -> (Lines, Metrics, Health) {
     let metrics = Metrics::detached();
     let health = Health::starting(clock.clone());
     let made = clock.clone();
@@ -98,7 +98,7 @@ pub(super) fn lines(depot: Arc<dyn Depot>, config: OtlpHttpConfig, clock: Clock)
         clock,
         view: Arc::new(watch::Sender::new(View::default())),
     };
-    (lines, metrics)
+    (lines, metrics, health)
 }
 
 pub(super) struct World {
@@ -107,6 +107,7 @@ pub(super) struct World {
     pub(super) supervisor: Supervisor,
     pub(super) uplink: Handle<Uplink>,
     pub(super) metrics: Metrics,
+    health: Health,
     pub(super) view: watch::Receiver<View>,
     lanes: Vec<Lane>,
     made: Vec<Numbered>,
@@ -134,14 +135,14 @@ impl World {
         let lanes: Vec<Lane> = settings.lanes.iter().map(|lane| lane.lane).collect();
         // A new exporter starts at the tip: join before the first item comes.
         spool.own("otlphttp", &lanes);
-        let (lines, metrics) = lines(Arc::new(Direct::to(spool.clone())), config, clock.clone());
+        let (lines, metrics, health) = lines(Arc::new(Direct::to(spool.clone())), config, clock.clone());
         let view = lines.view.subscribe();
         let supervisor = Supervisor::start(Roster(&ROSTER), Settings::default()).expect("a watchdog");
         let settings = Arc::new(settings);
         let uplink = supervisor
             .post(&ROSTER[0], "otlphttp", move || Uplink::new(settings.clone(), lines.clone(), Dice::seeded(9)));
         let made = LANES.iter().map(|signal| Numbered::new(*signal, SOURCE)).collect();
-        World { far_end, spool, supervisor, uplink, metrics, view, lanes, made, dice: Dice::seeded(4), clock }
+        World { far_end, spool, supervisor, uplink, metrics, health, view, lanes, made, dice: Dice::seeded(4), clock }
     }
 
     /// A client's request is accepted.
@@ -212,6 +213,11 @@ impl World {
         let text = self.metrics.text();
         let values = text.lines().filter(|line| line.starts_with(series)).filter_map(|line| line.rsplit(' ').next());
         values.map(|value| value.parse::<u64>().expect("a count")).sum()
+    }
+
+    /// What the board says of this exporter and its lanes.
+    pub(super) fn troubles(&self) -> Vec<(String, String)> {
+        self.health.look().0.degraded.into_iter().collect()
     }
 
     pub(super) fn statuses(&self) -> Vec<u16> {
