@@ -3,6 +3,8 @@
 //! `cargo bench --bench spool`. One iteration handles 1,000 records: a time in ms is CPU-s per million records where
 //! nothing waits for a disk (the directory is in /dev/shm where there is one; the disk's own time is `soak speed`'s).
 
+#![allow(clippy::print_stdout)] // criterion prints too
+
 use bytes::Bytes as Body;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;

@@ -4,6 +4,8 @@
 //! The agent is the real binary as a child process (with the feature `testing`, which lets it say what the spool is
 //! doing in a file that outlives it). `TFO_KILLS=1000 cargo test --test kill9 -- --nocapture` is the long form.
 
+#![allow(clippy::print_stdout)] // a red run is replayed from what it printed
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

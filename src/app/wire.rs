@@ -171,13 +171,11 @@ fn metrics_of(config: &Config, clock: &Clock, started: Stamp) -> Metrics {
     metrics
 }
 
+/// A pipeline and the receivers that feed it.
+type Fed = (Vec<Id>, Arc<Pipe>);
+
 /// The pipelines, ready to take requests.
-fn pipes(
-    config: &Config,
-    stores: &Stores,
-    metrics: &Metrics,
-    clock: &Clock,
-) -> Result<Vec<(Vec<Id>, Arc<Pipe>)>, StartError> {
+fn pipes(config: &Config, stores: &Stores, metrics: &Metrics, clock: &Clock) -> Result<Vec<Fed>, StartError> {
     let total = machine::memory().unwrap_or(Bytes::mib(256));
     let mut limiters: BTreeMap<Id, Arc<Limiter>> = BTreeMap::new();
     let mut pipes = Vec::new();
@@ -252,7 +250,7 @@ fn man_stores(supervisor: &Supervisor, stores: &Stores, clock: &Clock) -> Vec<Cr
 }
 
 /// Requests in flight may hold an eighth of what memory_limiter allows, within reason.
-fn in_flight(pipes: &[(Vec<Id>, Arc<Pipe>)]) -> Budget {
+fn in_flight(pipes: &[Fed]) -> Budget {
     let hard = pipes.iter().flat_map(|(_, p)| &p.limiters).map(|l| l.hard().0).min();
     Budget::new(Bytes(hard.map_or(Bytes::mib(32).0, |hard| (hard / 8).clamp(Bytes::mib(8).0, Bytes::mib(64).0))))
 }
@@ -261,7 +259,7 @@ fn receive(
     config: &Config,
     bound: Bound,
     supervisor: &Supervisor,
-    pipes: &[(Vec<Id>, Arc<Pipe>)],
+    pipes: &[Fed],
     crews: &[Crew],
     metrics: &Metrics,
     health: &Health,

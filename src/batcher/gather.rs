@@ -6,8 +6,8 @@ use crate::otlp::{Signal, Walked};
 use crate::spool::block::frame;
 use crate::spool::{Lane, NewBlock};
 use bytes::Bytes;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 /// Requests of a lane are merged into one block up to so many bytes. Serialized requests of one signal concatenate to
@@ -31,20 +31,30 @@ pub struct Part {
 #[derive(Debug)]
 struct Ticket {
     left: AtomicUsize,
-    answer: std::sync::Mutex<(Result<(), OfferError>, Option<oneshot::Sender<Result<(), OfferError>>>)>,
+    answer: Mutex<Answer>,
 }
 
+/// What was said so far, and to whom it is told in the end.
+#[derive(Debug)]
+struct Answer {
+    so_far: Outcome,
+    to: Option<oneshot::Sender<Outcome>>,
+}
+
+/// What an offer is told.
+pub(super) type Outcome = Result<(), OfferError>;
+
 impl Ticket {
-    fn settle(&self, outcome: &Result<(), OfferError>) {
-        let mut answer = self.answer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if answer.0.is_ok() {
-            answer.0.clone_from(outcome);
+    fn settle(&self, outcome: &Outcome) {
+        let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        if answer.so_far.is_ok() {
+            answer.so_far.clone_from(outcome);
         }
         if self.left.fetch_sub(1, SeqCst) == 1
-            && let Some(send) = answer.1.take()
+            && let Some(send) = answer.to.take()
         {
             // A client that hung up hears nothing; what it sent is kept all the same.
-            let _ = send.send(answer.0.clone());
+            let _ = send.send(answer.so_far.clone());
         }
     }
 }
@@ -67,9 +77,12 @@ pub(super) struct Gathered {
 
 impl Gathered {
     /// Takes an offer in; what is returned tells its outcome.
-    pub(super) fn add(&mut self, parts: Vec<Part>) -> oneshot::Receiver<Result<(), OfferError>> {
+    pub(super) fn add(&mut self, parts: Vec<Part>) -> oneshot::Receiver<Outcome> {
         let (send, receive) = oneshot::channel();
-        let ticket = Arc::new(Ticket { left: parts.len().into(), answer: std::sync::Mutex::new((Ok(()), Some(send))) });
+        let ticket = Arc::new(Ticket {
+            left: parts.len().into(),
+            answer: Mutex::new(Answer { so_far: Ok(()), to: Some(send) }),
+        });
         if parts.is_empty() {
             ticket.left.store(1, SeqCst);
             ticket.settle(&Ok(()));
@@ -138,7 +151,7 @@ impl Draft {
     }
 
     /// Every offer in these drafts hears this outcome.
-    pub(super) fn answer_all(drafts: Vec<Draft>, outcome: &Result<(), OfferError>) {
+    pub(super) fn answer_all(drafts: Vec<Draft>, outcome: &Outcome) {
         for (_, ticket) in drafts.into_iter().flat_map(|d| d.parts) {
             ticket.settle(outcome);
         }

@@ -274,7 +274,8 @@ pub struct Queue {
 /// each other (reference §3.1); ours is their sum, under the same labels.
 pub fn queues(metrics: &Metrics, read: impl Fn() -> Vec<Queue> + Send + Sync + 'static) {
     let read = Arc::new(read);
-    let families: [(&'static str, &str, fn(&Queue) -> u64); 2] = [
+    type Of = fn(&Queue) -> u64;
+    let families: [(&'static str, &str, Of); 2] = [
         ("otelcol_exporter_queue_size", "Current size of the retry queue (in batches)", |q| q.size),
         ("otelcol_exporter_queue_capacity", "Fixed capacity of the retry queue (in batches)", |q| q.capacity),
     ];

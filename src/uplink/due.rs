@@ -44,12 +44,12 @@ mod tests {
             (0,     None,                10 * s, None),
             (1,     Some(stamp(60_000)), 10 * s, Some(10 * s)),
             (1,     Some(stamp(57_000)), 10 * s, Some(7 * s)),
-            (1,     Some(stamp(50_000)), 10 * s, Some(0 * s)),
-            (1,     Some(stamp(0)),      10 * s, Some(0 * s)),
-            (1,     None,                10 * s, Some(0 * s)), // old, by how much is not known
+            (1,     Some(stamp(50_000)), 10 * s, Some(Duration::ZERO)),
+            (1,     Some(stamp(0)),      10 * s, Some(Duration::ZERO)),
+            (1,     None,                10 * s, Some(Duration::ZERO)), // old, by how much is not known
             (511,   Some(stamp(60_000)), 10 * s, Some(10 * s)),
-            (512,   Some(stamp(60_000)), 10 * s, Some(0 * s)),
-            (1,     Some(stamp(60_000)), 0 * s,  Some(0 * s)),
+            (512,   Some(stamp(60_000)), 10 * s, Some(Duration::ZERO)),
+            (1,     Some(stamp(60_000)), Duration::ZERO, Some(Duration::ZERO)),
             (1,     Some(stamp(99_000)), 10 * s, Some(10 * s)), // from the future: a clock of another boot
         ] {
             let due = due(Waiting { items, oldest }, cut, timeout, stamp(60_000), now);

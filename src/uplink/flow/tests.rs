@@ -396,7 +396,12 @@ fn a_batch_that_fails_while_others_succeed_is_parked_and_nobody_waits_for_it() {
             }
         }
         let outcomes = sim.store.outcomes();
-        assert!(outcomes.parked >= 10 && outcomes.parked % 10 == 0 && outcomes.dead.is_empty() && outcomes.lost == 0);
+        assert!(
+            outcomes.parked >= 10
+                && outcomes.parked.is_multiple_of(10)
+                && outcomes.dead.is_empty()
+                && outcomes.lost == 0
+        );
         assert_eq!((outcomes.delivered, sim.store.waiting_items()), (11_990, 10));
         // Logs never wait for it; metrics, in order, wait for one window.
         let patience = if lane == LOGS { 60 } else { 400 };

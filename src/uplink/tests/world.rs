@@ -105,7 +105,8 @@ pub(super) struct World {
     pub(super) far_end: FarEnd,
     pub(super) spool: Arc<Spool>,
     pub(super) supervisor: Supervisor,
-    pub(super) uplink: Handle<Uplink>,
+    /// Held: it lives as long as somebody can speak to it.
+    _uplink: Handle<Uplink>,
     pub(super) metrics: Metrics,
     health: Health,
     pub(super) view: watch::Receiver<View>,
@@ -142,7 +143,19 @@ impl World {
         let uplink = supervisor
             .post(&ROSTER[0], "otlphttp", move || Uplink::new(settings.clone(), lines.clone(), Dice::seeded(9)));
         let made = LANES.iter().map(|signal| Numbered::new(*signal, SOURCE)).collect();
-        World { far_end, spool, supervisor, uplink, metrics, health, view, lanes, made, dice: Dice::seeded(4), clock }
+        World {
+            far_end,
+            spool,
+            supervisor,
+            _uplink: uplink,
+            metrics,
+            health,
+            view,
+            lanes,
+            made,
+            dice: Dice::seeded(4),
+            clock,
+        }
     }
 
     /// A client's request is accepted.
