@@ -1,3 +1,122 @@
-//! Runs the real agent under load and faults, and measures it.
+//! Runs the real agent under load and measures it from outside: its CPU time, its memory, its disk, its wire.
+//!
+//! | command | what it says |
+//! |---|---|
+//! | `soak speed` | CPU seconds per million records, records accepted a second, bytes per record on disk and wire |
+//! | `soak steady` | what a gateway's load costs: CPU and memory at 2,000 records a second |
+//! | `soak outage` | memory and disk while the far end is away, and the drain after it |
+//! | `soak idle` | what it costs to do nothing |
+//! | `soak start` | how long until it listens, and until the first durable answer |
+//!
+//! Give the agent with `--agent` (a release build); the machine's other load moves wall-clock figures, CPU seconds and
+//! bytes repeat.
 
-fn main() {}
+#![allow(clippy::print_stdout, clippy::print_stderr)] // it is a program of words
+
+mod agent;
+mod runs;
+mod sink;
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(name = "soak", version, about = "Measures the real agent from outside")]
+struct Cli {
+    #[command(subcommand)]
+    run: Run,
+    /// The agent's binary.
+    #[arg(long, global = true, default_value = "target/release/tfo-otel-agent")]
+    agent: PathBuf,
+    /// Where the spool lies; a temporary directory in it. Default: the system's.
+    #[arg(long, global = true)]
+    dir: Option<PathBuf>,
+    /// One JSON object instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Run {
+    /// As fast as it goes.
+    Speed(Speed),
+    /// A gateway's load.
+    Steady(Steady),
+    /// The far end is away, then back.
+    Outage(Steady),
+    /// Nothing.
+    Idle {
+        /// Seconds to watch.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
+    /// From exec to the first durable answer.
+    Start {
+        /// Starts to measure, with an empty directory and with a kept one.
+        #[arg(long, default_value_t = 5)]
+        times: u32,
+        /// MiB that are spooled when the kept one is measured.
+        #[arg(long, default_value_t = 64)]
+        spooled_mib: u64,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+struct Speed {
+    /// Log records to send.
+    #[arg(long, default_value_t = 2_000_000)]
+    records: u64,
+    /// Records of one request.
+    #[arg(long, default_value_t = 1_000)]
+    request: u32,
+    /// Requests under way at once.
+    #[arg(long, default_value_t = 8)]
+    clients: u32,
+    /// With the processors of the seed's Production configuration.
+    #[arg(long)]
+    production: bool,
+    /// The far end is away while the load lasts: intake alone, then drain alone.
+    #[arg(long)]
+    apart: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Steady {
+    /// Log records a second.
+    #[arg(long, default_value_t = 2_000)]
+    rate: u64,
+    /// Records of one request.
+    #[arg(long, default_value_t = 100)]
+    request: u32,
+    /// Seconds of load.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let rig = agent::Rig::new(&cli.agent, cli.dir.as_deref());
+    let outcome = rig.and_then(|rig| {
+        actix_rt::System::new().block_on(async {
+            match &cli.run {
+                Run::Speed(speed) => runs::speed(&rig, speed).await,
+                Run::Steady(steady) => runs::steady(&rig, steady).await,
+                Run::Outage(steady) => runs::outage(&rig, steady).await,
+                Run::Idle { seconds } => runs::idle(&rig, *seconds).await,
+                Run::Start { times, spooled_mib } => runs::start(&rig, *times, *spooled_mib).await,
+            }
+        })
+    });
+    match outcome {
+        Ok(figures) if cli.json => {
+            println!("{}", serde_json::Value::Object(figures.0.into_iter().map(|(k, v)| (k, v.into())).collect()))
+        }
+        Ok(figures) => print!("{figures}"),
+        Err(error) => {
+            eprintln!("soak: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}

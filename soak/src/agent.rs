@@ -1,0 +1,232 @@
+//! The agent as a child, and what the kernel says of it.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Named figures, in the order they were measured.
+#[derive(Debug, Default)]
+pub(crate) struct Figures(pub(crate) Vec<(String, f64)>);
+
+impl Figures {
+    pub(crate) fn add(&mut self, name: &str, value: f64) {
+        self.0.push((name.to_owned(), value));
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in &self.0 {
+            let digits = match value.abs() {
+                v if v >= 1_000.0 => 0,
+                v if v >= 10.0 => 1,
+                _ => 3,
+            };
+            writeln!(f, "{name:width$}  {value:>14.digits$}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where agents are run.
+pub(crate) struct Rig {
+    binary: PathBuf,
+    dir: tempfile::TempDir,
+    pub(crate) http: u16,
+    pub(crate) metrics: u16,
+}
+
+/// A running agent.
+pub(crate) struct Agent {
+    child: Child,
+    pub(crate) began: Instant,
+}
+
+/// What the kernel says of a process at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Seen {
+    pub(crate) cpu_s: f64,
+    pub(crate) rss_mib: f64,
+    pub(crate) peak_mib: f64,
+    /// Bytes given to write(2) and its like.
+    pub(crate) written: f64,
+    /// Bytes that reached the block layer.
+    pub(crate) to_device: f64,
+}
+
+impl Rig {
+    pub(crate) fn new(binary: &Path, dir: Option<&Path>) -> io::Result<Rig> {
+        if !binary.is_file() {
+            let text = format!("there is no agent at {}; cargo build --release makes one", binary.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+        let dir = match dir {
+            Some(dir) => tempfile::tempdir_in(dir),
+            None => tempfile::tempdir(),
+        }?;
+        Ok(Rig { binary: binary.to_owned(), dir, http: free_port()?, metrics: free_port()? })
+    }
+
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.dir.path().join("queue")
+    }
+
+    /// A configuration; `processors` are the names in the pipeline before `batch`.
+    pub(crate) fn configure(&self, far_end: &str, production: bool) -> io::Result<()> {
+        let (definitions, names) = if production {
+            (
+                "
+  memory_limiter: {limit_mib: 256, spike_limit_mib: 64, check_interval: 1s}
+  resource:
+    attributes:
+      - {key: host.name, value: gateway-0173, action: upsert}
+      - {key: host.ip, value: 10.20.0.1, action: upsert}
+  attributes:
+    actions:
+      - {key: telemetryflow.workspace.id, value: 550e8400-e29b-41d4-a716-446655440000, action: upsert}
+      - {key: telemetryflow.tenant.id, value: 660e8400-e29b-41d4-a716-446655440001, action: upsert}
+      - {key: agent.version, value: 1.0.0-CE, action: upsert}
+      - {key: agent.type, value: tfo-otel-agent, action: upsert}",
+                "memory_limiter, resource, attributes, ",
+            )
+        } else {
+            ("", "")
+        };
+        let (http, metrics, queue) = (self.http, self.metrics, self.spool());
+        let text = format!(
+            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{http}'}}}}}}}}
+processors:{definitions}
+  batch: {{}}
+exporters:
+  otlphttp:
+    endpoint: {far_end}
+    retry_on_failure: {{initial_interval: 100ms, max_interval: 500ms}}
+    sending_queue: {{storage: file_storage}}
+extensions: {{file_storage: {{directory: '{}'}}}}
+service:
+  extensions: [file_storage]
+  telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
+  pipelines: {{logs: {{receivers: [otlp], processors: [{names}batch], exporters: [otlphttp]}}}}
+",
+            queue.display()
+        );
+        fs::write(self.dir.path().join("agent.yaml"), text)
+    }
+
+    /// Starts it; does not wait for anything.
+    pub(crate) fn start(&self) -> io::Result<Agent> {
+        let log = File::options().create(true).append(true).open(self.dir.path().join("agent.log"))?;
+        let began = Instant::now();
+        let child = Command::new(&self.binary)
+            .args(["run", "--config"])
+            .arg(self.dir.path().join("agent.yaml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        Ok(Agent { child, began })
+    }
+
+    /// Waits until it listens; how long that took since exec.
+    pub(crate) async fn listens(&self, agent: &mut Agent) -> io::Result<Duration> {
+        loop {
+            if tokio::net::TcpStream::connect(("127.0.0.1", self.http)).await.is_ok() {
+                return Ok(agent.began.elapsed());
+            }
+            if let Some(status) = agent.child.try_wait()? {
+                let log = fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default();
+                return Err(io::Error::other(format!("the agent ended ({status}):\n{log}")));
+            }
+            if agent.began.elapsed() > Duration::from_secs(20) {
+                return Err(io::Error::other("the agent does not listen"));
+            }
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+    }
+
+    /// Bytes the filesystem has given to the spool.
+    pub(crate) fn allocated(&self) -> u64 {
+        allocated(&self.spool())
+    }
+
+    pub(crate) fn forget_spool(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.spool()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// One of the agent's own metrics, summed over its series.
+    pub(crate) async fn metric(&self, name: &str) -> io::Result<f64> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.metrics)).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let values = text.lines().filter(|l| l.starts_with(name) && l[name.len()..].starts_with(['{', ' ']));
+        Ok(values.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+}
+
+impl Agent {
+    pub(crate) fn see(&self) -> io::Result<Seen> {
+        let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let stat = fs::read_to_string(proc.join("stat"))?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+        let cpu_s = (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64;
+        let status = fs::read_to_string(proc.join("status"))?;
+        let kib = |name: &str| named(&status, name) / 1_024.0;
+        let io = fs::read_to_string(proc.join("io"))?;
+        Ok(Seen {
+            cpu_s,
+            rss_mib: kib("VmRSS:"),
+            peak_mib: kib("VmHWM:"),
+            written: named(&io, "wchar:"),
+            to_device: named(&io, "write_bytes:"),
+        })
+    }
+
+    pub(crate) fn kill(mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+
+    /// SIGTERM; how long it took to stop.
+    pub(crate) async fn stop(mut self) -> io::Result<Duration> {
+        let began = Instant::now();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)?;
+        while self.child.try_wait()?.is_none() && began.elapsed() < Duration::from_secs(60) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(began.elapsed())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // No child of ours stays behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn named(text: &str, name: &str) -> f64 {
+    let line = text.lines().find_map(|l| l.strip_prefix(name));
+    line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+fn allocated(path: &Path) -> u64 {
+    let own = fs::symlink_metadata(path).map_or(0, |m| m.blocks() * 512);
+    let Ok(entries) = fs::read_dir(path) else { return own };
+    own + entries.flatten().map(|e| allocated(&e.path())).sum::<u64>()
+}
