@@ -30,7 +30,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ const OPEN_MAX: usize = 2;
 const SEAL_AFTER: Duration = Duration::from_secs(15);
 /// So many deaths of the process in a row while one segment was being opened are not bad luck (kills, power cuts) any more.
 const DEATHS_MAX: u64 = 5;
+/// How often upkeep asks the filesystem what it has given us: some thirty calls per open segment.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
 /// When no new segment can be made, the active one grows to so many times its size, and then intake is refused.
 const TOO_LARGE: u64 = 4;
 /// A segment is copied forward when less than this part of it is live.
@@ -171,6 +173,10 @@ pub(crate) struct Disk {
     block_bytes: AtomicU64,
     /// Bytes in use, as upkeep last counted, and what was appended since.
     used: AtomicU64,
+    /// When it last did.
+    measured: Mutex<Option<Stamp>>,
+    /// Something may lie in the bin.
+    binned: AtomicBool,
     /// Held while we live; the kernel releases it with us.
     _lock: File,
 }
@@ -235,6 +241,8 @@ impl Disk {
             written: AtomicU64::new(0),
             block_bytes: AtomicU64::new(0),
             used: AtomicU64::new(used),
+            measured: Mutex::default(),
+            binned: AtomicBool::new(true),
             _lock: lock,
         };
         Ok((disk, recovered))
@@ -355,6 +363,7 @@ impl Disk {
         if let Err(error) = fs::rename(&from, &to) {
             tracing::warn!(segment = %name(no), %error, "spool segment cannot be moved away");
         }
+        self.binned.store(true, Relaxed);
     }
 
     fn quarantine(&self, no: No, error: &SegmentError) {
@@ -437,10 +446,14 @@ impl Disk {
     // ---- upkeep, one piece at a time -------------------------------------------------------------------------
 
     fn empty_bin(&self) -> io::Result<bool> {
+        if !self.binned.swap(false, Relaxed) {
+            return Ok(false);
+        }
         for entry in fs::read_dir(&self.settings.directory)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with("trash-") {
                 let _phase = during(Phase::Delete);
+                self.binned.store(true, Relaxed); // there may be more, or this fails and is tried again
                 fs::remove_dir_all(entry.path())?;
                 return Ok(true);
             }
@@ -688,8 +701,17 @@ impl Disk {
         Ok(true)
     }
 
-    /// Counts what is on the disk. A sealed segment does not change any more.
+    /// Counts what is on the disk, now and then: between two looks it is what was appended. A sealed segment does not
+    /// change any more.
     fn measure(&self) {
+        let now = self.clock.now();
+        {
+            let mut measured = lock(&self.measured);
+            if measured.is_some_and(|then| now.since(then) < MEASURE_EVERY) {
+                return;
+            }
+            *measured = Some(now);
+        }
         let nos: Vec<No> =
             lock(&self.row).iter().filter(|(_, e)| e.state != State::Sealed).map(|(no, _)| *no).collect();
         let sizes: Vec<(No, u64)> = nos.into_iter().map(|no| (no, allocated(&self.path(no)))).collect();
@@ -1061,9 +1083,9 @@ fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered {
 
 /// Bytes the filesystem has given a directory and all in it.
 pub(crate) fn allocated(path: &Path) -> u64 {
-    let own = fs::symlink_metadata(path).map_or(0, |m| m.blocks() * 512);
-    let Ok(entries) = fs::read_dir(path) else { return own };
-    own + entries.flatten().map(|e| allocated(&e.path())).sum::<u64>()
+    let Ok(own) = fs::symlink_metadata(path) else { return 0 };
+    let Some(entries) = own.is_dir().then(|| fs::read_dir(path).ok()).flatten() else { return own.blocks() * 512 };
+    own.blocks() * 512 + entries.flatten().map(|e| allocated(&e.path())).sum::<u64>()
 }
 
 /// Bytes free to us on the filesystem of `dir`; `None` when it does not say.
