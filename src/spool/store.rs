@@ -824,7 +824,7 @@ impl Store for Spool {
 impl Spool {
     /// Enters one settlement provisionally; what it moves elsewhere is added to `blocks`.
     fn enter(&self, s: Settlement, blocks: &mut Vec<NewBlock>) -> Result<(Owner, Lane, Range<u64>, Fate), LeaseError> {
-        let not_leased = LeaseError::NotLeased(s.range.start, s.range.end);
+        let not_leased = LeaseError::NotLeased(s.lane, s.range.start, s.range.end);
         let part = {
             let out = lock(&self.out);
             let place = |at: Pos| {

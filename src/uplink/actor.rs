@@ -374,26 +374,41 @@ impl Uplink {
                 }
             }
             Err(LeaseError::Retired) => return self.retire(),
-            Err(error @ LeaseError::NotLeased(from, to)) => {
+            Err(error @ LeaseError::NotLeased(lane, from, to)) => {
                 // One of them is none of ours any more, and none of the others was entered.
-                self.lines.metrics.settled_already(&error);
-                let gone = batch.iter().position(|(_, s)| s.range == (from..to)).unwrap_or(0);
-                let (at, settlement) = batch.remove(gone);
-                self.flow.desk_mut(at).settled(settlement.range.start);
-                self.pending(moving).waiting.extend(batch);
+                let named = |(_, s): &(usize, Settlement)| s.lane == lane && s.range == (from..to);
+                match batch.iter().position(named) {
+                    Some(gone) => {
+                        self.lines.metrics.settled_already(&error);
+                        let (at, settlement) = batch.remove(gone);
+                        self.flow.desk_mut(at).settled(settlement.range.start);
+                        self.pending(moving).waiting.extend(batch);
+                    }
+                    // Not one we asked about: nothing is forgotten on such a word.
+                    None => self.settle_later(moving, batch, &error, ctx),
+                }
             }
-            Err(error @ LeaseError::Unavailable(_)) => {
-                self.lines.metrics.spool_failed("settle", &error);
-                let pending = self.pending(moving);
-                pending.waiting.extend(batch);
-                pending.under_way = true; // until the rest is over
-                ctx.run_later(SPOOL_REST, move |uplink, ctx| {
-                    uplink.pending(moving).under_way = false;
-                    uplink.step(ctx);
-                });
-            }
+            Err(error @ LeaseError::Unavailable(_)) => self.settle_later(moving, batch, &error, ctx),
         }
         self.step(ctx);
+    }
+
+    /// The spool could not enter it: the same again after a rest.
+    fn settle_later(
+        &mut self,
+        moving: bool,
+        batch: Vec<(usize, Settlement)>,
+        why: &LeaseError,
+        ctx: &mut Context<Self>,
+    ) {
+        self.lines.metrics.spool_failed("settle", why);
+        let pending = self.pending(moving);
+        pending.waiting.extend(batch);
+        pending.under_way = true; // until the rest is over
+        ctx.run_later(SPOOL_REST, move |uplink, ctx| {
+            uplink.pending(moving).under_way = false;
+            uplink.step(ctx);
+        });
     }
 
     /// Another uplink has taken over: nothing of this one counts any more.
