@@ -200,7 +200,7 @@ impl Sim {
             lane: self.lanes[at],
             range: upload.part.range.clone(),
             items: upload.part.items(),
-            outcome: fate.outcome(upload, verdict).expect("a fate to be settled"),
+            outcome: fate.told(verdict).expect("a fate to be settled").outcome(&upload.body),
         };
         self.store.settle(vec![settlement]).expect("the store is well");
         self.flow.desk_mut(at).settled(key);
