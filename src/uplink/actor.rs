@@ -248,7 +248,7 @@ impl Uplink {
             Err(error) => {
                 self.lines.metrics.spool_failed("lease", &error);
                 self.flow.leased(at, 0..0, Vec::new(), now);
-                self.flow.desk_mut(at).set_due(Some(now + SPOOL_REST));
+                self.flow.desk_mut(at).leave_the_spool_until(now + SPOOL_REST);
                 return self.step(ctx);
             }
         }

@@ -119,6 +119,11 @@ impl FakeStore {
         self.inner().sick = calls;
     }
 
+    /// How many of those calls have not come yet.
+    pub(crate) fn sick_left(&self) -> u32 {
+        self.inner().sick
+    }
+
     /// There is no room for anything new, or there is again.
     pub(crate) fn fill(&self, full: bool) {
         self.inner().full = full;

@@ -156,6 +156,26 @@ fn a_sick_spool_is_asked_again() {
     });
 }
 
+/// Goal: a spool that cannot answer is asked once a second, however much comes in meanwhile.
+#[test]
+fn news_does_not_hurry_a_sick_spool() {
+    run(async {
+        let mut quiet = Quiet::new(Script::new(), |_| {});
+        let _uplink = quiet.begin();
+        quiet.pass(S).await;
+        quiet.store.sicken(1_000);
+        for _ in 0..100 {
+            quiet.put(1);
+            quiet.pass(S / 10).await;
+        }
+        let asked = 1_000 - quiet.store.sick_left();
+        assert!((3 * 8..=3 * 11).contains(&asked), "three lanes in ten seconds: {asked}");
+        quiet.store.sicken(0);
+        quiet.pass(20 * S).await;
+        quiet.assert_all_delivered();
+    });
+}
+
 /// Goal: lanes number their blocks alike, and one settlement that the spool no longer knows takes no other lane's with
 /// it. Method: the spool is away while the answers of three lanes come, so that their settlements go in one call; one of
 /// them was evicted meanwhile.
