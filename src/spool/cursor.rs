@@ -10,6 +10,10 @@
 //! What always holds (checked by [`Cursor::audit`]):
 //! * windows lie above `below`, in order, and do not overlap;
 //! * (`below` − `base`) + settled in windows = delivered + moved + lost + burnt.
+//!
+//! A settlement that moves data (parked, dead letter, quarantine) is *held* while the block it moves to is on its way
+//! to the disk: reserved, but not settled. A record that somebody else writes meanwhile knows nothing of it; the record
+//! in its own commit does. So no crash leaves a cursor that is past data whose new place does not exist.
 
 use super::codec::{Damage, Eye, Pen};
 use super::{Cut, Reason};
@@ -35,7 +39,7 @@ pub(crate) enum Fate {
     Burnt,
 }
 
-/// Counters of settled items, by fate. They never fall but by [`Counts::take_back`] of a commit that failed.
+/// Counters of settled items, by fate. They never fall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counts {
     pub(crate) delivered: u64,
@@ -69,10 +73,6 @@ impl Counts {
     fn add(&mut self, items: u64, fate: Fate) {
         self.each(items, fate, |to, n| *to += n);
     }
-
-    fn take_back(&mut self, items: u64, fate: Fate) {
-        self.each(items, fate, |to, n| *to -= n);
-    }
 }
 
 /// Blocks that were handed out together, and what of them is settled.
@@ -88,6 +88,8 @@ pub(crate) struct Window {
     pub(crate) settled: Vec<Range<u64>>,
     /// Somebody has it now. Not stored: nobody has anything after a restart.
     pub(crate) out: bool,
+    /// Its beginning was evicted since it went out: who has it does not know.
+    pub(crate) trimmed: bool,
 }
 
 impl Window {
@@ -106,6 +108,20 @@ fn len(r: &Range<u64>) -> u64 {
     r.end - r.start
 }
 
+/// How much of `a` lies in `b`.
+fn common(a: &Range<u64>, b: &Range<u64>) -> u64 {
+    a.end.min(b.end).saturating_sub(a.start.max(b.start))
+}
+
+/// A settlement whose commit is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    part: Range<u64>,
+    fate: Fate,
+    /// The commit being written is its own: the record in it says that the part is settled.
+    writing: bool,
+}
+
 /// The place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cursor {
@@ -119,8 +135,7 @@ pub(crate) struct Cursor {
     pub(crate) windows: Vec<Window>,
     /// Must be written again.
     pub(crate) dirty: bool,
-    /// Settlements whose commit is under way: they may be taken back, so nothing collapses meanwhile.
-    held: u32,
+    held: Vec<Held>,
 }
 
 /// Why a settlement is refused.
@@ -137,7 +152,7 @@ impl Cursor {
             counts: Counts::default(),
             windows: Vec::new(),
             dirty: true,
-            held: 0,
+            held: Vec::new(),
         }
     }
 
@@ -151,9 +166,22 @@ impl Cursor {
         self.windows.iter().filter(|w| !w.out).map(|w| w.items() - w.settled_items()).sum()
     }
 
-    /// Items not settled below the frontier.
+    /// Items not settled below the frontier, those included whose settlement is held.
     pub(crate) fn unsettled_items(&self) -> u64 {
-        self.windows.iter().map(|w| w.items() - w.settled_items()).sum()
+        self.windows.iter().map(|w| w.items() - w.settled_items()).sum::<u64>() + self.evicted_while_held()
+    }
+
+    /// Items of held settlements that were evicted meanwhile. What became of them is said when the settlement ends.
+    fn evicted_while_held(&self) -> u64 {
+        self.held.iter().map(|h| common(&h.part, &(0..self.below_total))).sum()
+    }
+
+    /// Parts of totals that are settled or about to be: nobody may settle them again.
+    pub(crate) fn taken(&self) -> Vec<Range<u64>> {
+        let settled = self.windows.iter().flat_map(|w| w.settled.iter().cloned());
+        let mut taken: Vec<Range<u64>> = settled.chain(self.held.iter().map(|h| h.part.clone())).collect();
+        taken.sort_by_key(|r| r.start);
+        taken
     }
 
     /// The oldest window that came back and is not done; it becomes `out`.
@@ -165,21 +193,24 @@ impl Cursor {
 
     /// Hands out what lies at the frontier. The caller has accounted for a gap in front of it.
     pub(crate) fn take_new(&mut self, index: Range<u64>, totals: Range<u64>, cut: Cut) -> Window {
-        let window = Window { index, totals, cut, settled: Vec::new(), out: true };
+        let window = Window { index, totals, cut, settled: Vec::new(), out: true, trimmed: false };
         self.windows.push(window.clone());
         self.dirty = true;
         window
     }
 
-    /// The window of these blocks.
+    /// The window of these blocks. Its end names it: its beginning moves when it is evicted.
     pub(crate) fn window(&self, index: &Range<u64>) -> Option<Window> {
-        self.windows.iter().find(|w| w.index == *index).cloned()
+        self.windows.iter().find(|w| w.index.end == index.end).cloned()
     }
 
     /// Replaces a window of which nothing is settled by one per block (index and total before), all of them back.
     pub(crate) fn split(&mut self, index: &Range<u64>, places: &[(u64, u64)]) {
         let Some(at) = self.windows.iter().position(|w| w.index == *index && w.settled.is_empty()) else { return };
         let whole = self.windows[at].clone();
+        if self.held.iter().any(|h| common(&h.part, &whole.totals) > 0) {
+            return;
+        }
         let mut starts = places.to_vec();
         if let Some(first) = starts.first_mut() {
             *first = (whole.index.start, whole.totals.start); // a hole in front stays part of the first
@@ -189,6 +220,7 @@ impl Cursor {
             index: i..i_end,
             totals: t..t_end,
             out: false,
+            trimmed: false,
             settled: Vec::new(),
             cut: whole.cut,
         });
@@ -199,8 +231,8 @@ impl Cursor {
 
     /// Gives a window back. What of it is settled stays so.
     pub(crate) fn give_back(&mut self, index: &Range<u64>) {
-        if let Some(w) = self.windows.iter_mut().find(|w| w.index == *index) {
-            w.out = false;
+        if let Some(w) = self.windows.iter_mut().find(|w| w.index.end == index.end) {
+            (w.out, w.trimmed) = (false, false);
         }
         self.collapse();
     }
@@ -208,53 +240,74 @@ impl Cursor {
     /// Everything that is out comes back: its owner was retired.
     pub(crate) fn give_back_all(&mut self) {
         for w in &mut self.windows {
-            w.out = false;
+            (w.out, w.trimmed) = (false, false);
         }
         self.collapse();
     }
 
-    /// Enters the fate of a part of a window that is out. Until [`Cursor::confirm`] (it is durable enough) it can be
-    /// taken back by [`Cursor::unsettle`] (its commit failed); one of the two must follow.
-    pub(crate) fn settle(&mut self, part: &Range<u64>, fate: Fate) -> Result<(), NotOut> {
-        let window = self
-            .windows
-            .iter_mut()
-            .find(|w| w.out && w.totals.start <= part.start && part.end <= w.totals.end)
-            .ok_or(NotOut)?;
-        let taken = window.settled.iter().any(|s| s.start < part.end && part.start < s.end);
-        if part.is_empty() || taken {
+    /// Reserves a part of a window that is out for this fate. It is settled by [`Cursor::confirm`] (its commit is down)
+    /// and free again by [`Cursor::release`] (that failed); one of the two must follow.
+    ///
+    /// Returns what is reserved: the part, without its beginning if that was evicted since the window went out. A late
+    /// success changes nothing about evicted items, and what moves elsewhere is not moved in halves: the caller looks.
+    pub(crate) fn settle(&mut self, part: &Range<u64>, fate: Fate) -> Result<Range<u64>, NotOut> {
+        let window = self.windows.iter().find(|w| w.out && common(&w.totals, part) > 0).ok_or(NotOut)?;
+        let start = if window.trimmed { part.start.max(window.totals.start) } else { part.start };
+        let part = start..part.end;
+        let inside = window.totals.start <= part.start && part.end <= window.totals.end;
+        let taken = window.settled.iter().chain(self.held.iter().map(|h| &h.part)).any(|s| common(s, &part) > 0);
+        if !inside || taken {
             return Err(NotOut);
         }
-        insert(&mut window.settled, part.clone());
-        self.counts.add(len(part), fate);
-        self.dirty = true;
-        self.held += 1;
-        Ok(())
+        self.held.push(Held { part: part.clone(), fate, writing: false });
+        Ok(part)
     }
 
-    /// A [`Cursor::settle`] is final.
-    pub(crate) fn confirm(&mut self) {
-        self.held -= 1;
+    /// The fate of what [`Cursor::settle`] reserved is another one.
+    pub(crate) fn refate(&mut self, part: &Range<u64>, fate: Fate) {
+        self.held.iter_mut().filter(|h| h.part == *part).for_each(|h| h.fate = fate);
+    }
+
+    /// The commit of a held settlement is being written, or no longer is. Told by whoever writes it, while nobody else
+    /// can write: only the record in that very commit may say that the part is settled.
+    pub(crate) fn writing(&mut self, part: &Range<u64>, writing: bool) {
+        for h in self.held.iter_mut().filter(|h| h.part == *part) {
+            h.writing = writing;
+            self.dirty = true;
+        }
+    }
+
+    /// A held settlement is final.
+    pub(crate) fn confirm(&mut self, part: &Range<u64>) {
+        if let Some(at) = self.held.iter().position(|h| h.part == *part) {
+            let held = self.held.swap_remove(at);
+            self.apply(&held);
+            self.dirty |= !held.writing; // its own commit said so already
+        }
         self.collapse();
     }
 
-    /// Takes back a [`Cursor::settle`] that was not confirmed. No-op for data evicted since: its fate is known.
-    pub(crate) fn unsettle(&mut self, part: &Range<u64>, fate: Fate) {
-        self.held -= 1;
-        if let Some(window) = self.windows.iter_mut().find(|w| w.totals.start <= part.start && part.end <= w.totals.end)
-        {
-            let before = std::mem::take(&mut window.settled);
-            for s in before {
-                // A part is one whole settled range or the end of a merged one.
-                for rest in [s.start..part.start.clamp(s.start, s.end), part.end.clamp(s.start, s.end)..s.end] {
-                    if !rest.is_empty() {
-                        insert(&mut window.settled, rest);
-                    }
-                }
+    fn apply(&mut self, held: &Held) {
+        for w in &mut self.windows {
+            let here = held.part.start.max(w.totals.start)..held.part.end.min(w.totals.end);
+            if !here.is_empty() {
+                insert(&mut w.settled, here);
             }
-            self.counts.take_back(len(part), fate);
-            self.dirty = true;
         }
+        self.counts.add(len(&held.part), held.fate);
+    }
+
+    /// A held settlement failed: the part waits again. What of it was evicted meanwhile is lost.
+    pub(crate) fn release(&mut self, part: &Range<u64>) {
+        if let Some(at) = self.held.iter().position(|h| h.part == *part) {
+            let held = self.held.swap_remove(at);
+            self.give_up(&held);
+        }
+    }
+
+    fn give_up(&mut self, held: &Held) {
+        self.counts.add(common(&held.part, &(0..self.below_total)), Fate::Lost(Reason::Evicted));
+        self.dirty = true;
     }
 
     /// What lies between the frontier and `index`/`total` will never be read: `burnt` items of it never were, the
@@ -266,8 +319,14 @@ impl Cursor {
         self.counts.add(burnt, Fate::Burnt);
         self.counts.add(total - from_total - burnt, fate);
         let cut = Cut { enough_items: 0, max_items: 0, max_bytes: 0 };
-        let mut passed =
-            Window { index: from_index..index, totals: from_total..total, cut, settled: Vec::new(), out: false };
+        let mut passed = Window {
+            index: from_index..index,
+            totals: from_total..total,
+            cut,
+            settled: Vec::new(),
+            out: false,
+            trimmed: false,
+        };
         if total > from_total {
             passed.settled.push(passed.totals.clone());
         }
@@ -290,12 +349,14 @@ impl Cursor {
                 continue;
             }
             let end = w.totals.end.min(total);
-            let settled: u64 = w.settled.iter().filter(|s| s.start < end).map(|s| s.end.min(end) - s.start).sum();
-            gone += end - w.totals.start - settled;
+            let going = w.totals.start..end;
+            let spoken_for = w.settled.iter().chain(self.held.iter().map(|h| &h.part));
+            gone += len(&going) - spoken_for.map(|s| common(s, &going)).sum::<u64>();
             w.settled.retain_mut(|s| {
                 s.start = s.start.max(end);
                 s.start < s.end
             });
+            w.trimmed = w.out;
             w.totals.start = end;
             w.index.start = w.index.start.max(index).min(w.index.end);
         }
@@ -316,9 +377,6 @@ impl Cursor {
 
     /// Moves `below` up over windows that are done and merges neighbours that are.
     pub(crate) fn collapse(&mut self) {
-        if self.held > 0 {
-            return;
-        }
         let mut done = 0;
         for w in &self.windows {
             if !w.done() {
@@ -362,7 +420,7 @@ impl Cursor {
         let settled = self.windows.iter().map(Window::settled_items).sum::<u64>();
         assert_eq!(
             self.below_total - self.base + settled,
-            self.counts.settled(),
+            self.counts.settled() + self.evicted_while_held(),
             "what is settled has a fate: {self:?}"
         );
         let mut at = (self.below, self.below_total);
@@ -381,8 +439,19 @@ impl Cursor {
         }
     }
 
-    /// The record of `docs/spool-format.md` §1.
+    /// The record of `docs/spool-format.md` §1. Of held settlements it knows those whose own commit it goes with.
     pub(crate) fn write(&self) -> Vec<u8> {
+        if self.held.is_empty() {
+            return self.record();
+        }
+        let mut then = self.clone();
+        for held in std::mem::take(&mut then.held) {
+            if held.writing { then.apply(&held) } else { then.give_up(&held) }
+        }
+        then.record()
+    }
+
+    fn record(&self) -> Vec<u8> {
         let mut pen = Pen::default();
         pen.u8(1);
         for n in [self.below, self.below_total, self.base] {
@@ -423,7 +492,7 @@ impl Cursor {
             counts: Counts::default(),
             windows: Vec::new(),
             dirty: false,
-            held: 0,
+            held: Vec::new(),
         };
         let c = &mut cursor.counts;
         for n in [&mut c.delivered, &mut c.parked, &mut c.dead_letters, &mut c.quarantined, &mut c.burnt]
@@ -439,7 +508,7 @@ impl Cursor {
             for _ in 0..eye.count(16)? {
                 settled.push(eye.u64()?..eye.u64()?);
             }
-            cursor.windows.push(Window { index, totals, cut, settled, out: false });
+            cursor.windows.push(Window { index, totals, cut, settled, out: false, trimmed: false });
         }
         cursor.collapse();
         Ok(cursor)
@@ -570,15 +639,23 @@ mod tests {
                     }
                     Op::GiveBackAll => c.give_back_all(),
                     Op::Settle(w, a, b, f) => if let Some(part) = free_part(&c, w, a, b) {
-                        prop_assert_eq!(c.settle(&part, FATES[f]), Ok(()));
+                        prop_assert_eq!(c.settle(&part, FATES[f]), Ok(part.clone()));
                         prop_assert_eq!(c.settle(&part, FATES[f]), Err(NotOut), "twice");
-                        c.confirm();
+                        c.confirm(&part);
                         plain.set(part, Some(FATES[f]));
                     },
                     Op::SettleAndFail(w, a, b) => if let Some(part) = free_part(&c, w, a, b) {
+                        let before = Cursor::read(&c.write()).expect("just written");
                         c.settle(&part, Fate::Parked).expect("it is free");
+                        prop_assert_eq!(&Cursor::read(&c.write()).expect("just written"), &before, "others' records know nothing of it");
+                        c.writing(&part, true);
+                        let own = Cursor::read(&c.write()).expect("just written");
+                        prop_assert_eq!(own.counts.parked, c.counts.parked + len(&part), "its own does");
+                        own.audit();
+                        c.writing(&part, false);
                         c.give_back_all(); // the reader does this from another thread
-                        c.unsettle(&part, Fate::Parked);
+                        c.audit();
+                        c.release(&part);
                     },
                     Op::Pass(n) => {
                         let (from, at) = c.frontier();
@@ -616,10 +693,59 @@ mod tests {
             }
         }
 
+        /// Goal: eviction beside a commit that is under way, and under a window that is out, keeps the books.
+        #[test]
+        fn what_is_evicted_is_counted_once(sizes in prop::collection::vec(1..6_u8, 2..10), a in any::<prop::sample::Index>(), b in any::<prop::sample::Index>(), to in any::<prop::sample::Index>(), moved in any::<bool>(), stands in any::<bool>()) {
+            let plain = Plain::of(&sizes);
+            let (blocks, all) = (sizes.len() as u64, plain.fates.len() as u64);
+            let mut c = Cursor::at_tip(0, 0);
+            c.take_new(0..blocks, 0..all, CUT);
+            let n = plain.fates.len();
+            let (a, b) = (a.index(n) as u64, b.index(n) as u64);
+            let part = a.min(b)..a.max(b) + 1;
+            let fate = if moved { Fate::Parked } else { Fate::Delivered { rejected: 0 } };
+            c.settle(&part, fate).expect("it is out");
+            let to = to.index(sizes.len() + 1);
+            let (index, end) = (to as u64, plain.starts[to]);
+            let gone = c.evict_below(index, end, 0, Fate::Lost(Reason::Evicted));
+            prop_assert_eq!(gone, end - common(&part, &(0..end)));
+            c.audit();
+            prop_assert_eq!(c.unsettled_items() + c.counts.settled(), all, "nothing is counted twice or not at all");
+            Cursor::read(&c.write()).expect("just written").audit();
+            if stands { c.confirm(&part) } else { c.release(&part) }
+            c.audit();
+            prop_assert_eq!(c.unsettled_items() + c.counts.settled(), all);
+            // Whoever has the window settles what he has, whole; nothing stays out for ever.
+            let rest: Vec<_> = (0..all).filter(|t| !stands || !part.contains(t)).collect();
+            for t in rest {
+                match c.settle(&(t..t + 1), Fate::Delivered { rejected: 0 }) {
+                    Ok(part) => c.confirm(&part),
+                    Err(NotOut) => prop_assert!(t < end, "{} was not evicted: {:?}", t, c),
+                }
+            }
+            prop_assert_eq!((c.unsettled_items(), c.below), (0, blocks), "{:?}", &c);
+        }
+
         #[test]
         fn garbage_is_no_cursor(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(Cursor::read(&garbage).is_err());
         }
+    }
+
+    /// An upload that reaches over the border of an eviction: its evicted items are lost already, the others arrived.
+    #[test]
+    fn a_late_success_settles_what_was_not_evicted() {
+        let mut c = Cursor::at_tip(0, 0);
+        c.take_new(0..4, 0..40, CUT);
+        c.evict_below(2, 20, 0, Fate::Lost(Reason::Evicted));
+        assert_eq!(c.settle(&(0..20), Fate::Delivered { rejected: 0 }), Err(NotOut), "all of it is gone");
+        let part = c.settle(&(10..30), Fate::Delivered { rejected: 0 }).expect("half of it is there");
+        assert_eq!(part, 20..30);
+        c.confirm(&part);
+        let part = c.settle(&(30..40), Fate::Delivered { rejected: 0 }).expect("it is there");
+        c.confirm(&part);
+        c.audit();
+        assert_eq!((c.below, c.counts.delivered, c.counts.lost[Reason::Evicted as usize]), (4, 20, 20));
     }
 
     #[test]
@@ -630,11 +756,11 @@ mod tests {
         }
         for i in 1..100 {
             c.settle(&(i * 10..i * 10 + 10), Fate::Delivered { rejected: 0 }).expect("out");
-            c.confirm();
+            c.confirm(&(i * 10..i * 10 + 10));
         }
         assert_eq!(c.windows.len(), 2, "the first, and one for all the others");
         c.settle(&(0..10), Fate::Delivered { rejected: 3 }).expect("out");
-        c.confirm();
+        c.confirm(&(0..10));
         assert_eq!((c.windows.len(), c.below, c.below_total), (0, 100, 1_000));
         assert_eq!((c.counts.delivered, c.counts.lost[Reason::Rejected as usize]), (997, 3));
     }

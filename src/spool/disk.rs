@@ -28,8 +28,9 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -50,6 +51,10 @@ const OPEN_MAX: usize = 2;
 const SEAL_AFTER: Duration = Duration::from_secs(15);
 /// So many deaths of the process in a row while one segment was being opened are not bad luck (kills, power cuts) any more.
 const DEATHS_MAX: u64 = 5;
+/// How often upkeep asks the filesystem what it has given us: some thirty calls per open segment.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
+/// When no new segment can be made, the active one grows to so many times its size, and then intake is refused.
+const TOO_LARGE: u64 = 4;
 /// A segment is copied forward when less than this part of it is live.
 const COPY_BELOW: u64 = 4;
 
@@ -168,6 +173,10 @@ pub(crate) struct Disk {
     block_bytes: AtomicU64,
     /// Bytes in use, as upkeep last counted, and what was appended since.
     used: AtomicU64,
+    /// When it last did.
+    measured: Mutex<Option<Stamp>>,
+    /// Something may lie in the bin.
+    binned: AtomicBool,
     /// Held while we live; the kernel releases it with us.
     _lock: File,
 }
@@ -212,7 +221,13 @@ impl Disk {
     pub(crate) fn open(settings: DiskSettings, clock: Clock) -> Result<(Disk, Recovered), StartError> {
         let dir = settings.directory.clone();
         let bad = |source| StartError::Directory { path: dir.clone(), source };
+        let first_new = dir.ancestors().take_while(|d| !d.exists()).last().map(Path::to_owned);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(bad)?;
+        if let Some(first_new) = first_new {
+            // The entries that lead here must survive a power cut too.
+            let made = dir.ancestors().take_while(|d| d.starts_with(&first_new)).filter_map(Path::parent);
+            made.for_each(|parent| drop(segment::sync_dir(parent))); // some filesystems refuse; nothing more can be done
+        }
         let lock = take_lock(&dir)?;
         let mut row = list(&dir).map_err(bad)?;
         let recovered = read_book(&dir, &mut row);
@@ -226,6 +241,8 @@ impl Disk {
             written: AtomicU64::new(0),
             block_bytes: AtomicU64::new(0),
             used: AtomicU64::new(used),
+            measured: Mutex::default(),
+            binned: AtomicBool::new(true),
             _lock: lock,
         };
         Ok((disk, recovered))
@@ -283,7 +300,7 @@ impl Disk {
                 let there = lock(&self.row).contains_key(&no); // unless making it failed
                 match door.take() {
                     Some(open) => Some(Ok(open)),
-                    None => there.then(|| Segment::open(&self.path(no), VALUE_MAX).map(Arc::new)),
+                    None => there.then(|| guarded_open(&self.path(no)).map(Arc::new)),
                 }
             };
             match made {
@@ -346,6 +363,7 @@ impl Disk {
         if let Err(error) = fs::rename(&from, &to) {
             tracing::warn!(segment = %name(no), %error, "spool segment cannot be moved away");
         }
+        self.binned.store(true, Relaxed);
     }
 
     fn quarantine(&self, no: No, error: &SegmentError) {
@@ -375,7 +393,7 @@ impl Disk {
             self.close_others(no);
             match guarded_open(&self.path(no)) {
                 Ok(segment) => *door = Some(Arc::new(segment)),
-                Err(SegmentError::Io(e)) if is_passing(&e) => return Err(ShelfError::Unavailable(e.to_string())),
+                Err(error) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
                 Err(error) => {
                     drop(door);
                     self.quarantine(no, &error);
@@ -409,7 +427,15 @@ impl Disk {
     fn learn(&self, no: No) -> Result<(), ShelfError> {
         let spans = match summary::read(&self.path(no)) {
             Some(spans) => Some(spans),
-            None => self.with(no, spans_of)?,
+            None => match self.with(no, |segment| Ok(spans_of(segment)))? {
+                Some(Err(error)) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
+                Some(Err(error)) => {
+                    self.quarantine(no, &error);
+                    return Ok(());
+                }
+                Some(Ok(spans)) => Some(spans),
+                None => None,
+            },
         };
         if let Some(entry) = lock(&self.row).get_mut(&no) {
             entry.spans = Some(spans.unwrap_or_default());
@@ -420,15 +446,47 @@ impl Disk {
     // ---- upkeep, one piece at a time -------------------------------------------------------------------------
 
     fn empty_bin(&self) -> io::Result<bool> {
+        if !self.binned.swap(false, Relaxed) {
+            return Ok(false);
+        }
         for entry in fs::read_dir(&self.settings.directory)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with("trash-") {
                 let _phase = during(Phase::Delete);
+                self.binned.store(true, Relaxed); // there may be more, or this fails and is tried again
                 fs::remove_dir_all(entry.path())?;
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// When nothing waits and nothing comes, the active segment gives way to an empty one.
+    fn replace_idle(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
+        if !self.is_idle(books) {
+            return Ok(false);
+        }
+        lock(&self.active).full_at = 0; // the next append turns to the next segment: this one is it
+        self.append(Vec::new(), books, true)?;
+        Ok(true)
+    }
+
+    /// Old segments are looked into when their turn comes; the front one's turn is now.
+    fn learn_front(&self) -> Result<bool, ShelfError> {
+        let front = lock(&self.row).iter().next().filter(|(_, e)| e.spans.is_none()).map(|(no, _)| *no);
+        let Some(no) = front else { return Ok(false) };
+        self.learn(no)?;
+        Ok(true)
+    }
+
+    fn delete_consumed(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
+        let gone = self.consumed(books);
+        if gone.is_empty() {
+            return Ok(false);
+        }
+        self.append(Vec::new(), books, true)?; // the cursors that say so, synced
+        self.delete(&gone);
+        Ok(true)
     }
 
     /// Old segments nobody needs.
@@ -496,7 +554,7 @@ impl Disk {
             Some(open) => open,
             None => match guarded_open(&self.path(no)) {
                 Ok(segment) => Arc::new(segment),
-                Err(SegmentError::Io(e)) if is_passing(&e) => return Err(ShelfError::Unavailable(e.to_string())),
+                Err(error) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
                 Err(error) => {
                     drop(door);
                     self.quarantine(no, &error);
@@ -643,8 +701,17 @@ impl Disk {
         Ok(true)
     }
 
-    /// Counts what is on the disk. A sealed segment does not change any more.
+    /// Counts what is on the disk, now and then: between two looks it is what was appended. A sealed segment does not
+    /// change any more.
     fn measure(&self) {
+        let now = self.clock.now();
+        {
+            let mut measured = lock(&self.measured);
+            if measured.is_some_and(|then| now.since(then) < MEASURE_EVERY) {
+                return;
+            }
+            *measured = Some(now);
+        }
         let nos: Vec<No> =
             lock(&self.row).iter().filter(|(_, e)| e.state != State::Sealed).map(|(no, _)| *no).collect();
         let sizes: Vec<(No, u64)> = nos.into_iter().map(|no| (no, allocated(&self.path(no)))).collect();
@@ -670,8 +737,15 @@ impl Shelf for Disk {
         if full {
             match self.roll(&mut active) {
                 Ok(()) => all = true,
-                // Better a segment that is too large than data that is not kept.
-                Err(error) if active.open.is_some() => tracing::warn!(%error, "spool cannot turn to a new segment yet"),
+                // Better a segment that is too large than data that is not kept; but its memtable lies in memory.
+                Err(error)
+                    if active
+                        .open
+                        .as_ref()
+                        .is_some_and(|(_, s)| s.appended() < active.full_at.max(IDLE_KEEP) * TOO_LARGE) =>
+                {
+                    tracing::warn!(%error, "spool cannot turn to a new segment yet")
+                }
                 Err(error) if error.is_full() => {
                     return Err(ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.settings.max });
                 }
@@ -688,22 +762,34 @@ impl Shelf for Disk {
         let block_bytes: u64 = blocks.iter().map(|(_, v)| v.len() as u64).sum();
         records.extend(blocks.into_iter().map(|(h, value)| (block_key(h.lane, h.index).to_vec(), value)));
         let bytes: u64 = records.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum();
-        if let Err(error) = segment.append(records, sync || all) {
-            books.failed(&headers);
-            return Err(self.lost_active(&mut active, &error));
+        let appended = catch_unwind(AssertUnwindSafe(|| segment.append(records, sync || all)));
+        match appended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                books.failed(&headers);
+                return Err(self.lost_active(&mut active, &error));
+            }
+            Err(panic) => {
+                // What is on the disk is unknown: as after an error, these places are never used again.
+                books.failed(&headers);
+                self.abandon(&mut active, &SegmentError::Damaged("fjall panicked".into()));
+                drop(active);
+                resume_unwind(panic);
+            }
         }
-        // Before anybody can append again, and before a reader can find the blocks.
+        // The blocks can be found before the books name them: a reader that is told of them must not miss them.
+        if let Some(entry) = lock(&self.row).get_mut(&no) {
+            entry.bytes += bytes;
+            let spans = entry.spans.get_or_insert_default();
+            headers.iter().for_each(|h| extend(spans, h));
+        }
+        // Before anybody can append again.
         books.committed(&headers);
         self.written.fetch_add(bytes, Relaxed);
         self.block_bytes.fetch_add(block_bytes, Relaxed);
         self.used.fetch_add(bytes, Relaxed);
         if !headers.is_empty() {
             active.last_block = self.clock.now();
-        }
-        if let Some(entry) = lock(&self.row).get_mut(&no) {
-            entry.bytes += bytes;
-            let spans = entry.spans.get_or_insert_default();
-            headers.iter().for_each(|h| extend(spans, h));
         }
         Ok(())
     }
@@ -720,7 +806,7 @@ impl Shelf for Disk {
             else {
                 continue;
             };
-            let found = self.with(no, |segment| Ok(first_readable(segment, lane, from, last)))?;
+            let found = self.with(no, |segment| first_readable(segment, lane, from, last))?;
             match found {
                 Some(Some(found)) => return Ok(Some(found)),
                 // Set aside, or nothing readable from here on: the ledger sees the gap.
@@ -731,38 +817,28 @@ impl Shelf for Disk {
     }
 
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        let unavailable = |e: io::Error| ShelfError::Unavailable(e.to_string());
-        if self.empty_bin().map_err(unavailable)? {
-            return Ok(true);
-        }
-        if self.is_idle(books) {
-            lock(&self.active).full_at = 0; // the next append turns to the next segment: this one is it
-            self.append(Vec::new(), books, true)?;
-            return Ok(true);
-        }
-        // Old segments are looked into when their turn comes; the front one's turn is now.
-        let front = lock(&self.row).iter().next().filter(|(_, e)| e.spans.is_none()).map(|(no, _)| *no);
-        if let Some(no) = front {
-            self.learn(no)?;
-            return Ok(true);
-        }
-        let gone = self.consumed(books);
-        if !gone.is_empty() {
-            self.append(Vec::new(), books, true)?; // the cursors that say so, synced
-            self.delete(&gone);
-            return Ok(true);
-        }
-        if self.evict_one(books)? {
-            return Ok(true);
-        }
-        if self.make_spare()?
-            || self.settings.seal && self.seal_one()?
-            || self.settings.compact && self.copy_one(books)?
-        {
-            return Ok(true);
+        type Step = fn(&Disk, &dyn Bookkeeper) -> Result<bool, ShelfError>;
+        let steps: [Step; 8] = [
+            |disk, _| disk.empty_bin().map_err(|e| ShelfError::Unavailable(e.to_string())),
+            Disk::replace_idle,
+            |disk, _| disk.learn_front(),
+            Disk::delete_consumed,
+            Disk::evict_one,
+            |disk, _| disk.make_spare(),
+            |disk, _| if disk.settings.seal { disk.seal_one() } else { Ok(false) },
+            |disk, books| if disk.settings.compact { disk.copy_one(books) } else { Ok(false) },
+        ];
+        // What fails keeps nothing else from being done.
+        let mut failed = None;
+        for step in steps {
+            match step(self, books) {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
         self.measure();
-        Ok(false)
+        failed.map_or(Ok(false), Err)
     }
 
     fn usage(&self) -> Usage {
@@ -787,22 +863,30 @@ impl Disk {
     }
 }
 
+/// A block as it lies there.
+type Found = (Header, bytes::Bytes);
+
 /// The first block in `from..=last` that can be read; damaged ones are passed over.
-fn first_readable(segment: &Segment, lane: Lane, from: u64, last: u64) -> Option<(Header, bytes::Bytes)> {
+///
+/// # Errors
+/// When the disk does not answer now: nothing is damaged, ask again later.
+fn first_readable(segment: &Segment, lane: Lane, from: u64, last: u64) -> Result<Option<Found>, SegmentError> {
     let mut from = from;
     while from <= last {
-        let (key, value) = match segment.first(&block_key(lane, from), &block_key(lane, last)) {
-            Ok(found) => found?,
+        let found = match segment.first(&block_key(lane, from), &block_key(lane, last)) {
+            Ok(found) => found,
+            Err(error) if error.is_passing() => return Err(error),
             Err(error) => {
                 // The table does not say which key is damaged: try them one by one. Indices inside a segment are dense.
                 tracing::error!(lane = lane.0, index = from, %error, "spool block cannot be read");
                 let one = |index: u64| segment.first(&block_key(lane, index), &block_key(lane, index)).ok().flatten();
-                (from + 1..=last).find_map(one)?
+                (from + 1..=last).find_map(one)
             }
         };
-        let (_, index) = parse_block_key(&key)?;
+        let Some((key, value)) = found else { return Ok(None) };
+        let Some((_, index)) = parse_block_key(&key) else { return Ok(None) };
         match Header::read(&value) {
-            Ok(header) if header.lane == lane && header.index == index => return Some((header, value)),
+            Ok(header) if header.lane == lane && header.index == index => return Ok(Some((header, value))),
             Ok(header) => {
                 tracing::error!(lane = lane.0, index, found = ?(header.lane, header.index), "spool block is another one than its key says")
             }
@@ -810,7 +894,7 @@ fn first_readable(segment: &Segment, lane: Lane, from: u64, last: u64) -> Option
         }
         from = index + 1;
     }
-    None
+    Ok(None)
 }
 
 /// What an open segment holds.
@@ -846,13 +930,6 @@ fn guarded_open(path: &Path) -> Result<Segment, SegmentError> {
     let opened = std::panic::catch_unwind(|| Segment::open(path, VALUE_MAX));
     let _ = fs::remove_file(&marker);
     opened.unwrap_or_else(|_| Err(SegmentError::Damaged("fjall panicked opening it".into())))
-}
-
-/// An answer of the disk that may be another one later.
-fn is_passing(e: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull, TimedOut};
-    matches!(e.kind(), Interrupted | OutOfMemory | QuotaExceeded | ReadOnlyFilesystem | StorageFull | TimedOut)
-        || e.raw_os_error() == Some(24)
 }
 
 fn take_lock(dir: &Path) -> Result<File, StartError> {
@@ -919,13 +996,16 @@ fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
         let looked = if is_copy || Some(no) == newest { segment::content(&path).ok() } else { None };
         if is_copy {
             // A copy is one batch: whole, or its original still counts.
-            if looked != Some(Content::Some) {
-                bin(no);
-                continue;
-            }
             let original = (no.0, no.1 - 1);
-            if row.remove(&original).is_some() {
-                bin(original);
+            match looked {
+                Some(Content::Some) if row.remove(&original).is_some() => bin(original),
+                Some(Content::Some) => {}
+                // It cannot be looked into now, and its original went long ago: it is all there is.
+                None if !row.contains_key(&original) => {}
+                _ => {
+                    bin(no);
+                    continue;
+                }
             }
         }
         let empty = looked == Some(Content::None);
@@ -963,7 +1043,7 @@ fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered {
                 records = s.control()?.into_iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
                 spans = spans_of(&s)?;
                 for (lane, span) in &spans {
-                    if let Some((header, _)) = first_readable(&s, Lane(*lane), span.last, span.last) {
+                    if let Some((header, _)) = first_readable(&s, Lane(*lane), span.last, span.last)? {
                         newest.insert(header.lane, header);
                     }
                 }
@@ -1003,9 +1083,9 @@ fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered {
 
 /// Bytes the filesystem has given a directory and all in it.
 pub(crate) fn allocated(path: &Path) -> u64 {
-    let own = fs::symlink_metadata(path).map_or(0, |m| m.blocks() * 512);
-    let Ok(entries) = fs::read_dir(path) else { return own };
-    own + entries.flatten().map(|e| allocated(&e.path())).sum::<u64>()
+    let Ok(own) = fs::symlink_metadata(path) else { return 0 };
+    let Some(entries) = own.is_dir().then(|| fs::read_dir(path).ok()).flatten() else { return own.blocks() * 512 };
+    own.blocks() * 512 + entries.flatten().map(|e| allocated(&e.path())).sum::<u64>()
 }
 
 /// Bytes free to us on the filesystem of `dir`; `None` when it does not say.

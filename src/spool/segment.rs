@@ -43,13 +43,31 @@ pub(crate) enum SegmentError {
 impl From<fjall::Error> for SegmentError {
     fn from(e: fjall::Error) -> SegmentError {
         match e {
-            fjall::Error::Io(e) => SegmentError::Io(e),
+            fjall::Error::Io(e) | fjall::Error::Storage(lsm_tree::Error::Io(e)) => SegmentError::Io(e),
+            // A handle of ours that is still being dropped.
+            fjall::Error::Locked => SegmentError::Io(io::ErrorKind::ResourceBusy.into()),
             other => SegmentError::Damaged(format!("{other:?}")),
         }
     }
 }
 
 impl SegmentError {
+    /// An answer of the disk that may be another one later: nothing is damaged.
+    pub(crate) fn is_passing(&self) -> bool {
+        use io::ErrorKind as Kind;
+        let SegmentError::Io(e) = self else { return false };
+        matches!(
+            e.kind(),
+            Kind::Interrupted
+                | Kind::OutOfMemory
+                | Kind::QuotaExceeded
+                | Kind::ReadOnlyFilesystem
+                | Kind::ResourceBusy
+                | Kind::StorageFull
+                | Kind::TimedOut
+        ) || e.raw_os_error().is_some_and(|n| [libc::EMFILE, libc::ENFILE].contains(&n))
+    }
+
     /// Whether there was no space (or no inode) left.
     pub(crate) fn is_full(&self) -> bool {
         matches!(self, SegmentError::Io(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
@@ -82,7 +100,10 @@ impl Segment {
             fs::remove_dir_all(path)?;
         }
         let segment = Segment::reopen(path)?;
-        sync_dir(path.parent().unwrap_or(path))?; // fjall syncs its own directories, not the one it stands in
+        // fjall syncs neither the directory it stands in nor `keyspaces` after it put the keyspaces there.
+        for dir in [&path.join("keyspaces"), path, path.parent().unwrap_or(path)] {
+            sync_dir(dir)?;
+        }
         Ok(segment)
     }
 

@@ -10,7 +10,7 @@
 //! under its own lock, so what is on the disk is never older than what was said last. The ledger's lock is held for
 //! moments only, never while the disk works.
 
-use super::block::{Header, frame, unframe};
+use super::block::{self, Header, frame, unframe};
 use super::cursor::Fate;
 use super::disk::{Disk, DiskSettings, StartError};
 use super::ledger::{Ledger, Plan, Record, Side};
@@ -25,6 +25,7 @@ use crate::otlp::Signal;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -46,7 +47,8 @@ pub struct Spool {
     shelf: Box<dyn Shelf>,
     ledger: Mutex<Ledger>,
     gate: Mutex<Gate>,
-    /// Blocks of windows that are out: index and total before each.
+    /// Blocks of windows that are out, by the end of their indices (the beginning moves when it is evicted): index and
+    /// total before each.
     out: Mutex<HashMap<(ExporterNo, Lane, u64), Places>>,
     suspects: Mutex<Suspects>,
     news: watch::Sender<u64>,
@@ -55,6 +57,18 @@ pub struct Spool {
     clock: Clock,
     dice: Mutex<Dice>,
     uuid: u128,
+    /// Grows with each reader that fell: one that was given up and wakes all the same takes nothing any more.
+    reader_life: AtomicU64,
+    /// Held by whoever keeps house: a keeper that was given up and wakes must not meet its successor.
+    keeping: Mutex<()>,
+}
+
+/// A settlement that goes down with the data it moves.
+#[derive(Debug)]
+struct Entered {
+    exporter: ExporterNo,
+    lane: Lane,
+    part: Range<u64>,
 }
 
 /// Index of each block of a window and the lane's total before it, in order.
@@ -124,6 +138,8 @@ impl Spool {
             clock,
             dice: Mutex::new(dice),
             uuid,
+            reader_life: AtomicU64::new(0),
+            keeping: Mutex::default(),
         }
     }
 
@@ -164,7 +180,8 @@ impl Spool {
     /// # Errors
     /// The disk's, as text; ask again later.
     pub fn upkeep(&self) -> Result<bool, String> {
-        self.shelf.upkeep(&Books(self)).map_err(|e| e.to_string())
+        let Ok(_keeping) = self.keeping.try_lock() else { return Ok(false) };
+        self.shelf.upkeep(&Books::of(self)).map_err(|e| e.to_string())
     }
 
     /// Everything said so far is on stable storage, and the next start knows that this one stopped in order.
@@ -173,8 +190,9 @@ impl Spool {
     /// The disk's, as text.
     pub fn close(&self) -> Result<(), String> {
         let _gate = lock(&self.gate);
-        if lock(&self.ledger).is_dirty() {
-            self.append(Vec::new(), true).map_err(|e| e.to_string())?;
+        // Also when nothing changed since the last record: cursors are written without a sync.
+        if lock(&self.ledger).is_dirty() || self.shelf.usage().written > 0 {
+            self.shelf.append(Vec::new(), &Books::of(self), true).map_err(|e| e.to_string())?;
         }
         match &mut lock(&self.suspects).slots {
             Some(slots) => slots.stop_clean().map_err(|e| e.to_string()),
@@ -182,18 +200,36 @@ impl Spool {
         }
     }
 
-    /// Callers hold the gate.
-    fn append(&self, blocks: Vec<(Header, Vec<u8>)>, sync: bool) -> Result<(), ShelfError> {
-        self.shelf.append(blocks, &Books(self), sync)
-    }
-
-    /// Numbers blocks, puts them down with what changed, and enters the outcome. Callers hold the gate.
-    fn put(&self, blocks: Vec<NewBlock>) -> Result<(), ShelfError> {
+    /// Numbers blocks, puts them down with what changed and with the settlements that moved them here, and enters the
+    /// outcome: on an error the settlements are taken back. Callers hold the gate.
+    fn put(&self, blocks: Vec<NewBlock>, entered: &[Entered]) -> Result<(), ShelfError> {
         let numbered = lock(&self.ledger).number(blocks, self.clock.boot_id());
-        self.append(numbered.blocks, true)?;
+        let put = self.shelf.append(numbered.blocks, &Books { spool: self, entered }, true);
+        if put.is_err() {
+            self.release(entered);
+        }
+        put?;
         self.news.send_modify(|n| *n += 1);
         self.work.send_modify(|n| *n += 1);
         Ok(())
+    }
+
+    fn release(&self, entered: &[Entered]) {
+        let mut ledger = lock(&self.ledger);
+        for e in entered {
+            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
+                cursor.release(&e.part);
+            }
+        }
+    }
+
+    fn confirm(&self, entered: &[Entered]) {
+        let mut ledger = lock(&self.ledger);
+        for e in entered {
+            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
+                cursor.confirm(&e.part);
+            }
+        }
     }
 
     // ---- leasing ---------------------------------------------------------------------------------------------
@@ -210,7 +246,7 @@ impl Spool {
         let (mut at, mut total) = (index.start, totals.start);
         while let Some((header, value)) = self.next_block(lane, at)?.filter(|(h, _)| h.index < index.end) {
             at = header.index + 1;
-            if self.take_out_suspect(owner, lane, &header, &value) {
+            if self.take_out_suspect(owner, lane, &header, &value)? {
                 continue;
             }
             match unframe(&header, &value) {
@@ -235,11 +271,11 @@ impl Spool {
         }
         let mut ledger = lock(&self.ledger);
         let Some(cursor) = ledger.cursor_mut(owner.exporter, lane) else { return };
-        let settled: Vec<Range<u64>> = cursor.windows.iter().flat_map(|w| w.settled.iter().cloned()).collect();
+        let taken = cursor.taken();
         let mut lost = 0;
-        for open in subtract(part, &settled) {
-            if cursor.settle(&open, Fate::Lost(Reason::Corrupt)).is_ok() {
-                cursor.confirm();
+        for open in subtract(part, &taken) {
+            if let Ok(open) = cursor.settle(&open, Fate::Lost(Reason::Corrupt)) {
+                cursor.confirm(&open);
                 lost += open.end - open.start;
             }
         }
@@ -275,7 +311,10 @@ impl Spool {
         let (mut items, mut bytes) = (0_u64, 0_u64);
         let (next_index, tip) = lock(&self.ledger).tip(lane);
         while blocks.len() < WINDOW_BLOCKS_MAX && total < tip {
-            let Some((header, value)) = self.next_block(lane, at)? else {
+            self.mark(owner, lane, &(at..at + 1));
+            let found = self.next_block(lane, at);
+            self.unmark(owner, lane, &(at..at + 1));
+            let Some((header, value)) = found? else {
                 // The tip says there is more, and the shelf has nothing: it is gone.
                 if blocks.is_empty() {
                     let lost =
@@ -284,6 +323,9 @@ impl Spool {
                 }
                 break;
             };
+            if header.accepted_total > lock(&self.ledger).tip(lane).1 {
+                break; // its commit is not answered yet
+            }
             let one_more = bytes + u64::from(header.raw_len);
             if !blocks.is_empty()
                 && (header.accepted_before() != total
@@ -292,11 +334,15 @@ impl Spool {
             {
                 break;
             }
-            if self.take_out_suspect_new(owner, lane, &header, &value) {
+            if self.take_out_suspect_new(owner, lane, &header, &value)? {
                 (at, total) = (header.index + 1, header.accepted_total);
                 continue;
             }
-            let raw = match unframe(&header, &value) {
+            let this = header.index..header.index + 1;
+            self.mark(owner, lane, &this);
+            let unframed = unframe(&header, &value);
+            self.unmark(owner, lane, &this);
+            let raw = match unframed {
                 Ok(raw) => raw,
                 Err(_) if !blocks.is_empty() => break, // it begins the next window, and is passed there
                 Err(error) => {
@@ -324,7 +370,10 @@ impl Spool {
         Ok(blocks)
     }
 
-    fn try_lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Tried, LeaseError> {
+    fn try_lease(&self, owner: Owner, lane: Lane, cut: Cut, life: u64) -> Result<Tried, LeaseError> {
+        if self.reader_life.load(SeqCst) != life {
+            return Err(LeaseError::Unavailable("this reader was replaced".into()));
+        }
         let plan = lock(&self.ledger).plan(owner, lane)?;
         let Some(signal) = lock(&self.ledger).lane_signal(lane) else { return Ok(Tried::Nothing) };
         match plan {
@@ -353,11 +402,7 @@ impl Spool {
                 }
             }
             Plan::From { index, total } => {
-                let reading = index..index.saturating_add(WINDOW_BLOCKS_MAX as u64);
-                self.mark(owner, lane, &reading);
-                let blocks = self.read_new(owner, lane, index, total, cut);
-                self.unmark(owner, lane, &reading);
-                let blocks = blocks?;
+                let blocks = self.read_new(owner, lane, index, total, cut)?;
                 let (Some((first, _)), Some((last, _))) = (blocks.first(), blocks.last()) else {
                     return Ok(Tried::Passed);
                 };
@@ -374,12 +419,18 @@ impl Spool {
                     return Ok(Tried::Passed);
                 }
                 self.mark(owner, lane, &range);
-                let Some(window) = lock(&self.ledger).take_new(owner, lane, range.clone(), totals, cut) else {
+                let taken = {
+                    let mut ledger = lock(&self.ledger);
+                    // Asked under the lock that a reader's fall is entered under.
+                    let is_ours = self.reader_life.load(SeqCst) == life;
+                    is_ours.then(|| ledger.take_new(owner, lane, range.clone(), totals, cut)).flatten()
+                };
+                let Some(window) = taken else {
                     self.forget(owner, lane, range);
                     return Ok(Tried::Passed);
                 };
                 // Written before the first send; unsynced is enough (docs/spool-format.md §1).
-                if let Err(error) = self.append(Vec::new(), false) {
+                if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
                     tracing::debug!(%error, "spool cursor not written; the next commit does");
                 }
                 Ok(Tried::Lease(self.lease_of(owner, lane, signal, window, blocks)))
@@ -397,7 +448,7 @@ impl Spool {
     ) -> Lease {
         let places: Vec<(u64, u64)> = blocks.iter().map(|(h, _)| (h.index, h.accepted_before())).collect();
         let settled = window.settled.iter().map(|s| pos_of(&places, s.start)..pos_of(&places, s.end)).collect();
-        lock(&self.out).insert((owner.exporter, lane, window.index.start), places);
+        lock(&self.out).insert((owner.exporter, lane, window.index.end), places);
         let blocks = blocks
             .into_iter()
             .map(|(h, raw)| LeasedBlock { index: h.index, items: h.items, accepted: h.accepted, raw })
@@ -418,103 +469,90 @@ impl Spool {
     }
 
     /// Sets a block aside whose evidence is complete: it moves to the quarantine lane, in one commit with the cursor.
-    /// For a block inside a window.
-    fn take_out_suspect(&self, owner: Owner, lane: Lane, header: &Header, value: &[u8]) -> bool {
+    /// For a block inside a window that is out. `true`: it is set aside, what of it was not settled already.
+    ///
+    /// # Errors
+    /// When the disk did not take it. It stays where it is then, and must not be handed out.
+    fn take_out_suspect(&self, owner: Owner, lane: Lane, header: &Header, value: &[u8]) -> Result<bool, LeaseError> {
         if self.evidence(owner, lane, header.index) < EVIDENCE_MAX {
-            return false;
+            return Ok(false);
         }
         let part = header.accepted_before()..header.accepted_total;
-        let open: Vec<Range<u64>> = {
-            let mut ledger = lock(&self.ledger);
-            let Some(cursor) = ledger.cursor_mut(owner.exporter, lane) else { return false };
-            let settled: Vec<Range<u64>> = cursor.windows.iter().flat_map(|w| w.settled.iter().cloned()).collect();
-            subtract(part, &settled)
-        };
-        let items: u64 = open.iter().map(|r| r.end - r.start).sum();
-        let moved = self.set_aside(
-            owner,
-            lane,
-            header,
-            value,
-            u32::try_from(items).unwrap_or(u32::MAX),
-            &open,
-            Side::Quarantine,
-            Fate::Quarantined,
-        );
+        self.set_aside(owner, lane, header, value, part)?;
         self.forget(owner, lane, header.index..header.index + 1);
-        moved
+        Ok(true)
     }
 
     /// The same for a block at the frontier: a window of its own, settled at once.
-    fn take_out_suspect_new(&self, owner: Owner, lane: Lane, header: &Header, value: &[u8]) -> bool {
+    fn take_out_suspect_new(
+        &self,
+        owner: Owner,
+        lane: Lane,
+        header: &Header,
+        value: &[u8],
+    ) -> Result<bool, LeaseError> {
         if self.evidence(owner, lane, header.index) < EVIDENCE_MAX {
-            return false;
+            return Ok(false);
         }
         let cut = Cut { enough_items: 0, max_items: 0, max_bytes: 0 };
         let range = header.index..header.index + 1;
-        let taken = lock(&self.ledger).take_new(
-            owner,
-            lane,
-            range.clone(),
-            header.accepted_before()..header.accepted_total,
-            cut,
-        );
-        let moved = taken.is_some() && self.take_out_suspect(owner, lane, header, value);
-        if let (false, Some(cursor)) = (moved, lock(&self.ledger).cursor_mut(owner.exporter, lane)) {
+        let totals = header.accepted_before()..header.accepted_total;
+        if lock(&self.ledger).take_new(owner, lane, range.clone(), totals, cut).is_none() {
+            return Err(LeaseError::Unavailable("the frontier moved".into()));
+        }
+        let moved = self.take_out_suspect(owner, lane, header, value);
+        if let (Err(_), Some(cursor)) = (&moved, lock(&self.ledger).cursor_mut(owner.exporter, lane)) {
             cursor.give_back(&range);
         }
         moved
     }
 
-    #[allow(clippy::too_many_arguments)] // one private step of two callers
+    /// Moves what is open of `part` to the quarantine lane: the block goes there as it is.
     fn set_aside(
         &self,
         owner: Owner,
         lane: Lane,
         header: &Header,
         value: &[u8],
-        items: u32,
-        open: &[Range<u64>],
-        side: Side,
-        fate: Fate,
-    ) -> bool {
+        part: Range<u64>,
+    ) -> Result<(), LeaseError> {
         let _gate = lock(&self.gate);
-        let block = {
+        let mut entered = Vec::new();
+        let to = {
             let mut ledger = lock(&self.ledger);
-            let to = ledger.side_lane(side, owner.exporter, lane);
-            let Some(cursor) = ledger.cursor_mut(owner.exporter, lane) else { return false };
-            for part in open {
-                if cursor.settle(part, fate).is_err() {
-                    return false;
+            let to = ledger.side_lane(Side::Quarantine, owner.exporter, lane);
+            let cursor = ledger.cursor_mut(owner.exporter, lane).ok_or(LeaseError::Retired)?;
+            let taken = cursor.taken();
+            for open in subtract(part, &taken) {
+                // Not out: somebody gave the window back meanwhile, and it will come again.
+                if let Ok(part) = cursor.settle(&open, Fate::Quarantined) {
+                    entered.push(Entered { exporter: owner.exporter, lane, part });
                 }
             }
-            NewBlock {
-                lane: to,
-                signal: header.signal,
-                block_id: header.block_id,
-                items,
-                raw_len: header.raw_len,
-                accepted: header.accepted,
-                data_ns: header.data_ns,
-                framed: value.to_vec(),
-            }
+            to
         };
-        let done = self.put(vec![block]);
-        if let Some(cursor) = lock(&self.ledger).cursor_mut(owner.exporter, lane) {
-            for part in open {
-                if done.is_ok() { cursor.confirm() } else { cursor.unsettle(part, fate) }
-            }
+        let items: u64 = entered.iter().map(|e| e.part.end - e.part.start).sum();
+        if items == 0 {
+            return Ok(());
         }
-        match done {
-            Ok(()) => tracing::error!(
-                lane = lane.0,
-                index = header.index,
-                items,
-                "spool block set aside: handling it ended badly every time"
-            ),
-            Err(error) => tracing::warn!(%error, "spool block could not be set aside"),
-        }
-        true
+        let block = NewBlock {
+            lane: to,
+            signal: header.signal,
+            block_id: header.block_id,
+            items: u32::try_from(items).expect("no more than the block's"),
+            raw_len: header.raw_len,
+            accepted: header.accepted,
+            data_ns: header.data_ns,
+            framed: value.to_vec(),
+        };
+        self.put(vec![block], &entered).map_err(|e| LeaseError::Unavailable(e.to_string()))?;
+        tracing::error!(
+            lane = lane.0,
+            index = header.index,
+            items,
+            "spool block set aside: handling it ended badly every time"
+        );
+        Ok(())
     }
 
     /// Notes that the window is being handled from now on, on the disk too: a death is noticed by the next life.
@@ -667,27 +705,56 @@ fn subtract(part: Range<u64>, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
     open
 }
 
-/// The ledger as upkeep sees it: each question takes its lock for a moment.
-struct Books<'a>(&'a Spool);
+/// The ledger as the shelf sees it: each question takes its lock for a moment.
+struct Books<'a> {
+    spool: &'a Spool,
+    /// The settlements this append carries out.
+    entered: &'a [Entered],
+}
+
+impl<'a> Books<'a> {
+    fn of(spool: &'a Spool) -> Books<'a> {
+        Books { spool, entered: &[] }
+    }
+
+    fn writing(&self, ledger: &mut Ledger, writing: bool) {
+        for e in self.entered {
+            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
+                cursor.writing(&e.part, writing);
+            }
+        }
+    }
+}
 
 impl Bookkeeper for Books<'_> {
     fn committed(&self, headers: &[Header]) {
-        lock(&self.0.ledger).committed(headers);
+        // In one step: what moved is at no moment in both places or in none.
+        let mut ledger = lock(&self.spool.ledger);
+        ledger.committed(headers);
+        for e in self.entered {
+            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
+                cursor.confirm(&e.part);
+            }
+        }
     }
     fn failed(&self, headers: &[Header]) {
-        lock(&self.0.ledger).failed(headers);
+        let mut ledger = lock(&self.spool.ledger);
+        ledger.failed(headers);
+        self.writing(&mut ledger, false);
     }
     fn needed_from(&self, lane: Lane) -> Option<u64> {
-        lock(&self.0.ledger).needed_from(lane)
+        lock(&self.spool.ledger).needed_from(lane)
     }
     fn is_live(&self, lane: Lane, index: u64) -> bool {
-        lock(&self.0.ledger).is_live(lane, index)
+        lock(&self.spool.ledger).is_live(lane, index)
     }
     fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
-        lock(&self.0.ledger).evict(lane, index, total, fate)
+        lock(&self.spool.ledger).evict(lane, index, total, fate)
     }
     fn records(&self, all: bool) -> Vec<Record> {
-        lock(&self.0.ledger).take_records(all)
+        let mut ledger = lock(&self.spool.ledger);
+        self.writing(&mut ledger, true);
+        ledger.take_records(all)
     }
 }
 
@@ -717,13 +784,20 @@ impl Store for Spool {
     }
 
     fn commit(&self, blocks: Vec<NewBlock>) -> Result<(), CommitError> {
+        let budget = self.shelf.usage().budget;
+        for b in &blocks {
+            let (size, limit) = (u64::from(b.raw_len), block::RAW_MAX as u64);
+            if size > limit || b.framed.len() as u64 > budget {
+                return Err(CommitError::TooLarge { size: Bytes(size), limit: Bytes(limit.min(budget)) });
+            }
+        }
         let mut gate = lock(&self.gate);
         let blocks: Vec<NewBlock> = blocks.into_iter().filter(|b| !gate.ids.contains(&b.block_id)).collect();
         if blocks.is_empty() {
             return Ok(()); // all of it was committed before: its answer was lost on the way
         }
         let ids: Vec<u128> = blocks.iter().map(|b| b.block_id).collect();
-        self.put(blocks)?;
+        self.put(blocks, &[])?;
         gate.ids.extend(ids);
         let surplus = gate.ids.len().saturating_sub(IDS_MAX);
         gate.ids.drain(..surplus);
@@ -735,9 +809,10 @@ impl Store for Spool {
     }
 
     fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {
+        let life = self.reader_life.load(SeqCst);
         // Each round that gives no lease has passed over something damaged or set aside; there is an end to that.
         for _ in 0..WINDOW_BLOCKS_MAX {
-            match self.try_lease(owner, lane, cut)? {
+            match self.try_lease(owner, lane, cut, life)? {
                 Tried::Lease(lease) => return Ok(Some(lease)),
                 Tried::Nothing => return Ok(None),
                 Tried::Passed => {}
@@ -759,55 +834,49 @@ impl Store for Spool {
             cursor.give_back(&window);
         }
         drop(ledger);
-        lock(&self.out).remove(&(owner.exporter, lane, window.start));
+        lock(&self.out).remove(&(owner.exporter, lane, window.end));
         self.forget(owner, lane, window);
         self.news.send_modify(|n| *n += 1);
     }
 
     fn settle(&self, settlements: Vec<Settlement>) -> Result<(), LeaseError> {
         let _gate = lock(&self.gate);
-        let mut entered: Vec<(Owner, Lane, Range<u64>, Fate)> = Vec::new();
+        let mut entered = Vec::new();
         let mut blocks = Vec::new();
-        let mut refused = None;
-        for s in settlements {
-            match self.enter(s, &mut blocks) {
-                Ok(done) => entered.push(done),
-                Err(error) => {
-                    refused = Some(error);
-                    break;
+        let all = settlements.into_iter().try_for_each(|s| {
+            entered.push(self.enter(s, &mut blocks)?);
+            Ok(())
+        });
+        let settled = match all {
+            Err(refused) => {
+                self.release(&entered);
+                Err(refused)
+            }
+            Ok(()) if blocks.is_empty() => {
+                // Without data of its own a settlement needs no disk now: the cursor goes with the next commit.
+                self.confirm(&entered);
+                if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
+                    tracing::debug!(%error, "spool cursor not written; the next commit does");
                 }
+                Ok(())
             }
-        }
-        // Without blocks of its own a settlement needs no disk now: the cursor goes with the next commit.
-        let moves = !blocks.is_empty();
-        let put = match (&refused, moves) {
-            (Some(_), _) => Ok(()),
-            (None, true) => self.put(blocks),
-            (None, false) => self.append(Vec::new(), false),
+            Ok(()) => self.put(blocks, &entered).map_err(|e| LeaseError::Unavailable(e.to_string())),
         };
-        let stands = refused.is_none() && (put.is_ok() || !moves);
-        let mut ledger = lock(&self.ledger);
-        for (owner, lane, part, fate) in entered {
-            if let Some(cursor) = ledger.cursor_mut(owner.exporter, lane) {
-                if stands { cursor.confirm() } else { cursor.unsettle(&part, fate) }
-            }
-        }
-        drop(ledger);
         self.forget_done();
         self.work.send_modify(|n| *n += 1);
-        match (put, refused) {
-            (_, Some(refused)) => Err(refused),
-            (Err(error), None) if !stands => Err(LeaseError::Unavailable(error.to_string())),
-            _ => Ok(()),
-        }
+        settled
     }
 
     fn reader_fell(&self) {
-        let exporters = lock(&self.ledger).exporter_numbers();
+        let exporters = {
+            let ledger = lock(&self.ledger);
+            self.reader_life.fetch_add(1, SeqCst);
+            ledger.exporter_numbers()
+        };
         for exporter in exporters {
             self.accuse(exporter);
             let out: Vec<(Lane, u64)> =
-                lock(&self.out).keys().filter(|(e, _, _)| *e == exporter).map(|(_, l, from)| (*l, *from)).collect();
+                lock(&self.out).keys().filter(|(e, _, _)| *e == exporter).map(|(_, l, end)| (*l, *end)).collect();
             lock(&self.ledger).give_back_unknown(exporter, &out);
         }
     }
@@ -822,8 +891,8 @@ impl Store for Spool {
 }
 
 impl Spool {
-    /// Enters one settlement provisionally; what it moves elsewhere is added to `blocks`.
-    fn enter(&self, s: Settlement, blocks: &mut Vec<NewBlock>) -> Result<(Owner, Lane, Range<u64>, Fate), LeaseError> {
+    /// Reserves one settlement's part; what it moves elsewhere is added to `blocks`.
+    fn enter(&self, s: Settlement, blocks: &mut Vec<NewBlock>) -> Result<Entered, LeaseError> {
         let not_leased = LeaseError::NotLeased(s.lane, s.range.start, s.range.end);
         let part = {
             let out = lock(&self.out);
@@ -851,12 +920,14 @@ impl Spool {
                 (Fate::DeadLetter, Some((Side::Dead, raw)))
             }
         };
-        ledger
-            .cursor_mut(s.owner.exporter, s.lane)
-            .ok_or(LeaseError::Retired)?
-            .settle(&part, fate)
-            .map_err(|_| not_leased)?;
-        if let Some((side, raw)) = moved {
+        let cursor = ledger.cursor_mut(s.owner.exporter, s.lane).ok_or(LeaseError::Retired)?;
+        let reserved = cursor.settle(&part, fate).map_err(|_| not_leased)?;
+        let whole = reserved == part;
+        if moved.is_some() && !whole {
+            // Its beginning was evicted meanwhile and is counted; moving the rest of a request is not worth its cutting.
+            cursor.refate(&reserved, Fate::Lost(Reason::Evicted));
+        }
+        if let Some((side, raw)) = moved.filter(|_| whole) {
             let lane = ledger.side_lane(side, s.owner.exporter, s.lane);
             drop(ledger); // compression takes a while
             blocks.push(NewBlock {
@@ -870,15 +941,15 @@ impl Spool {
                 framed: frame(&raw),
             });
         }
-        Ok((s.owner, s.lane, part, fate))
+        Ok(Entered { exporter: s.owner.exporter, lane: s.lane, part: reserved })
     }
 
     /// Drops the places of windows that are done.
     fn forget_done(&self) {
         let mut ledger = lock(&self.ledger);
-        lock(&self.out).retain(|(exporter, lane, from), _| {
+        lock(&self.out).retain(|(exporter, lane, end), _| {
             let cursor = ledger.cursor_mut(*exporter, *lane);
-            cursor.is_some_and(|c| c.windows.iter().any(|w| w.index.start == *from && w.out && !w.done()))
+            cursor.is_some_and(|c| c.windows.iter().any(|w| w.index.end == *end && w.out && !w.done()))
         });
     }
 }

@@ -672,3 +672,159 @@ fn a_second_agent_on_the_same_directory_is_refused_by_name_of_the_holder() {
     let second = Spool::on_disk(settings(dir.path()), Clock::system(), Dice::seeded(1)).expect_err("one holder");
     assert!(second.to_string().contains(&format!("in use by process {}", std::process::id())), "{second}");
 }
+
+/// Goal: nothing is lost or counted wrongly where threads meet: a writer, a reader at the very tip, settlements that
+/// park, a keeper, and somebody who reads the books all the time (they check their own identity).
+/// Method: all at once on a disk, for so many items; then everything is drained and compared.
+#[test]
+fn threads_that_meet_lose_nothing_and_the_books_hold_at_every_moment() {
+    const COMMITS: u64 = 1_500;
+    let (dir, clock) = (scratch(), Clock::system());
+    let store = open(dir.path(), &clock);
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("otlphttp", &[lane]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let finished = || done.load(std::sync::atomic::Ordering::SeqCst);
+    let mut got: Vec<u64> = Vec::new();
+    std::thread::scope(|threads| {
+        let writer = threads.spawn(|| fill(&store, lane, &clock, COMMITS, 0));
+        let keeper = threads.spawn(|| {
+            while !finished() {
+                store.upkeep().expect("the disk is well");
+                std::thread::yield_now();
+            }
+        });
+        let reader_of_books = threads.spawn(|| {
+            let mut looks = 0_u64;
+            while !finished() {
+                for book in store.books() {
+                    assert_eq!(book.lost.iter().sum::<u64>(), 0, "{book:?}");
+                    looks += 1;
+                }
+            }
+            looks
+        });
+        let park = store.park_lane(owner, lane);
+        let mut parked = 0_u32;
+        while (got.len() as u64) < COMMITS * 20 {
+            for from in [lane, park] {
+                let Some(lease) = store.lease(owner, from, CUT).expect("readable") else { continue };
+                store.handled(owner, from, lease.window.clone());
+                for b in &lease.blocks {
+                    let range = Pos { index: b.index, item: 0 }..Pos { index: b.index + 1, item: 0 };
+                    let outcome = if from == lane && b.index % 3 == 0 {
+                        parked += 1;
+                        Outcome::Parked { raw: b.raw.clone() }
+                    } else {
+                        got.extend(items_of(&b.raw));
+                        Outcome::Delivered { rejected: 0 }
+                    };
+                    store
+                        .settle(vec![Settlement { owner, lane: from, range, items: b.items, outcome }])
+                        .expect("it is out");
+                }
+            }
+        }
+        writer.join().expect("the writer does not panic");
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        keeper.join().expect("the keeper does not panic");
+        assert!(reader_of_books.join().expect("the books hold") > 10);
+        assert!(parked > 100, "there was something to meet: {parked}");
+    });
+    got.sort_unstable();
+    assert_eq!(got, (0..COMMITS * 20).collect::<Vec<_>>(), "each item once");
+    let book = &store.books()[0];
+    assert_eq!((book.delivered, book.waiting), (COMMITS * 20, 0), "{book:?}");
+}
+
+/// Goal: an eviction under an exporter that has the data out strands nothing.
+#[test]
+fn what_is_evicted_while_it_is_out_does_not_pin_the_rest() {
+    let (dir, clock) = (scratch(), Clock::by_hand(Stamp { wall_ns: 1, mono_ms: 5_000 }));
+    let capped = DiskSettings { max: Bytes(300 << 10), ..settings(dir.path()) };
+    let store = Spool::on_disk(capped, clock.clone(), Dice::seeded(7)).expect("a directory");
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("otlphttp", &[lane]);
+    fill(&store, lane, &clock, 40, 0);
+    let wide = Cut { enough_items: 700, ..CUT };
+    let out = store.lease(owner, lane, wide).expect("readable").expect("there is data");
+    assert!(out.blocks.len() >= 30, "a window over several segments");
+    let mut filled = 40;
+    while store.books()[0].lost.iter().sum::<u64>() == 0 {
+        fill(&store, lane, &clock, 20, filled);
+        filled += 20;
+        upkeep(&store);
+        assert!(filled < 4_000, "the cap is reached");
+    }
+    // The far end had all of it: each block is settled on its own, whatever the eviction took.
+    let mut settled = 0;
+    for b in &out.blocks {
+        let range = Pos { index: b.index, item: 0 }..Pos { index: b.index + 1, item: 0 };
+        let s = Settlement { owner, lane, range, items: b.items, outcome: Outcome::Delivered { rejected: 0 } };
+        match store.settle(vec![s]) {
+            Ok(()) => settled += u64::from(b.items),
+            Err(error) => assert!(matches!(error, LeaseError::NotLeased(..)), "{error}"),
+        }
+    }
+    drain_all(&store, owner, lane);
+    let book = store.books().remove(0);
+    assert_eq!(book.waiting, 0, "nothing is stranded ({settled} were settled late): {book:?}");
+    assert_eq!(book.accepted, filled * 20);
+}
+
+#[test]
+fn a_block_that_could_not_be_read_back_is_refused_and_not_acknowledged() {
+    let clock = Clock::system();
+    let dir = scratch();
+    for store in [open(dir.path(), &clock), Spool::in_memory(Bytes::mib(1), clock.clone(), Dice::seeded(7))] {
+        let lane = store.lane("logs", Signal::Logs);
+        let huge = NewBlock {
+            raw_len: u32::try_from(super::block::RAW_MAX + 1).expect("64 MiB"),
+            ..block(lane, &[1], 1, &clock)
+        };
+        assert!(matches!(store.commit(vec![huge]), Err(CommitError::TooLarge { .. })));
+        store.commit(vec![block(lane, &[1], 2, &clock)]).expect("there is space");
+    }
+    let small = Spool::in_memory(Bytes(50), clock.clone(), Dice::seeded(7));
+    let lane = small.lane("logs", Signal::Logs);
+    let answer = small.commit(vec![block(lane, &[1; 50], 1, &clock)]);
+    assert!(matches!(answer, Err(CommitError::TooLarge { .. })), "it would never fit: {answer:?}");
+}
+
+/// Goal: a reader that the books send to a block finds it, however the threads run.
+/// Method: the books themselves look, at the moment they are told.
+#[test]
+fn what_the_books_are_told_of_can_be_found() {
+    use super::shelf::{Bookkeeper, Shelf};
+    struct Looks<'a>(&'a super::disk::Disk, std::cell::Cell<u32>);
+    impl Bookkeeper for Looks<'_> {
+        fn committed(&self, headers: &[super::block::Header]) {
+            for h in headers {
+                let found = self.0.next(h.lane, h.index).expect("readable").expect("it is on the shelf");
+                assert_eq!(found.0.index, h.index);
+                self.1.set(self.1.get() + 1);
+            }
+        }
+        fn failed(&self, _: &[super::block::Header]) {}
+        fn needed_from(&self, _: Lane) -> Option<u64> {
+            None
+        }
+        fn is_live(&self, _: Lane, _: u64) -> bool {
+            true
+        }
+        fn evict(&self, _: Lane, _: u64, _: u64, _: super::cursor::Fate) -> u64 {
+            0
+        }
+        fn records(&self, _: bool) -> Vec<super::ledger::Record> {
+            Vec::new()
+        }
+    }
+    let (dir, clock) = (scratch(), Clock::system());
+    let (disk, _) = super::disk::Disk::open(settings(dir.path()), clock.clone()).expect("a directory");
+    let books = Looks(&disk, std::cell::Cell::new(0));
+    for n in 0..50 {
+        let numbered = block(Lane(0), &[n], u128::from(n), &clock).number(n, n + 1, clock.boot_id());
+        disk.append(vec![numbered], &books, true).expect("there is space");
+    }
+    assert_eq!(books.1.get(), 50);
+}
