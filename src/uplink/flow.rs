@@ -228,7 +228,7 @@ impl Flow {
         room: bool,
         f: impl FnOnce(&mut Desk, &mut World<'_>) -> R,
     ) -> R {
-        let in_use = |desk: &&Desk| !desk.is_parked() && !(desk.is_empty() && desk.due().is_none());
+        let in_use = |desk: &&Desk| !desk.is_parked() && (!desk.is_empty() || desk.due().is_some());
         let share = self.budget / self.desks.iter().filter(in_use).count().max(1);
         let desk = &mut self.desks[at];
         let (down, held) = (!desk.link().is_up(), desk.held_bytes());
