@@ -119,7 +119,7 @@ mod never {
 
     impl Orders {
         pub(crate) fn at_start(&self) {}
-        pub(crate) fn before_started<A: actix::Actor>(&self, _: &mut actix::Context<A>) {}
+        pub(crate) fn before_started<C>(&self, _: &mut C) {}
         pub(crate) fn in_guard(&self) {}
     }
 
