@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 use std::hint::black_box;
-use tfo_otel_agent::otlp::{self, Action, Limits, Rewriter, Rule, Signal, Target, Value};
+use tfo_otel_agent::otlp::{self, Action, Cutter, Rewriter, Rule, Signal, Target, Value};
 
 /// CPU time of this thread, seconds.
 struct CpuTime;
@@ -198,13 +198,13 @@ fn wire(c: &mut Criterion<CpuTime>) {
         b.iter(|| production.rewrite(Signal::Logs, black_box(&rewritten), &|_| None))
     });
     group.bench_function("cut in 8", |b| {
-        b.iter(|| otlp::cut(Signal::Logs, black_box(&request), Limits { max_items: 125, max_bytes: 0 }))
-    });
-    group.bench_function("cut to 64 KiB", |b| {
-        b.iter(|| otlp::cut(Signal::Logs, black_box(&request), Limits { max_items: 0, max_bytes: 65_536 }))
+        b.iter(|| {
+            let cutter = Cutter::of(Signal::Logs, black_box(&request)).expect("it is valid");
+            (0..8).map(|i| cutter.take(i * 125..(i + 1) * 125).expect("a thousand items").len()).sum::<usize>()
+        })
     });
     group.bench_function("take the second half", |b| {
-        b.iter(|| otlp::take(Signal::Logs, black_box(&request), 500..1_000))
+        b.iter(|| Cutter::of(Signal::Logs, black_box(&request)).and_then(|cutter| cutter.take(500..1_000)))
     });
     let pieces: Vec<Bytes> = (0..10).map(|_| self::request(100)).collect();
     group.bench_function("merge 10 requests of 100", |b| b.iter(|| otlp::merge(black_box(&pieces))));

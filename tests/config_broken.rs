@@ -689,7 +689,11 @@ fn what_must_hold_between_components_is_checked() {
          ""),
         // Without a queue nothing is stored.
         (&[("      num_consumers: 10", "      enabled: false"), ("storage: file_storage", "storage: gone")],
-         "1 warning\n  34:16  exporters.otlphttp.sending_queue.storage  warning: has no effect while the queue is not enabled"),
+         "2 warnings\n  33:16  exporters.otlphttp.sending_queue.enabled  warning: false does not make clients wait for the far end here: they are answered when their data is in memory, and what waits there ends with the process\n  \
+          34:16  exporters.otlphttp.sending_queue.storage  warning: has no effect while the queue is not enabled"),
+        // Without storage the size of the queue is in bytes.
+        (&[("      num_consumers: 10", "      queue_size: 10000"), ("      storage: file_storage\n", "")],
+         "1 warning\n  33:19  exporters.otlphttp.sending_queue.queue_size  warning: is not acted on: without storage the queue is bounded in bytes, a quarter of what memory_limiter allows"),
         (&[("  otlp:\n", "  \"otlp \":\n    protocols: {http: }\n  otlp:\n")],
          "1 problem\n  4:3  receivers.otlp  is the same id as one above, but for blanks"),
         (&[("    logs:\n      receivers", "    \" logs\": {receivers: [otlp], exporters: [otlphttp]}\n    logs:\n      receivers")],

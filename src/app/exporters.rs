@@ -16,9 +16,8 @@ use crate::uplink::debug::DebugExporter;
 use crate::uplink::depot::{Depot, Direct, Posted};
 use crate::uplink::flow::BUDGET;
 use crate::uplink::metrics::UplinkMetrics;
-use crate::uplink::otlp_http::OtlpHttp;
+use crate::uplink::otlp_http::Maker;
 use crate::uplink::pack::{Encoding, LEVEL};
-use crate::uplink::transport::Transport;
 use crate::uplink::wiring::{LaneSettings, Lines, UplinkSettings, View};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -95,15 +94,9 @@ fn lines(
     clock: &Clock,
 ) -> Result<Lines, StartError> {
     let consumers = section.sending_queue.num_consumers.max(1);
-    let client = {
-        let (section, clock) = (section.clone(), clock.clone());
-        move || OtlpHttp::new(&section, consumers, clock.clone())
-    };
-    // Once here, so that a bad certificate is a start that fails with its reason.
-    client().map_err(|e| StartError::Component { id: id.to_string(), why: e.to_string() })?;
-    let transport = move || -> Arc<dyn Transport> {
-        Arc::new(client().expect("it could be built at the start; a file that went since is a fall, and tried again"))
-    };
+    let maker = Maker::new(section, consumers, clock.clone())
+        .map_err(|e| StartError::Component { id: id.to_string(), why: e.to_string() })?;
+    let transport = move || maker.make();
     let depot: Arc<dyn Depot> = if stored.durable {
         Arc::new(Posted::new(stored.spool.clone(), crew.reader.clone(), crew.writer.clone()))
     } else {

@@ -7,6 +7,7 @@ pub mod numbers;
 pub mod plan;
 pub mod roster;
 pub mod run;
+pub mod stop;
 pub mod stores;
 pub mod web;
 pub mod wire;

@@ -2,7 +2,8 @@
 
 use super::machine::address_towards;
 use super::plan::{Config, ExporterConfig, Outcome, read};
-use super::wire::Agent;
+use super::stop::last_look;
+use super::wire::{Agent, StartError};
 use crate::base::Clock;
 use crate::config::problems::Severity;
 use crate::config::{Any, Locations, Machine};
@@ -55,7 +56,7 @@ async fn live(config: &Config, clock: &Clock, logs: &Logs) -> Exit {
             return Exit::Config;
         }
     };
-    let mut agent = match Agent::start(config, clock) {
+    let mut agent = match start(config, clock) {
         Ok(agent) => agent,
         Err(error) => {
             tracing::error!(%error, "agent cannot start");
@@ -67,11 +68,36 @@ async fn live(config: &Config, clock: &Clock, logs: &Logs) -> Exit {
     tracing::info!("Everything is ready. Begin running and processing data.");
     let end = agent.supervisor.run_until_end().await;
     agent.health.stopping();
-    if end.exit() == Exit::Clean {
-        let drained = agent.supervisor.drain(STAGE).await;
-        tracing::info!(missed = drained.missed.len(), "Shutdown complete.");
+    if end.exit() != Exit::Clean {
+        return end.exit();
     }
-    end.exit()
+    let drained = agent.supervisor.drain(STAGE).await;
+    let exit = last_look(&agent.stores, &drained, STAGE).await;
+    tracing::info!(missed = drained.missed.len(), %exit, "Shutdown complete.");
+    exit
+}
+
+#[cfg(not(feature = "testing"))]
+fn start(config: &Config, clock: &Clock) -> Result<Agent, StartError> {
+    Agent::start(config, clock)
+}
+
+/// As in a release; and, for tests of the process as a whole, with short deadlines and a fault:
+/// `TFO_TEST_ROSTER=hurried`, `TFO_TEST_SABOTAGE=<seat> guard` or `<seat> block`.
+#[cfg(feature = "testing")]
+fn start(config: &Config, clock: &Clock) -> Result<Agent, StartError> {
+    use crate::supervise::{Sabotage, Settings};
+    let told = |name: &str| std::env::var(name).ok();
+    let hurried = told("TFO_TEST_ROSTER").is_some_and(|which| which == "hurried");
+    let roster = if hurried { super::roster::hurried() } else { super::roster::roster() };
+    let agent = Agent::start_with(config, clock, roster, Settings::default())?;
+    if let Some((seat, fault)) = told("TFO_TEST_SABOTAGE").as_deref().and_then(|order| order.split_once(' ')) {
+        let case =
+            if fault == "guard" { Sabotage::PanicInGuard } else { Sabotage::BlockThread(Duration::from_secs(3_600)) };
+        let hit = agent.supervisor.lookout().sabotage(seat, case);
+        tracing::warn!(seat, ?case, hit, "sabotage");
+    }
+    Ok(agent)
 }
 
 fn log_settings(config: &Config) -> LogSettings {

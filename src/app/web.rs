@@ -2,13 +2,14 @@
 //! §6, "Process frugality").
 
 use crate::receivers::otlp::http::OtlpHttp;
+use crate::supervise::Helper;
 use crate::supervised;
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What stands behind one port.
@@ -62,13 +63,43 @@ impl Web {
     }
 }
 
+/// The sign of life of the thread that answers: a request that blocks it would keep every client of every port waiting,
+/// and the post itself lives on the main thread and would notice nothing.
+#[derive(Clone)]
+struct Life {
+    helper: Arc<Mutex<Option<Helper>>>,
+}
+
+impl Life {
+    /// On the post's thread.
+    fn new() -> Life {
+        Life { helper: Arc::new(Mutex::new(Some(Helper::of_this_post("the HTTP worker")))) }
+    }
+
+    /// On the worker's thread, once for each port; the first call takes the helper along. It ends with the worker.
+    fn begin_on_this_thread(&self) {
+        let helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(helper) = helper else { return };
+        actix_rt::spawn(async move {
+            loop {
+                helper.beat();
+                tokio::time::sleep(helper.period()).await;
+            }
+        });
+    }
+}
+
 impl Actor for Web {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let routes: Arc<Vec<(SocketAddr, Behind)>> =
             Arc::new(self.ports.iter().map(|p| (p.address, p.behind.clone())).collect());
-        let app = move || App::new().app_data(web::Data::from(routes.clone())).default_service(web::to(answer));
+        let life = Life::new();
+        let app = move || {
+            life.begin_on_this_thread();
+            App::new().app_data(web::Data::from(routes.clone())).default_service(web::to(answer))
+        };
         let mut server = HttpServer::new(app)
             .workers(1)
             .worker_max_blocking_threads(1)
@@ -104,5 +135,43 @@ async fn answer(
         Some(Behind::Otlp(endpoint)) => endpoint.answer(&request, body).await,
         Some(Behind::Page(page)) => page(&request),
         None => HttpResponse::NotFound().finish(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::roster::{WEB, hurried, row};
+    use crate::supervise::{Exit, Settings, Supervisor};
+
+    /// Goal: a request that blocks the one thread that answers is seen, although the post's own thread is well; and a
+    /// server that merely idles, or was rebuilt, is not taken for a blocked one.
+    #[actix::test]
+    async fn a_blocked_worker_ends_the_process() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let page = |request: &HttpRequest| {
+            if request.path() == "/block" {
+                std::thread::sleep(Duration::from_secs(8));
+            }
+            HttpResponse::Ok().finish()
+        };
+        let ports = Arc::new(vec![Port { listener, address, behind: Behind::Page(Arc::new(page)) }]);
+        let mut supervisor = Supervisor::start(hurried(), Settings::default()).expect("a watchdog");
+        let _web = supervisor.post(row(&supervisor, &WEB), "", move || Web::new(ports.clone()));
+        crate::uplink::otlp_http::install_provider();
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let get = |path: &str| client.get(format!("http://{address}{path}")).send();
+        let served = |answer: reqwest::Result<reqwest::Response>| answer.is_ok_and(|a| a.status().is_success());
+        assert!(served(get("/").await));
+        assert!(supervisor.lookout().sabotage("web", crate::supervise::Sabotage::PanicInHandler));
+        tokio::time::sleep(Duration::from_secs(4)).await; // twice the hard deadline
+        assert!(served(get("/").await));
+        assert_eq!(supervisor.lookout().end(), None);
+        let blocks = actix_rt::spawn(get("/block"));
+        let end = tokio::time::timeout(Duration::from_secs(6), supervisor.run_until_end()).await.expect("it ends");
+        assert_eq!(end.exit(), Exit::Blocked, "{end}");
+        assert!(end.to_string().contains("the HTTP worker"), "{end}");
+        blocks.abort();
     }
 }

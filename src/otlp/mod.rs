@@ -6,7 +6,7 @@
 //! ```text
 //!   JSON ──from_json──┐
 //!                     ▼
-//!   protobuf ──▶ walk ──▶ Rewriter ──▶ merge ──▶ ‖ spool ‖ ──▶ cut, take ──▶ protobuf
+//!   protobuf ──▶ walk ──▶ Rewriter ──▶ merge ──▶ ‖ spool ‖ ──▶  Cutter   ──▶ protobuf
 //!                 │ refuses,   edits                           count         out
 //!                 │ counts     lists
 //!                 ▼
@@ -16,7 +16,7 @@
 //! What always holds:
 //! * What [`walk()`] accepts, prost decodes and the Go collector decodes; everything after it relies on that, and
 //!   nothing after it can make such a request undecodable.
-//! * Items are neither lost nor doubled by [`merge()`], [`cut`], [`take`] or a [`Rewriter`], and keep their order.
+//! * Items are neither lost nor doubled by [`merge()`], a [`Cutter`] or a [`Rewriter`], and keep their order.
 //! * Unknown fields travel on with what they were found in.
 //! * No function panics, overflows a stack or reads outside its input, whatever the bytes. The shallow ones (all but
 //!   `walk` and `from_json`) may give a meaningless result for bytes that were never walked.
@@ -66,7 +66,7 @@ pub use list::Context;
 pub use merge::merge;
 pub use outline::count;
 pub use rewrite::{Filter, Item, Rewriter, Rule, Target, TooDeep};
-pub use split::{Limits, Part, cut, take};
+pub use split::Cutter;
 pub use walk::{Walked, walk};
 pub use wire::{DEPTH_MAX, Malformed, Place, REQUEST_MAX, What};
 

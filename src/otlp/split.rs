@@ -1,109 +1,79 @@
 //! Cutting requests: at item borders, order kept, every part a whole request with the envelopes of its items.
 //!
 //! ```text
-//! Resource A ─ Scope a ─ 1 2 3 4 5        cut(max_items 4)       A ─ a ─ 1 2 3 4   │  A ─ a ─ 5
-//! Resource B ─ Scope b ─ 6 7              ───────────────▶                         │  B ─ b ─ 6 7
+//! Resource A ─ Scope a ─ 1 2 3 4 5        take(0..4)             A ─ a ─ 1 2 3 4
+//! Resource B ─ Scope b ─ 6 7              take(4..7)             A ─ a ─ 5, B ─ b ─ 6 7
 //! ```
 //!
 //! What always holds:
-//! * Every item is in exactly one part; the parts in order give the items in order.
+//! * A part has exactly the items asked for, in order: ranges that tile the request give each item once.
 //! * A part carries resource, scope, schema urls, a metric's name, unit, metadata and temporality, and the unknown
 //!   fields of all of them. A metric's data points may go to different parts.
-//! * No part has more items or bytes than asked for, unless one item alone (with its envelopes) does.
-//! * The same request and limits give the same parts.
+//! * The same request and range give the same part.
 //! * A part that lies in the request as it must be sent is a slice of it, not a copy.
+//! * The request is mapped once, whatever the number of parts.
 //!
 //! Containers without items, and data a metric has replaced (a oneof written twice), travel only in such slices.
 
+use super::Signal;
 use super::outline::{Leaf, Outline};
 use super::wire::{Malformed, Open, What, bad, varint_len};
-use super::{Signal, count};
 use bytes::Bytes;
 use std::ops::Range;
 
-/// How large a part may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits {
-    /// Most items of a part; 0: any number. `n` items become ⌈n / max⌉ parts of nearly equal size.
-    pub max_items: u32,
-    /// Most bytes of a part; 0: any number.
-    pub max_bytes: u32,
+/// A request that [`walk`](super::walk()) has accepted, with the map that cuts follow.
+#[derive(Debug)]
+pub struct Cutter {
+    request: Bytes,
+    outline: Outline,
 }
 
-/// One request made of a part of another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    /// Which items of the whole it has.
-    pub items: Range<u32>,
-    /// The request.
-    pub bytes: Bytes,
-}
+impl Cutter {
+    /// Maps a request.
+    ///
+    /// # Errors
+    /// When the containers cannot be read; a request that was accepted can.
+    pub fn of(signal: Signal, request: &Bytes) -> Result<Cutter, Malformed> {
+        Ok(Cutter { request: request.clone(), outline: Outline::of(signal, request)? })
+    }
 
-/// Cuts a request that [`walk`](super::walk()) has accepted.
-///
-/// A request without items is one part: itself.
-///
-/// # Errors
-/// When the containers cannot be read; a request that was accepted can.
-pub fn cut(signal: Signal, request: &Bytes, at: Limits) -> Result<Vec<Part>, Malformed> {
-    let items = count(signal, request)?;
-    let fits_in_bytes = at.max_bytes == 0 || request.len() <= at.max_bytes as usize;
-    let fits_in_items = at.max_items == 0 || items <= at.max_items;
-    if items == 0 || (fits_in_bytes && fits_in_items) {
-        return Ok(vec![Part { items: 0..items, bytes: request.clone() }]);
+    /// Items in the request.
+    #[must_use]
+    pub fn items(&self) -> u32 {
+        u32::try_from(self.outline.leaves.len()).expect("fewer items than bytes, at most 2 GiB (check_size)")
     }
-    let outline = Outline::of(signal, request)?;
-    let mut parts = Vec::new();
-    let mut from = 0;
-    while from < items {
-        let to = from + fitting(&outline, from, at);
-        parts.push(Part { items: from..to, bytes: build(&outline, request, from..to, at.max_bytes) });
-        from = to;
-    }
-    Ok(parts)
-}
 
-/// The request with exactly the items `items` of a request that [`walk`](super::walk()) has accepted.
-///
-/// # Errors
-/// [`What::NoSuchItems`] when there are not so many; otherwise as [`cut`].
-pub fn take(signal: Signal, request: &Bytes, items: Range<u32>) -> Result<Bytes, Malformed> {
-    let has = count(signal, request)?;
-    if items.start > items.end || items.end > has {
-        return bad(0, What::NoSuchItems { from: items.start, to: items.end, has });
-    }
-    if items == (0..has) {
-        return Ok(request.clone());
-    }
-    if items.is_empty() {
-        return Ok(Bytes::new()); // the empty request
-    }
-    Ok(build(&Outline::of(signal, request)?, request, items, 0))
-}
-
-/// How many items from `from` on the next part takes: at least one.
-fn fitting(outline: &Outline, from: u32, at: Limits) -> u32 {
-    let rest = &outline.leaves[from as usize..];
-    #[allow(clippy::cast_possible_truncation)] // fewer items than bytes, at most 2 GiB
-    let left = rest.len() as u32;
-    // Nearly equal parts: of ⌈left / max⌉ parts this one takes its share, rounded up.
-    let share = if at.max_items == 0 { left } else { left.div_ceil(left.div_ceil(at.max_items)) };
-    if at.max_bytes == 0 {
-        return share;
-    }
-    let mut here = Path::default();
-    let mut size = envelope_len(outline, REQUEST);
-    for (taken, leaf) in rest[..share as usize].iter().enumerate() {
-        if here.parent() != Some(leaf.parent) {
-            size += here.go(outline, leaf.parent);
+    /// The request with exactly the items `items`.
+    ///
+    /// # Errors
+    /// [`What::NoSuchItems`] when there are not so many.
+    pub fn take(&self, items: Range<u32>) -> Result<Bytes, Malformed> {
+        let has = self.items();
+        if items.start > items.end || items.end > has {
+            return bad(0, What::NoSuchItems { from: items.start, to: items.end, has });
         }
-        size += (leaf.end - leaf.start) as usize;
-        if size > at.max_bytes as usize && taken > 0 {
-            #[allow(clippy::cast_possible_truncation)] // less than `share`
-            return taken as u32;
+        if items == (0..has) {
+            return Ok(self.request.clone());
         }
+        if items.is_empty() {
+            return Ok(Bytes::new()); // the empty request
+        }
+        Ok(build(&self.outline, &self.request, items))
     }
-    share
+
+    /// Bytes of envelopes that every part with any of these items is longer than, however few it has; 0 without items.
+    ///
+    /// Where they are more than a limit allows no cut will help.
+    #[must_use]
+    pub fn least_envelope(&self, items: Range<u32>) -> usize {
+        let leaves = self.outline.leaves.get(items.start as usize..items.end as usize).unwrap_or_default();
+        let alone = |run: &[Leaf]| {
+            let containers = Path::to(&self.outline, run[0].parent);
+            containers.containers().iter().map(|&parent| envelope_len(&self.outline, parent)).sum::<usize>()
+        };
+        let least = leaves.chunk_by(|a, b| a.parent == b.parent).map(alone).min();
+        least.map_or(0, |least| least + envelope_len(&self.outline, REQUEST))
+    }
 }
 
 /// Bytes of key and length before a container: an upper bound, for in a part it is never longer than it came.
@@ -127,10 +97,8 @@ fn put_envelope(outline: &Outline, request: &[u8], parent: u32, out: &mut Vec<u8
 }
 
 /// Makes the request with the leaves `items`, which are at least one.
-fn build(outline: &Outline, request: &Bytes, items: Range<u32>, max_bytes: u32) -> Bytes {
-    if let Some(slice) = as_it_lies(outline, items.clone())
-        && (max_bytes == 0 || slice.len() <= max_bytes as usize)
-    {
+fn build(outline: &Outline, request: &Bytes, items: Range<u32>) -> Bytes {
+    if let Some(slice) = as_it_lies(outline, items.clone()) {
         return request.slice(slice);
     }
     let leaves = &outline.leaves[items.start as usize..items.end as usize];

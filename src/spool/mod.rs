@@ -269,8 +269,9 @@ pub enum LeaseError {
     #[error("spool store is unavailable: {0}")]
     Unavailable(String),
     /// The settlement names no window that is out: a bug of the caller, or a late answer for evicted data.
-    #[error("range {0}..{1} is not leased")]
-    NotLeased(Pos, Pos),
+    /// The lane belongs to it: lanes share the numbers of their blocks.
+    #[error("range {1}..{2} of lane {n} is not leased", n = .0.0)]
+    NotLeased(Lane, Pos, Pos),
 }
 
 /// Where batches wait. One contract, two kinds: fjall segments on a disk, and memory.

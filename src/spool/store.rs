@@ -893,7 +893,7 @@ impl Store for Spool {
 impl Spool {
     /// Reserves one settlement's part; what it moves elsewhere is added to `blocks`.
     fn enter(&self, s: Settlement, blocks: &mut Vec<NewBlock>) -> Result<Entered, LeaseError> {
-        let not_leased = LeaseError::NotLeased(s.range.start, s.range.end);
+        let not_leased = LeaseError::NotLeased(s.lane, s.range.start, s.range.end);
         let part = {
             let out = lock(&self.out);
             let place = |at: Pos| {

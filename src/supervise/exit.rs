@@ -20,6 +20,9 @@ pub enum Exit {
     Escalated = 70,
     /// A thread stood still for longer than its post may (`EX_OSERR`: a disk or driver that does not return).
     Blocked = 71,
+    /// Asked to stop, and something in hand is not safe: acknowledged data was in memory only and the far end did not take
+    /// it, or a spool could not be closed (`EX_IOERR`).
+    Unsafe = 74,
     /// A second SIGINT while stopping: 128 + 2, what a shell expects of Ctrl-C.
     Interrupted = 130,
     /// A second SIGTERM while stopping: 128 + 15.
@@ -28,8 +31,16 @@ pub enum Exit {
 
 impl Exit {
     /// The whole table, in the order of the codes.
-    pub const ALL: [Exit; 7] =
-        [Exit::Clean, Exit::Config, Exit::Usage, Exit::Escalated, Exit::Blocked, Exit::Interrupted, Exit::Terminated];
+    pub const ALL: [Exit; 8] = [
+        Exit::Clean,
+        Exit::Config,
+        Exit::Usage,
+        Exit::Escalated,
+        Exit::Blocked,
+        Exit::Unsafe,
+        Exit::Interrupted,
+        Exit::Terminated,
+    ];
 
     /// The number the parent sees.
     #[must_use]
@@ -46,6 +57,7 @@ impl Exit {
             Exit::Usage => "bad command line",
             Exit::Escalated => "a vital post fell too often",
             Exit::Blocked => "a thread stood still",
+            Exit::Unsafe => "stopped when asked, and not everything in hand is safe",
             Exit::Interrupted => "second SIGINT while stopping",
             Exit::Terminated => "second SIGTERM while stopping",
         }
@@ -76,7 +88,7 @@ mod tests {
     #[test]
     fn the_exit_codes_are_the_ones_other_programs_know() {
         let codes: Vec<u8> = Exit::ALL.map(Exit::code).into();
-        assert_eq!(codes, [0, 1, 2, 70, 71, 130, 143]);
+        assert_eq!(codes, [0, 1, 2, 70, 71, 74, 130, 143]);
         assert_eq!(Exit::Escalated.to_string(), "70 (a vital post fell too often)");
     }
 }

@@ -153,6 +153,7 @@ pub fn rebuild<A: Member>(actor: &mut A, ctx: &mut Context<A>) {
     current.shift.orders.at_start();
     let factory = current.factory.downcast_ref::<Factory<A>>().expect("the guard entered with this actor's factory");
     *actor = factory();
+    current.shift.orders.before_started(ctx);
 }
 
 /// Most futures of an earlier life that a cancellation left over from it can name; see [`absorb_cancellations`].

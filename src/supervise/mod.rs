@@ -30,7 +30,7 @@
 //! | `budget.rs`, `vitals.rs` | the decisions: what a fall costs, who is alive |
 //! | `member.rs` | what an actor brings along: the `supervised!` macro |
 //! | `guard.rs` | owns one actor's future: catches, pauses, rebuilds |
-//! | `seat.rs`, `shift.rs` | what is known of a seat; whose code is running; [`beat`] |
+//! | `seat.rs`, `shift.rs` | what is known of a seat; whose code is running; [`beat`], [`Helper`] |
 //! | `handle.rs` | what peers hold |
 //! | `watchdog.rs` | the thread that sees blocked threads |
 //! | `supervisor.rs`, `house.rs`, `watch.rs` | the whole: posts, end, drain, stop, view |
@@ -67,7 +67,7 @@ pub use sabotage::Saboteur;
 #[cfg(any(test, feature = "testing"))]
 pub use sabotage::{Sabotage, carry_out};
 pub use seat::{Reason, State};
-pub use shift::{Pulse, beat};
+pub use shift::{Helper, Pulse, beat};
 pub use signals::{Signals, StopSignal};
 pub use supervisor::{Drained, End, Lookout, Settings, Supervisor};
 pub use tripwire::{Wire, tripwire};

@@ -33,6 +33,8 @@ mod on_command {
         PanicInResponse,
         /// `panic!` in the handler and once more while it is rebuilt: two falls.
         PanicAtNextStart,
+        /// `panic!` in the handler and once more as the next life's `started` ends, with all that it has begun: two falls.
+        PanicAsItStarts,
         /// The actor waits for something that never comes; its thread runs on.
         HangSoft,
         /// The thread sleeps in the handler.
@@ -51,12 +53,20 @@ mod on_command {
     #[derive(Debug, Default)]
     pub(crate) struct Orders {
         fail_next_start: AtomicBool,
+        fail_started: AtomicBool,
         fail_guard: AtomicBool,
     }
 
     impl Orders {
         pub(crate) fn at_start(&self) {
             assert!(!self.fail_next_start.swap(false, SeqCst), "sabotage: while being rebuilt");
+        }
+
+        /// The new value is there and has not started yet. A future that is spawned now runs right after `started`.
+        pub(crate) fn before_started<A: Member>(&self, ctx: &mut Context<A>) {
+            if self.fail_started.swap(false, SeqCst) {
+                ctx.spawn(actix::fut::wrap_future(async { panic!("sabotage: as it starts") }));
+            }
         }
 
         pub(crate) fn in_guard(&self) {
@@ -89,6 +99,10 @@ mod on_command {
                 orders(|orders| orders.fail_next_start.store(true, SeqCst));
                 panic!("sabotage: in a handler, and again at the next start");
             }
+            Sabotage::PanicAsItStarts => {
+                orders(|orders| orders.fail_started.store(true, SeqCst));
+                panic!("sabotage: in a handler, and again as it starts");
+            }
             Sabotage::HangSoft => ctx.wait(std::future::pending::<()>().into_actor(actor)),
             Sabotage::BlockThread(time) => std::thread::sleep(time),
             Sabotage::StopItself => actix::ActorContext::stop(ctx),
@@ -105,6 +119,7 @@ mod never {
 
     impl Orders {
         pub(crate) fn at_start(&self) {}
+        pub(crate) fn before_started<C>(&self, _: &mut C) {}
         pub(crate) fn in_guard(&self) {}
     }
 

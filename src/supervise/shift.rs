@@ -1,12 +1,14 @@
 //! A shift: one thread's time in a seat; and whose code is running on a thread.
 
+use super::roster::Policy;
 use super::seat::Seat;
 use futures_util::task::AtomicWaker;
 use std::any::Any;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// One thread's time in a seat: what guard, watchdog and actor share without a lock.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ pub(super) struct Shift {
     in_this_turn: AtomicU32,
     /// The message being handled.
     doing: Mutex<Option<&'static str>>,
+    /// Threads beside its own that work for the post.
+    helpers: Mutex<Vec<Weak<Beats>>>,
     /// What the sabotage of a test asked the guard to do.
     pub(super) orders: super::sabotage::Orders,
 }
@@ -59,6 +63,13 @@ impl Shift {
     /// Counts a message handled; how many it were in this turn.
     pub(super) fn one_more_in_this_turn(&self) -> u32 {
         self.in_this_turn.fetch_add(1, Relaxed).saturating_add(1)
+    }
+
+    /// The helpers that still exist.
+    pub(super) fn helpers(&self) -> Vec<Arc<Beats>> {
+        let mut helpers = lock(&self.helpers);
+        helpers.retain(|helper| helper.strong_count() > 0);
+        helpers.iter().filter_map(Weak::upgrade).collect()
     }
 
     pub(super) fn doing(&self) -> Option<&'static str> {
@@ -155,6 +166,56 @@ impl Pulse {
         if let Some(shift) = &self.0 {
             shift.beat();
         }
+    }
+}
+
+/// A helper's sign of life.
+#[derive(Debug)]
+pub(super) struct Beats {
+    pub(super) name: &'static str,
+    count: AtomicU32,
+}
+
+impl Beats {
+    /// Moves when the helper does. May wrap; only differences count.
+    pub(super) fn count(&self) -> u32 {
+        self.count.load(Relaxed)
+    }
+}
+
+/// A thread that works for a post beside the post's own, for example the one on which a server answers: when it stands
+/// still for the post's hard deadline, that is treated as the post's own thread standing still.
+///
+/// Made on the post's thread and given to the helper's, which lets it beat once in every [`Helper::period`]; watched
+/// from then until it is dropped, by a task of that thread or with it.
+#[derive(Debug)]
+pub struct Helper {
+    beats: Arc<Beats>,
+    period: Duration,
+}
+
+impl Helper {
+    /// A helper of the post whose code is running; outside of every post nobody watches it.
+    #[must_use]
+    pub fn of_this_post(name: &'static str) -> Helper {
+        let beats = Arc::new(Beats { name, count: AtomicU32::new(0) });
+        let current = Current::get();
+        if let Some(current) = &current {
+            lock(&current.shift.helpers).push(Arc::downgrade(&beats));
+        }
+        let policy = current.map_or(Policy::STANDARD, |current| current.seat.post.policy);
+        Helper { beats, period: policy.heartbeat }
+    }
+
+    /// How often it beats.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// It is alive.
+    pub fn beat(&self) {
+        self.beats.count.fetch_add(1, Relaxed);
     }
 }
 

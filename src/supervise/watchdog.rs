@@ -4,6 +4,7 @@
 //!  every round (at most 5 s): did each guard's thread move?
 //!     own thread, `Replace`       ─▶ fence it, a new thread behind the same handles
 //!     own thread, `ExitProcess`   ─▶ End::Blocked, for the main thread to act on
+//!     a helper's thread           ─▶ as the post's own would be; the main thread can hear of it
 //!     the main thread             ─▶ last resort: log, exit 71; nobody else could
 //!  and: an end that the main thread does not take up within the grace ─▶ last resort
 //! ```
@@ -13,7 +14,7 @@
 
 use super::house::{House, Office};
 use super::seat::Reason;
-use super::shift::{Shift, lock};
+use super::shift::{Beats, Shift, lock};
 use super::vitals::{Eye, Sight};
 use super::{Crew, End, OnHang, Roster};
 use std::sync::{Arc, Condvar, Mutex};
@@ -74,7 +75,14 @@ pub(super) fn start(house: Arc<House>, roster: Roster) -> std::io::Result<Watchd
     let bell = Arc::<Bell>::default();
     let (system, bell_there) = (actix_rt::System::current(), bell.clone());
     let thread = std::thread::Builder::new().name("watchdog".into()).stack_size(STACK).spawn(move || {
-        let mut watch = Rounds { house, system, eyes: Vec::new(), heart: Eye::default(), waited: Duration::ZERO };
+        let mut watch = Rounds {
+            house,
+            system,
+            eyes: Vec::new(),
+            helpers: Vec::new(),
+            heart: Eye::default(),
+            waited: Duration::ZERO,
+        };
         while !bell_there.wait(round) {
             watch.go(round);
         }
@@ -94,6 +102,8 @@ struct Rounds {
     system: actix_rt::System,
     /// One per seat, in the order of the house; and whose shift it watches.
     eyes: Vec<(Arc<Shift>, Eye)>,
+    /// The same for each helper.
+    helpers: Vec<(Arc<Beats>, Eye)>,
     heart: Eye,
     /// How long the main thread has not taken up an end.
     waited: Duration,
@@ -102,6 +112,8 @@ struct Rounds {
 impl Rounds {
     fn go(&mut self, round: Duration) {
         let offices = self.house.offices();
+        // Whose only owner is this list is gone.
+        self.helpers.retain(|(beats, _)| Arc::strong_count(beats) > 1);
         for (n, office) in offices.iter().enumerate() {
             let shift = office.seat().shift();
             if self.eyes.len() <= n {
@@ -114,6 +126,8 @@ impl Rounds {
             if shift.is_retired() {
                 continue;
             }
+            self.look_at_helpers(office, &shift, round);
+            let (_, eye) = &mut self.eyes[n];
             if eye.look(shift.movement(), round, office.seat().post.policy.hard_deadline) == Sight::Blocked {
                 let after = eye.quiet();
                 self.blocked(office, &offices, &shift, after);
@@ -126,27 +140,50 @@ impl Rounds {
         self.see_that_the_end_is_taken_up(round);
     }
 
+    fn look_at_helpers(&mut self, office: &Arc<dyn Office>, shift: &Arc<Shift>, round: Duration) {
+        for beats in shift.helpers() {
+            let known = self.helpers.iter().position(|(other, _)| Arc::ptr_eq(other, &beats));
+            let at = known.unwrap_or_else(|| {
+                self.helpers.push((beats.clone(), Eye::default()));
+                self.helpers.len() - 1
+            });
+            let (_, eye) = &mut self.helpers[at];
+            if eye.look(beats.count(), round, office.seat().post.policy.hard_deadline) == Sight::Blocked {
+                let reason = Reason::Blocked { during: Some(beats.name), after: eye.quiet() };
+                match office.seat().post.policy.on_hang {
+                    OnHang::Replace => self.replace(office, shift, reason),
+                    OnHang::ExitProcess => self.end_in_order(office, reason),
+                }
+            }
+        }
+    }
+
     fn blocked(&self, office: &Arc<dyn Office>, all: &[Arc<dyn Office>], shift: &Arc<Shift>, after: Duration) {
         let reason = Reason::Blocked { during: shift.doing(), after };
-        let (office, shift) = (office.clone(), shift.clone());
         let post = office.seat().post;
         match (post.crew, post.policy.on_hang) {
             (Crew::Main, _) => self.last_resort(all, after),
-            (Crew::Own, OnHang::Replace) => {
-                let end = End::Blocked { post: office.seat().name.clone(), reason: reason.clone() };
-                let begun = self.aside(move || {
-                    office.seat().blocked(&reason);
-                    office.replace(&shift, reason);
-                });
-                if !begun {
-                    self.house.end(end); // a machine without a thread for this has none for a new actor
-                }
-            }
-            (Crew::Own, OnHang::ExitProcess) => {
-                self.house.end(End::Blocked { post: office.seat().name.clone(), reason: reason.clone() });
-                let _ = self.aside(move || office.seat().blocked(&reason)); // with or without words
-            }
+            (Crew::Own, OnHang::Replace) => self.replace(office, shift, reason),
+            (Crew::Own, OnHang::ExitProcess) => self.end_in_order(office, reason),
         }
+    }
+
+    fn replace(&self, office: &Arc<dyn Office>, shift: &Arc<Shift>, reason: Reason) {
+        let (office, shift) = (office.clone(), shift.clone());
+        let end = End::Blocked { post: office.seat().name.clone(), reason: reason.clone() };
+        let begun = self.aside(move || {
+            office.seat().blocked(&reason);
+            office.replace(&shift, reason);
+        });
+        if !begun {
+            self.house.end(end); // a machine without a thread for this has none for a new actor
+        }
+    }
+
+    fn end_in_order(&self, office: &Arc<dyn Office>, reason: Reason) {
+        self.house.end(End::Blocked { post: office.seat().name.clone(), reason: reason.clone() });
+        let office = office.clone();
+        let _ = self.aside(move || office.seat().blocked(&reason)); // with or without words
     }
 
     /// The main thread stands still. Everybody on it looks blocked; the one inside its own code is.

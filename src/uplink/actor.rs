@@ -15,7 +15,7 @@
 
 use super::desk::{Desk, Order};
 use super::due::{due, trigger};
-use super::fate::Fate;
+use super::fate::{Fate, Told};
 use super::flow::{Do, Flow};
 use super::link::Link;
 use super::pack::Packer;
@@ -32,7 +32,9 @@ use crate::supervised;
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture, SpawnHandle, WrapFuture as _,
 };
+use bytes::Bytes;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -67,10 +69,28 @@ pub struct Uplink {
     drained: Vec<oneshot::Sender<()>>,
 }
 
-/// Settlements on their way into the books, with the desk each belongs to.
+/// What the books are owed.
+#[derive(Debug)]
+struct Owed {
+    /// The desk it belongs to.
+    at: usize,
+    range: Range<Pos>,
+    items: u32,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// Of the upload in hand that begins there.
+    Upload(Told),
+    /// Of a block that never became an upload.
+    Block { raw: Bytes, answer: String },
+}
+
+/// What the books are owed and not told yet.
 #[derive(Debug, Default)]
 struct Pending {
-    waiting: VecDeque<(usize, Settlement)>,
+    waiting: VecDeque<Owed>,
     /// One call at a time; what is decided meanwhile goes with the next. Also while resting after a failure.
     under_way: bool,
 }
@@ -228,7 +248,7 @@ impl Uplink {
             Err(error) => {
                 self.lines.metrics.spool_failed("lease", &error);
                 self.flow.leased(at, 0..0, Vec::new(), now);
-                self.flow.desk_mut(at).set_due(Some(now + SPOOL_REST));
+                self.flow.desk_mut(at).leave_the_spool_until(now + SPOOL_REST);
                 return self.step(ctx);
             }
         }
@@ -236,7 +256,8 @@ impl Uplink {
         self.step(ctx);
     }
 
-    /// A window becomes uploads. Whoever falls over it does so twice at most: the spool counts (promise P8).
+    /// A window becomes uploads. A panic over one of its blocks costs that block alone; what ends the whole process over
+    /// it does so twice at most: the spool counts (promise P8).
     fn unpack(&mut self, at: usize, lease: Lease, ctx: &mut Context<Self>) {
         let Some(owner) = self.owner else { return };
         let now = Instant::now();
@@ -249,16 +270,15 @@ impl Uplink {
         }
         for (part, raw, answer) in prepared.unreadable {
             self.lines.metrics.dead_letter(lease.signal, part.items(), &answer);
-            let (range, items) = (part.range.clone(), part.items());
-            let outcome = Outcome::DeadLetter { raw, answer };
-            self.pend(at, Settlement { owner, lane: lease.lane, range, items, outcome });
+            let items = part.items();
+            self.pend(Owed { at, range: part.range, items, what: What::Block { raw, answer } });
         }
         let handled = self.lines.depot.handled(owner, lease.lane, lease.window.clone());
         ctx.spawn(handled.into_actor(self).map(|_, _, _| ()));
         self.flow.leased(at, lease.window, prepared.uploads, now);
     }
 
-    fn give_back(&mut self, at: usize, window: std::ops::Range<u64>, ctx: &mut Context<Self>) {
+    fn give_back(&mut self, at: usize, window: Range<u64>, ctx: &mut Context<Self>) {
         let Some(owner) = self.owner else { return };
         let given = self.lines.depot.give_back(owner, self.lanes[at].lane, window);
         // Should it get lost, the window comes back when the owner changes.
@@ -309,8 +329,8 @@ impl Uplink {
             Fate::Expired(OnExpiry::Park) => metrics.parked(signal, items, why),
             Fate::Expired(OnExpiry::Drop) => metrics.dropped(signal, items, why),
         }
-        if let Some(outcome) = fate.outcome(upload, verdict) {
-            self.enter(at, key, outcome);
+        if let Some(told) = fate.told(verdict) {
+            self.enter(at, key, told);
         }
         if matches!(fate, Fate::Expired(OnExpiry::Park)) && at < self.settings.lanes.len() {
             self.flow.let_it_lie(at + self.settings.lanes.len(), Instant::now());
@@ -327,20 +347,32 @@ impl Uplink {
         }
         let answer = format!("{why} (and the batch cannot be cut)");
         self.lines.metrics.dead_letter(signal, upload.part.items(), &answer);
-        let raw = upload.body.unpack();
         self.flow.desk_mut(at).settling(key);
-        self.enter(at, key, Outcome::DeadLetter { raw, answer });
+        self.enter(at, key, Told::DeadLetter { answer });
     }
 
-    fn enter(&mut self, at: usize, key: Pos, outcome: Outcome) {
-        let (Some(owner), Some(upload)) = (self.owner, self.flow.desk(at).upload(key)) else { return };
+    fn enter(&mut self, at: usize, key: Pos, told: Told) {
+        let Some(upload) = self.flow.desk(at).upload(key) else { return };
         let (range, items) = (upload.part.range.clone(), upload.part.items());
-        self.pend(at, Settlement { owner, lane: self.lanes[at].lane, range, items, outcome });
+        self.pend(Owed { at, range, items, what: What::Upload(told) });
     }
 
-    fn pend(&mut self, at: usize, settlement: Settlement) {
-        let moves = matches!(settlement.outcome, Outcome::Parked { .. } | Outcome::DeadLetter { .. });
-        self.pending(moves).waiting.push_back((at, settlement));
+    fn pend(&mut self, owed: Owed) {
+        let moves = match &owed.what {
+            What::Upload(told) => told.moves(),
+            What::Block { .. } => true,
+        };
+        self.pending(moves).waiting.push_back(owed);
+    }
+
+    /// As the spool hears it; `None` when the upload is gone, which then is nobody's any more.
+    fn settlement(&self, owner: Owner, owed: &Owed) -> Option<Settlement> {
+        let outcome = match &owed.what {
+            What::Upload(told) => told.outcome(&self.flow.desk(owed.at).upload(owed.range.start)?.body),
+            What::Block { raw, answer } => Outcome::DeadLetter { raw: raw.clone(), answer: answer.clone() },
+        };
+        let (lane, range, items) = (self.lanes[owed.at].lane, owed.range.clone(), owed.items);
+        Some(Settlement { owner, lane, range, items, outcome })
     }
 
     fn pending(&mut self, moving: bool) -> &mut Pending {
@@ -348,6 +380,7 @@ impl Uplink {
     }
 
     fn settle(&mut self, moving: bool, ctx: &mut Context<Self>) {
+        let Some(owner) = self.owner else { return };
         let pending = self.pending(moving);
         if pending.under_way || pending.waiting.is_empty() {
             return;
@@ -355,45 +388,49 @@ impl Uplink {
         pending.under_way = true;
         let some = if moving { 1 } else { pending.waiting.len().min(SETTLE_MAX) };
         let batch: Vec<_> = pending.waiting.drain(..some).collect();
-        let asked = self.lines.depot.settle(batch.iter().map(|(_, settlement)| settlement.clone()).collect());
+        let told = batch.iter().filter_map(|owed| self.settlement(owner, owed)).collect();
+        let asked = self.lines.depot.settle(told);
         ctx.spawn(asked.into_actor(self).map(move |answer, uplink, ctx| uplink.settled(moving, batch, answer, ctx)));
     }
 
-    fn settled(
-        &mut self,
-        moving: bool,
-        mut batch: Vec<(usize, Settlement)>,
-        answer: Result<(), LeaseError>,
-        ctx: &mut Context<Self>,
-    ) {
+    fn settled(&mut self, moving: bool, mut batch: Vec<Owed>, answer: Result<(), LeaseError>, ctx: &mut Context<Self>) {
         self.pending(moving).under_way = false;
         match answer {
             Ok(()) => {
-                for (at, settlement) in batch {
-                    self.flow.desk_mut(at).settled(settlement.range.start);
+                for owed in batch {
+                    self.flow.desk_mut(owed.at).settled(owed.range.start);
                 }
             }
             Err(LeaseError::Retired) => return self.retire(),
-            Err(error @ LeaseError::NotLeased(from, to)) => {
+            Err(error @ LeaseError::NotLeased(lane, from, to)) => {
                 // One of them is none of ours any more, and none of the others was entered.
-                self.lines.metrics.settled_already(&error);
-                let gone = batch.iter().position(|(_, s)| s.range == (from..to)).unwrap_or(0);
-                let (at, settlement) = batch.remove(gone);
-                self.flow.desk_mut(at).settled(settlement.range.start);
-                self.pending(moving).waiting.extend(batch);
+                let named = |owed: &Owed| self.lanes[owed.at].lane == lane && owed.range == (from..to);
+                match batch.iter().position(named) {
+                    Some(gone) => {
+                        self.lines.metrics.settled_already(&error);
+                        let owed = batch.remove(gone);
+                        self.flow.desk_mut(owed.at).settled(owed.range.start);
+                        self.pending(moving).waiting.extend(batch);
+                    }
+                    // Not one we asked about: nothing is forgotten on such a word.
+                    None => self.settle_later(moving, batch, &error, ctx),
+                }
             }
-            Err(error @ LeaseError::Unavailable(_)) => {
-                self.lines.metrics.spool_failed("settle", &error);
-                let pending = self.pending(moving);
-                pending.waiting.extend(batch);
-                pending.under_way = true; // until the rest is over
-                ctx.run_later(SPOOL_REST, move |uplink, ctx| {
-                    uplink.pending(moving).under_way = false;
-                    uplink.step(ctx);
-                });
-            }
+            Err(error @ LeaseError::Unavailable(_)) => self.settle_later(moving, batch, &error, ctx),
         }
         self.step(ctx);
+    }
+
+    /// The spool could not enter it: the same again after a rest.
+    fn settle_later(&mut self, moving: bool, batch: Vec<Owed>, why: &LeaseError, ctx: &mut Context<Self>) {
+        self.lines.metrics.spool_failed("settle", why);
+        let pending = self.pending(moving);
+        pending.waiting.extend(batch);
+        pending.under_way = true; // until the rest is over
+        ctx.run_later(SPOOL_REST, move |uplink, ctx| {
+            uplink.pending(moving).under_way = false;
+            uplink.step(ctx);
+        });
     }
 
     /// Another uplink has taken over: nothing of this one counts any more.

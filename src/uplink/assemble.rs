@@ -12,8 +12,9 @@
 //!   is taken out *after* the cut. So an upload offered twice bears the same id, and the far end may know it again.
 //! * No part has more items than `max_items`; none is known to have more bytes than `max_bytes` unless it is one item.
 
-use crate::otlp::{self, Malformed, Signal};
-use crate::spool::{Cut, Lane, LeasedBlock, Pos};
+use crate::otlp::{Cutter, Malformed, Signal};
+use crate::spool::{Cut, Lane, Lease, LeasedBlock, Pos};
+use crate::supervise::{PanicReport, Wire, contained, tripwire};
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
 
@@ -183,19 +184,124 @@ fn estimate(part: &Part, blocks: &[Size]) -> u64 {
     part.pieces.iter().map(piece_bytes).sum()
 }
 
-/// The serialized request of a part.
+/// The blocks of a lease, as their requests are cut: each is mapped once, when something is first cut out of it.
 ///
-/// # Errors
-/// When a block cannot be read as a request, which the receivers made sure of.
-pub fn serialize(signal: Signal, part: &Part, blocks: &[LeasedBlock]) -> Result<Bytes, Malformed> {
-    let mut pieces = Vec::with_capacity(part.pieces.len());
-    for piece in &part.pieces {
-        let found = blocks.iter().find(|block| block.index == piece.index);
-        let block = found.expect("a part is made of the blocks of its lease");
-        let whole = piece.items == (0..block.items);
-        pieces.push(if whole { block.raw.clone() } else { otlp::take(signal, &block.raw, piece.items.clone())? });
+/// A panic over a block is that block's (promise P8): it is caught here and makes the block unreadable.
+#[derive(Debug)]
+pub struct Blocks<'a> {
+    signal: Signal,
+    blocks: &'a [LeasedBlock],
+    /// What is known of each block.
+    maps: Vec<Map>,
+}
+
+#[derive(Debug)]
+enum Map {
+    /// Nothing yet.
+    Unseen,
+    /// It is taken as a whole.
+    Whole,
+    /// It can be cut.
+    Cut(Cutter),
+    /// It cannot be used at all, and why.
+    Bad(String),
+}
+
+/// A block that cannot be cut, which the receivers made sure of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The block.
+    pub index: u64,
+    /// Why.
+    pub why: String,
+}
+
+impl<'a> Blocks<'a> {
+    /// Nothing is read yet.
+    #[must_use]
+    pub fn of(lease: &'a Lease) -> Blocks<'a> {
+        Blocks { signal: lease.signal, blocks: &lease.blocks, maps: lease.blocks.iter().map(|_| Map::Unseen).collect() }
     }
-    Ok(join(&pieces))
+
+    /// The serialized request of a part.
+    ///
+    /// # Errors
+    /// Which block cannot be read.
+    pub fn serialize(&mut self, part: &Part) -> Result<Bytes, Unreadable> {
+        let mut pieces = Vec::with_capacity(part.pieces.len());
+        for piece in &part.pieces {
+            let at = self.find(piece.index);
+            let raw = &self.blocks[at].raw;
+            let taken = match self.map(at, piece) {
+                Map::Cut(cutter) => contained("cut a block", || cutter.take(piece.items.clone())),
+                Map::Unseen | Map::Whole => Ok(Ok(raw.clone())),
+                Map::Bad(why) => return Err(Unreadable { index: piece.index, why: why.clone() }),
+            };
+            match told(taken) {
+                Ok(taken) => pieces.push(taken),
+                Err(why) => {
+                    self.maps[at] = Map::Bad(why.clone());
+                    return Err(Unreadable { index: piece.index, why });
+                }
+            }
+        }
+        Ok(join(&pieces))
+    }
+
+    /// Would the halves of this part be hardly smaller, because each of its items brings so many bytes of envelopes
+    /// along?
+    pub fn is_mostly_envelope(&mut self, part: &Part, bytes: usize) -> bool {
+        part.pieces.iter().all(|piece| {
+            let at = self.find(piece.index);
+            if matches!(self.maps[at], Map::Whole) {
+                self.maps[at] = self.read(at, true);
+            }
+            match &self.maps[at] {
+                Map::Cut(cutter) => cutter.least_envelope(piece.items.clone()) >= bytes,
+                Map::Unseen | Map::Whole | Map::Bad(_) => false,
+            }
+        })
+    }
+
+    /// The block of this index, as it came.
+    #[must_use]
+    pub fn raw(&self, index: u64) -> Bytes {
+        self.blocks[self.find(index)].raw.clone()
+    }
+
+    fn find(&self, index: u64) -> usize {
+        self.blocks.iter().position(|block| block.index == index).expect("a part is made of the blocks of its lease")
+    }
+
+    fn map(&mut self, at: usize, piece: &Piece) -> &Map {
+        let cut = piece.items != (0..self.blocks[at].items);
+        if matches!((&self.maps[at], cut), (Map::Unseen, _) | (Map::Whole, true)) {
+            self.maps[at] = self.read(at, cut);
+        }
+        &self.maps[at]
+    }
+
+    fn read(&self, at: usize, cut: bool) -> Map {
+        let raw = &self.blocks[at].raw;
+        let read = contained("read a block", || {
+            tripwire(Wire::Block, raw);
+            cut.then(|| Cutter::of(self.signal, raw)).transpose()
+        });
+        match told(read) {
+            Ok(Some(cutter)) => Map::Cut(cutter),
+            Ok(None) => Map::Whole,
+            Err(why) => Map::Bad(why),
+        }
+    }
+}
+
+/// One answer of a step that may fail in two ways.
+fn told<T>(outcome: Result<Result<T, Malformed>, PanicReport>) -> Result<T, String> {
+    match outcome {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(malformed)) => Err(malformed.to_string()),
+        Err(panic) => Err(format!("panic: {panic}")),
+    }
 }
 
 /// Serialized requests of one signal one after the other are a request.
@@ -210,14 +316,14 @@ fn join(pieces: &[Bytes]) -> Bytes {
     joined.freeze()
 }
 
-/// The serialized request of one end of a request: `part` must be the front or the back of `of`.
+/// The serialized requests of the two ends of a request.
 ///
 /// # Errors
-/// As [`serialize`].
-pub fn end_of(signal: Signal, of: &Part, raw: &Bytes, part: &Part) -> Result<Bytes, Malformed> {
-    let items = part.items();
-    let first = part.range.start == of.range.start;
-    otlp::take(signal, raw, if first { 0..items } else { of.items() - items..of.items() })
+/// When the request cannot be read, which the receivers made sure of.
+pub fn ends_of(signal: Signal, raw: &Bytes, [front, back]: [&Part; 2]) -> Result<[Bytes; 2], Malformed> {
+    let cutter = Cutter::of(signal, raw)?;
+    let middle = front.items();
+    Ok([cutter.take(0..middle)?, cutter.take(middle..middle + back.items())?])
 }
 
 #[cfg(test)]
@@ -341,16 +447,18 @@ mod tests {
             let mut made = Numbered::new(signal, Source(1));
             let blocks: Vec<_> = [20, 1, 30].iter().zip(4..).map(|(&n, i)| leased(i, &mut made, n)).collect();
             let sizes: Vec<Size> = blocks.iter().map(Size::from).collect();
-            let parts = plan(&(4..7), &sizes, cut(12, 0), &[]);
-            let raw: Vec<Bytes> = parts.iter().map(|part| serialize(signal, part, &blocks).expect("ours")).collect();
+            let lease = Lease { lane: Lane(1), signal, window: 4..7, cut: cut(12, 0), settled: Vec::new(), blocks };
+            let parts = plan(&lease.window, &sizes, lease.cut, &[]);
+            let mut blocks = Blocks::of(&lease);
+            let raw: Vec<Bytes> = parts.iter().map(|part| blocks.serialize(part).expect("ours")).collect();
             let all: Vec<u64> = raw.iter().flat_map(|raw| seqs(signal, raw)).collect();
             assert_eq!(all, (0..51).collect::<Vec<_>>());
             for (part, raw) in parts.iter().zip(&raw) {
                 let (front, back) = part.halve().expect("many items");
-                let mut halves = seqs(signal, &end_of(signal, part, raw, &front).expect("ours"));
-                assert_eq!(halves.len(), front.items() as usize);
-                halves.extend(seqs(signal, &end_of(signal, part, raw, &back).expect("ours")));
-                assert_eq!(halves, seqs(signal, raw));
+                let ends = ends_of(signal, raw, [&front, &back]).expect("ours");
+                let halves = ends.each_ref().map(|end| seqs(signal, end));
+                assert_eq!(halves[0].len(), front.items() as usize);
+                assert_eq!(halves.concat(), seqs(signal, raw));
             }
         }
     }

@@ -24,7 +24,8 @@ pub struct OtlpHttpConfig {
     pub timeout: Option<Duration>,
     /// `max_idle_conns_per_host`, 2: connections kept open for the next upload.
     pub max_idle_conns_per_host: u32,
-    /// `max_conns_per_host`; None (0): as many as `num_consumers`. Parsed, not acted on.
+    /// `max_conns_per_host`: most uploads on the way at one time, of all signals together. None (0): `num_consumers` of
+    /// each.
     pub max_conns_per_host: Option<u32>,
     /// `idle_conn_timeout`, 90 s: when a connection without use is closed. None (0): never.
     pub idle_conn_timeout: Option<Duration>,
@@ -153,11 +154,11 @@ impl Default for RetryConfig {
 /// `sending_queue`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueConfig {
-    /// `enabled`, true. When false the client's request waits for the far end's answer.
+    /// `enabled`, true. When false there is no storage, and one upload of each signal is on the way at a time.
     pub enabled: bool,
     /// `num_consumers`, 10: uploads on the way at one time.
     pub num_consumers: u32,
-    /// `queue_size`, 1,000 uploads in memory. With storage bytes count instead: `max_size_mib` of the storage.
+    /// `queue_size`, 1,000. Bytes count instead: with storage its `max_size_mib`, in memory a part of memory_limiter's.
     pub queue_size: u64,
     /// `storage`: the `file_storage` extension that keeps the queue. None: memory, gone with the process.
     pub storage: Option<Id>,
@@ -325,6 +326,15 @@ impl QueueConfig {
             queue_size: s.number("queue_size", default.queue_size, 1..=i64::MAX.unsigned_abs()),
             storage: s.id_if_given("storage"),
         };
+        // With storage the operator has said in bytes what may be kept; in memory this key was meant to.
+        let meant = config.storage.is_none() && config.enabled && config.queue_size != default.queue_size;
+        s.warn_unless(!meant, "queue_size", || {
+            "is not acted on: without storage the queue is bounded in bytes, a quarter of what memory_limiter allows"
+                .to_owned()
+        });
+        s.warn_unless(config.enabled, "enabled", || {
+            "false does not make clients wait for the far end here: they are answered when their data is in memory, and what waits there ends with the process".to_owned()
+        });
         let unused = !config.enabled && config.storage.is_some();
         s.warn_unless(!unused, "storage", || "has no effect while the queue is not enabled".to_owned());
         s.moot("sizer", "with storage bytes count, without it uploads");

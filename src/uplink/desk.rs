@@ -17,19 +17,21 @@
 //! | no | there was no answer | the link: all lanes rest, then one upload probes |
 //!
 //! What always holds:
-//! * A lane in strict order has one upload out. An upload is passed over only as a suspect of poison, or when its window
-//!   is over: then the next *item* finds out whether it is the upload or the far end. So what the far end gets out of
-//!   order at its return is one item, and a bad upload holds the lane up for one window.
+//! * A lane in strict order has one upload out. An upload is passed over only as a suspect of poison, or when it has held
+//!   the lane up for a window (at most [`PARK_AFTER`](super::retry::PARK_AFTER)): then the next *item* finds out whether it
+//!   is the upload or the far end. So what the far end gets out of order at its return is one item, and a bad upload
+//!   holds the lane up for that long and then for its window, measured while others are taken.
 //! * In any order a probe is an upload not tried since the lane went down, while there is memory for one more; then the
 //!   one tried longest ago. So bad ones, even many in a row, do not keep a lane down.
-//! * While nobody can be reached two windows of each lane stay in memory; the others are given back to the spool.
+//! * While nobody can be reached two windows of each lane stay in memory; the others are given back to the spool. So are
+//!   those of a lane that rests with more than its share of a memory that is used up.
 
 use super::assemble::Part;
 use super::fate::{Blame, Fate};
 use super::hand::{Hand, State, Upload};
-use super::link::{Link, Seen, Trouble, UpTime};
+use super::link::{Link, Seen, Trouble};
 use super::pack::Body;
-use super::retry::{Next, OnExpiry, Retry};
+use super::retry::{Clocks, Next, OnExpiry, Retry};
 use super::split::{Hearing, Sentence};
 use super::verdict::Verdict;
 use crate::base::Dice;
@@ -81,12 +83,13 @@ pub struct Desk {
     link: Link,
     /// Uploads that may be out just now: grows with each one taken, so that a return is gentle (promise P9).
     ramp: u32,
-    /// How long both this lane and the far end were up (in strict order: the far end).
-    clock: UpTime,
+    clocks: Clocks,
     hand: Hand,
     windows: Vec<Range<u64>>,
     /// When the spool has enough for an upload; `None`: not before there is news.
     due: Option<Instant>,
+    /// The spool could not answer: it is left alone until then, whatever the news.
+    not_before: Option<Instant>,
     leasing: bool,
     /// Guilty items found, by hunt; a hunt is named by where the refused upload began.
     hunts: BTreeMap<Pos, u32>,
@@ -109,8 +112,10 @@ pub struct World<'a> {
     pub taken: u64,
     /// Uploads of all signals that were taken, ever.
     pub taken_of_all: u64,
-    /// The memory for bodies is not used up.
+    /// The memory for bodies is not used up; for a lane that is down: its share of it.
     pub room: bool,
+    /// The memory for bodies is used up, and the lane is down and holds more than its share.
+    pub crowds: bool,
     /// Nobody else is leasing.
     pub may_lease: bool,
     /// The operator's rules.
@@ -147,11 +152,12 @@ impl Desk {
             most,
             parked,
             link: Link::Up,
-            ramp: most,
-            clock: UpTime::default(),
+            ramp: 1, // nobody has answered yet
+            clocks: Clocks::default(),
             hand: Hand::default(),
             windows: Vec::new(),
             due: None,
+            not_before: None,
             leasing: false,
             hunts: BTreeMap::new(),
             ceiling: None,
@@ -210,7 +216,13 @@ impl Desk {
 
     /// When the spool will have enough for an upload.
     pub fn set_due(&mut self, due: Option<Instant>) {
-        self.due = due;
+        self.due = due.map(|due| self.not_before.map_or(due, |then| due.max(then)));
+    }
+
+    /// The spool could not answer: it is not asked before that, whatever the news.
+    pub fn leave_the_spool_until(&mut self, at: Instant) {
+        self.not_before = Some(at);
+        self.set_due(Some(at));
     }
 
     /// When the spool will have enough for an upload.
@@ -250,7 +262,8 @@ impl Desk {
             self.ramp = 1;
             self.down_since.get_or_insert(world.now);
         }
-        self.clock.set(world.link_up && (self.order == Order::Strict || self.link.is_up()), world.now);
+        self.clocks.taking.set(world.link_up && self.link.is_up(), world.now);
+        self.clocks.answering.set(world.link_up, world.now);
     }
 
     /// Something was parked here: it has just been tried for a whole window.
@@ -269,6 +282,7 @@ impl Desk {
     #[must_use]
     pub fn next(&self, world: &World<'_>) -> Step {
         match self.link {
+            Link::Resting { until, .. } if world.crowds => self.rest(until),
             Link::Resting { until, .. } => Step::Rest(Some(until)),
             Link::Probing { .. } => self.probe(self.down_since, world),
             Link::Up => self.send_or_fetch(world),
@@ -302,13 +316,18 @@ impl Desk {
             return Step::Park(key);
         }
         let longest_ago = tried.into_iter().min_by_key(|(key, upload)| (upload.tried, *key));
-        fresh.into_iter().next().or(longest_ago).map_or(Step::Rest(self.due), |(key, _)| self.send(key, world))
+        fresh.into_iter().next().or(longest_ago).map_or(self.wait(world), |(key, _)| self.send(key, world))
+    }
+
+    /// Nothing to send: until there is enough. A date that has passed waits for something else, room or another's lease.
+    fn wait(&self, world: &World<'_>) -> Step {
+        Step::Rest(self.due.filter(|at| *at > world.now))
     }
 
     /// The first upload; or one item behind those that may be passed over, in turn with them.
     fn probe_in_order(&self, world: &World<'_>) -> Step {
         let passed = |upload: &Upload| {
-            upload.suspect_since.is_some() || upload.patience.is_over(world.retry, &self.clock, world.now)
+            upload.suspect_since.is_some() || upload.patience.holds_up(world.retry, &self.clocks, world.now)
         };
         let (ends, rest): (Vec<_>, Vec<_>) = self.hand.ready().partition(|(_, upload)| passed(upload));
         let next = rest.first();
@@ -318,7 +337,7 @@ impl Desk {
         let longest_ago = ends.into_iter().chain(next.copied()).min_by_key(|(key, upload)| (upload.tried, *key));
         let first = self.hand.ready().next().map(|(key, _)| key);
         match longest_ago {
-            None => Step::Rest(self.due),
+            None => self.wait(world),
             Some((key, upload)) if Some(key) != first && !passed(upload) && upload.part.items() > 1 => {
                 Step::Cut(key, 1)
             }
@@ -342,7 +361,6 @@ impl Desk {
             return Step::Park(key);
         }
         let timers = self.hand.ready().filter_map(|(_, upload)| upload.at());
-        // A date that has passed waits for something else: room, or another's lease.
         Step::Rest(timers.chain(self.due).filter(|at| *at > world.now).min())
     }
 
@@ -381,7 +399,7 @@ impl Desk {
     /// A window that need not wait here: nothing of it is out, settled in part, or under suspicion.
     fn surplus(&self) -> Option<Range<u64>> {
         let idle = |window: &Range<u64>| self.hand.within(window).all(|(_, u)| u.is_ready() && u.hunt.is_none());
-        self.windows.iter().skip(WINDOWS_KEPT).find(|window| idle(window)).cloned()
+        self.windows.iter().skip(WINDOWS_KEPT).rfind(|window| idle(window)).cloned()
     }
 
     /// The window was given back.
@@ -464,7 +482,7 @@ impl Desk {
     fn fell_alone(&mut self, key: Pos, floor: Option<Duration>, may_drop: bool, world: &mut World<'_>) -> Fate {
         let retry = if self.parked { &Retry { enabled: false, ..*world.retry } } else { world.retry };
         let upload = self.hand.get_mut(key).expect("answered() has just found it");
-        match upload.patience.fell_alone(retry, &self.clock, world.now, floor, world.dice) {
+        match upload.patience.fell_alone(retry, &self.clocks, world.now, floor, world.dice) {
             Next::Again(rest) => {
                 self.hand.set(key, State::Ready { at: world.now + rest });
                 Fate::Kept(Blame::Upload { rest })
@@ -489,7 +507,7 @@ impl Desk {
 
     fn begin_window(&mut self, key: Pos, now: Instant) {
         if let Some(upload) = self.hand.get_mut(key) {
-            upload.patience.fell_with_all(&self.clock, now);
+            upload.patience.fell_with_all(&self.clocks, now);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What becomes of an upload with its answer, and who is to blame when nothing good does.
 
-use super::hand::Upload;
+use super::pack::Body;
 use super::retry::OnExpiry;
 use super::verdict::Verdict;
 use crate::spool::{Outcome, Reason};
@@ -40,17 +40,54 @@ pub enum Fate {
     Expired(OnExpiry),
 }
 
+/// What the books are to be told of an upload. Its bytes are unpacked when they are told, not before: until then they
+/// wait compressed in hand, however long the disk is full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// The far end has it, but for `rejected` items.
+    Delivered {
+        /// Never more than it has.
+        rejected: u32,
+    },
+    /// It waits in the park lane from now on.
+    Parked,
+    /// It is kept for a person.
+    DeadLetter {
+        /// What the far end said of it.
+        answer: String,
+    },
+    /// It is given up.
+    Lost(Reason),
+}
+
+impl Told {
+    /// Needs room on the disk.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        matches!(self, Told::Parked | Told::DeadLetter { .. })
+    }
+
+    /// As the spool wants to hear it.
+    #[must_use]
+    pub fn outcome(&self, body: &Body) -> Outcome {
+        match self {
+            Told::Delivered { rejected } => Outcome::Delivered { rejected: *rejected },
+            Told::Parked => Outcome::Parked { raw: body.unpack() },
+            Told::DeadLetter { answer } => Outcome::DeadLetter { raw: body.unpack(), answer: answer.clone() },
+            Told::Lost(reason) => Outcome::Lost(*reason),
+        }
+    }
+}
+
 impl Fate {
     /// What the books are told; `None` while the upload stays in hand.
     #[must_use]
-    pub fn outcome(&self, upload: &Upload, verdict: &Verdict) -> Option<Outcome> {
+    pub fn told(&self, verdict: &Verdict) -> Option<Told> {
         match self {
-            Fate::Delivered { rejected } => Some(Outcome::Delivered { rejected: *rejected }),
-            Fate::DeadLetter => {
-                Some(Outcome::DeadLetter { raw: upload.body.unpack(), answer: verdict.why().to_owned() })
-            }
-            Fate::Expired(OnExpiry::Park) => Some(Outcome::Parked { raw: upload.body.unpack() }),
-            Fate::Expired(OnExpiry::Drop) => Some(Outcome::Lost(Reason::RetryExpired)),
+            Fate::Delivered { rejected } => Some(Told::Delivered { rejected: *rejected }),
+            Fate::DeadLetter => Some(Told::DeadLetter { answer: verdict.why().to_owned() }),
+            Fate::Expired(OnExpiry::Park) => Some(Told::Parked),
+            Fate::Expired(OnExpiry::Drop) => Some(Told::Lost(Reason::RetryExpired)),
             Fate::Kept(_) | Fate::Halve | Fate::Suspect => None,
         }
     }

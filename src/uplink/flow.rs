@@ -10,7 +10,7 @@
 //! What always holds:
 //! * While the far end is away at most one upload is out, of whichever lane (promise P9).
 //! * Lanes take turns, so none waits for another's backlog; bodies in memory stay below `budget` plus one window for
-//!   each lane that has nothing in hand.
+//!   each lane that has nothing in hand. A lane that is down leaves the others that have something their shares of it.
 
 use super::assemble::Part;
 use super::desk::{Desk, Step, World};
@@ -228,13 +228,17 @@ impl Flow {
         room: bool,
         f: impl FnOnce(&mut Desk, &mut World<'_>) -> R,
     ) -> R {
+        let in_use = |desk: &&Desk| !desk.is_parked() && (!desk.is_empty() || desk.due().is_some());
+        let share = self.budget / self.desks.iter().filter(in_use).count().max(1);
         let desk = &mut self.desks[at];
+        let (down, held) = (!desk.link().is_up(), desk.held_bytes());
         let mut world = World {
             now,
             link_up: self.link.is_up(),
             taken: self.taken[signal_index(desk)],
             taken_of_all: self.taken.iter().sum(),
-            room,
+            room: room && !(down && held >= share),
+            crowds: down && held > share && !room,
             may_lease: self.leasing.is_none() && !self.closing,
             retry: &self.retry,
             dice: &mut self.dice,

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! What always holds:
-//! * Every request ends: within `timeout`, or within [`TIMEOUT_MAX`] when the operator set none.
+//! * Every request ends: within `timeout`, or within [`TIMEOUT_MAX`] when the operator set none, counted from when
+//!   `max_conns_per_host` lets it go.
 //! * No data goes to an address the operator did not name: 301, 302 and 303 are answers like any other, and 307 and 308
 //!   are followed to the same scheme, host and port only.
 //! * No secret appears in an error or a log line.
@@ -17,7 +18,7 @@ use super::pack::Encoding;
 use super::transport::{Parcel, Transport, UPLOAD_ID};
 use super::verdict::{BODY_MAX, HttpAnswer, Verdict};
 use crate::base::Clock;
-use crate::config::{Pem, TlsClient, TlsVersion};
+use crate::config::{Pem, Secret, TlsClient, TlsVersion};
 use crate::otlp::Signal;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -25,9 +26,10 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Response, Url, redirect, tls};
 use std::error::Error as _;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 use std::{fs, io};
+use tokio::sync::Semaphore;
 
 /// The end of a request that has none: a lane in strict order waits for it, and an answer after ten minutes is none.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
@@ -65,6 +67,8 @@ pub struct OtlpHttp {
     urls: [Option<Url>; 3],
     headers: HeaderMap,
     clock: Clock,
+    /// `max_conns_per_host`: one place for each upload on the way.
+    places: Option<Arc<Semaphore>>,
 }
 
 impl OtlpHttp {
@@ -104,8 +108,78 @@ impl OtlpHttp {
             (builder, headers) = with_name(builder, headers, name, &mut urls)?;
         }
         let client = builder.build().map_err(|e| setting("client", e))?;
-        Ok(OtlpHttp { client, urls, headers, clock })
+        let places = config.max_conns_per_host.map(|most| Arc::new(Semaphore::new(most as usize)));
+        Ok(OtlpHttp { client, urls, headers, clock, places })
     }
+}
+
+/// Makes the client of each life of an uplink, from the certificates of that moment; from the last good ones when those
+/// are gone or half written just then.
+#[derive(Debug)]
+pub struct Maker {
+    config: OtlpHttpConfig,
+    consumers: u32,
+    clock: Clock,
+    /// With the files' contents in it.
+    last_good: Mutex<OtlpHttpConfig>,
+}
+
+impl Maker {
+    /// Makes the first client, so that a bad certificate is a start that fails with its reason.
+    ///
+    /// # Errors
+    /// As [`OtlpHttp::new`].
+    pub fn new(config: &OtlpHttpConfig, consumers: u32, clock: Clock) -> Result<Maker, ClientError> {
+        let read = with_files_read(config)?;
+        OtlpHttp::new(&read, consumers, clock.clone())?;
+        Ok(Maker { config: config.clone(), consumers, clock, last_good: Mutex::new(read) })
+    }
+
+    /// A client for a new life.
+    #[must_use]
+    pub fn make(&self) -> Arc<dyn Transport> {
+        let mut last_good = self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = with_files_read(&self.config)
+            .and_then(|read| Ok((OtlpHttp::new(&read, self.consumers, self.clock.clone())?, read)));
+        let error = match fresh {
+            Ok((client, read)) => {
+                *last_good = read;
+                return Arc::new(client);
+            }
+            Err(error) => error,
+        };
+        tracing::error!(%error, "client cannot be made anew; it is made of what was read before");
+        match OtlpHttp::new(&last_good, self.consumers, self.clock.clone()) {
+            Ok(client) => Arc::new(client),
+            Err(error) => Arc::new(NoClient { why: error.to_string() }),
+        }
+    }
+}
+
+/// What sends where no client can be made: nothing, and says why. The data waits for a person.
+#[derive(Debug)]
+struct NoClient {
+    why: String,
+}
+
+impl Transport for NoClient {
+    fn send(&self, _: Parcel) -> BoxFuture<'static, Verdict> {
+        std::future::ready(Verdict::Hold { why: self.why.clone() }).boxed()
+    }
+}
+
+/// The same section with the contents of its certificate files written into it.
+fn with_files_read(config: &OtlpHttpConfig) -> Result<OtlpHttpConfig, ClientError> {
+    let mut read = config.clone();
+    let common = &mut read.tls.common;
+    for (what, pem) in [("ca_file", &mut common.ca), ("cert_file", &mut common.cert), ("key_file", &mut common.key)] {
+        if let Some(Pem::File(path)) = pem {
+            let bytes = load(what, &Pem::File(path.clone()))?;
+            // What is no UTF-8 is a remark beside the certificate.
+            *pem = Some(Pem::Inline(Secret::new(&*String::from_utf8_lossy(&bytes))));
+        }
+    }
+    Ok(read)
 }
 
 impl Transport for OtlpHttp {
@@ -126,8 +200,13 @@ impl Transport for OtlpHttp {
         // The operator's headers win.
         headers.extend(self.headers.clone());
         let request = self.client.post(url).headers(headers).body(parcel.body.bytes);
-        let clock = self.clock.clone();
+        let (clock, places) = (self.clock.clone(), self.places.clone());
         async move {
+            // Held until the answer is read. (Places are never closed.)
+            let _place = match &places {
+                Some(places) => places.acquire().await.ok(),
+                None => None,
+            };
             match request.send().await {
                 Ok(response) => Verdict::of_http(&read(response).await, clock.now().wall_ns),
                 Err(error) => silence(&error),

@@ -52,7 +52,12 @@ impl Body {
 pub struct Packer {
     encoding: Encoding,
     gzip: Compressor,
+    /// Where it writes, kept from upload to upload.
+    room: Vec<u8>,
 }
+
+/// Most of the compressor's room that is kept: for an upload of the usual 4 MiB. Larger ones are rare.
+const ROOM_KEPT: usize = (4 << 20) + (64 << 10);
 
 impl fmt::Debug for Packer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,7 +70,7 @@ impl Packer {
     #[must_use]
     pub fn new(encoding: Encoding, level: i32) -> Packer {
         let level = CompressionLvl::new(level).unwrap_or_else(|_| CompressionLvl::new(LEVEL).unwrap_or_default());
-        Packer { encoding, gzip: Compressor::new(level) }
+        Packer { encoding, gzip: Compressor::new(level), room: Vec::new() }
     }
 
     /// Packs a serialized request.
@@ -79,10 +84,17 @@ impl Packer {
     }
 
     fn deflate(&mut self, raw: &[u8]) -> Bytes {
-        let mut room = vec![0; self.gzip.gzip_compress_bound(raw.len())];
-        let len = self.gzip.gzip_compress(raw, &mut room).expect("the bound is enough for any input");
+        let bound = self.gzip.gzip_compress_bound(raw.len());
+        if self.room.len() < bound {
+            self.room.resize(bound, 0);
+        }
+        let len = self.gzip.gzip_compress(raw, &mut self.room).expect("the bound is enough for any input");
         // The room is about as large as the raw request; what stays in memory is as large as the packed one.
-        Bytes::copy_from_slice(&room[..len])
+        let packed = Bytes::copy_from_slice(&self.room[..len]);
+        if self.room.len() > ROOM_KEPT {
+            self.room = Vec::new();
+        }
+        packed
     }
 }
 
@@ -107,6 +119,16 @@ mod tests {
         }
         let silly = Packer::new(Encoding::Gzip, 99).pack(&Bytes::from_static(b"x"));
         assert_eq!(silly.unpack(), Bytes::from_static(b"x"));
+    }
+
+    #[test]
+    fn the_room_is_kept_while_it_is_of_a_usual_size() {
+        let mut packer = Packer::new(Encoding::Gzip, LEVEL);
+        for (len, kept) in [(1 << 20, true), (1_000, true), (4 << 20, true), (9 << 20, false), (1_000, true)] {
+            let raw = Bytes::from(vec![7; len]);
+            assert_eq!(packer.pack(&raw).unpack(), raw);
+            assert_eq!(!packer.room.is_empty(), kept, "{len}");
+        }
     }
 
     /// The budget of the issue: a 390-byte record costs at most 105 B on the wire.

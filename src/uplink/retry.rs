@@ -6,8 +6,9 @@
 //!         fails                                  fails while others succeed
 //! ```
 //!
-//! What always holds: the window is measured on the clock of the link's up-time; and it ends only with a failure that
-//! is the upload's own, when others were taken meanwhile. While nothing is taken, nothing expires.
+//! What always holds: the window is measured on a clock that runs while the far end takes this lane's data; and it ends
+//! only with a failure that is the upload's own, when others were taken meanwhile. While nothing is taken, nothing
+//! expires.
 
 pub use super::config::OnExpiry;
 use super::config::RetryConfig;
@@ -67,11 +68,20 @@ impl Retry {
     }
 }
 
+/// The two clocks of a lane.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Clocks {
+    /// Runs while the far end takes this lane's data: on it windows end.
+    pub taking: UpTime,
+    /// Runs while the far end answers at all: on it an upload that others wait for is passed over.
+    pub answering: UpTime,
+}
+
 /// One upload's tries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Patience {
-    /// Reading of the up-time clock at the first failure of any kind.
-    began: Option<Duration>,
+    /// Readings of the clocks (taking, answering) at the first failure of any kind.
+    began: Option<(Duration, Duration)>,
     /// Failures of its own.
     failures: u32,
 }
@@ -87,8 +97,12 @@ pub enum Next {
 
 impl Patience {
     /// It failed, and nobody else fared better: the window begins, on a clock that stands still now.
-    pub fn fell_with_all(&mut self, clock: &UpTime, now: Instant) {
-        self.began.get_or_insert(clock.at(now));
+    pub fn fell_with_all(&mut self, clocks: &Clocks, now: Instant) {
+        self.begin(clocks, now);
+    }
+
+    fn begin(&mut self, clocks: &Clocks, now: Instant) -> Duration {
+        self.began.get_or_insert((clocks.taking.at(now), clocks.answering.at(now))).0
     }
 
     /// It failed while others succeeded. `floor`: the far end's `Retry-After`.
@@ -98,15 +112,15 @@ impl Patience {
     pub fn fell_alone(
         &mut self,
         retry: &Retry,
-        clock: &UpTime,
+        clocks: &Clocks,
         now: Instant,
         floor: Option<Duration>,
         dice: &mut Dice,
     ) -> Next {
-        let began = *self.began.get_or_insert(clock.at(now));
+        let began = self.begin(clocks, now);
         self.failures = self.failures.saturating_add(1);
         let rest = retry.curve.jittered(self.failures, dice).max(floor.unwrap_or_default());
-        let elapsed = clock.at(now).saturating_sub(began);
+        let elapsed = clocks.taking.at(now).saturating_sub(began);
         if elapsed + rest > retry.window() { Next::Expired } else { Next::Again(rest) }
     }
 
@@ -116,10 +130,12 @@ impl Patience {
         self.failures
     }
 
-    /// Would a failure of its own end it now?
+    /// Has it kept others waiting for so long, with a far end that answers, that one of them should find out whether it
+    /// is this upload or the whole lane? That ends no window.
     #[must_use]
-    pub fn is_over(&self, retry: &Retry, clock: &UpTime, now: Instant) -> bool {
-        self.began.is_some_and(|began| clock.at(now).saturating_sub(began) >= retry.window())
+    pub fn holds_up(&self, retry: &Retry, clocks: &Clocks, now: Instant) -> bool {
+        let patience = retry.window().min(PARK_AFTER);
+        self.began.is_some_and(|(_, began)| clocks.answering.at(now).saturating_sub(began) >= patience)
     }
 }
 
@@ -137,10 +153,10 @@ mod tests {
     /// Tries at the rests the window asks for, in a world where all others succeed; the times of the tries.
     fn tries(retry: &Retry, floor: Option<Duration>) -> Vec<u64> {
         let start = Instant::now();
-        let (mut clock, mut now, mut patience) = (UpTime::default(), start, Patience::default());
-        clock.set(true, start);
+        let (mut clocks, mut now, mut patience) = (Clocks::default(), start, Patience::default());
+        clocks.taking.set(true, start);
         let mut at = vec![0];
-        while let Next::Again(rest) = patience.fell_alone(retry, &clock, now, floor, &mut Dice::seeded(1)) {
+        while let Next::Again(rest) = patience.fell_alone(retry, &clocks, now, floor, &mut Dice::seeded(1)) {
             now += rest;
             at.push((now - start).as_secs());
             assert!(at.len() < 1_000);
@@ -160,22 +176,27 @@ mod tests {
         assert_eq!(Retry { on_expiry: OnExpiry::Drop, ..retry(Some(S)) }.expiry(), OnExpiry::Drop);
     }
 
-    /// Goal: promise P3 at its smallest. An hour's window, 88 hours down: the window has not moved.
+    /// Goal: promise P3 at its smallest. An hour's window, 88 hours down: the window has not moved, whether nobody was
+    /// there or only this lane was not taken.
     #[test]
     fn an_outage_uses_nothing_of_the_window() {
-        let (retry, start) = (retry(Some(3_600 * S)), Instant::now());
-        let (mut clock, mut patience) = (UpTime::default(), Patience::default());
-        clock.set(true, start);
-        let fell = start + 600 * S;
-        patience.fell_with_all(&clock, fell);
-        clock.set(false, fell);
-        let back = fell + 88 * 3_600 * S;
-        assert!(!patience.is_over(&retry, &clock, back));
-        clock.set(true, back);
-        let next = patience.fell_alone(&retry, &clock, back + 3_500 * S, None, &mut Dice::seeded(1));
-        assert_eq!(next, Next::Again(10 * S));
-        assert!(patience.is_over(&retry, &clock, back + 3_600 * S));
-        let next = patience.fell_alone(&retry, &clock, back + 3_600 * S, None, &mut Dice::seeded(1));
-        assert_eq!(next, Next::Expired);
+        for answers in [false, true] {
+            let (retry, start) = (retry(Some(3_600 * S)), Instant::now());
+            let (mut clocks, mut patience) = (Clocks::default(), Patience::default());
+            clocks.taking.set(true, start);
+            clocks.answering.set(true, start);
+            let fell = start + 600 * S;
+            patience.fell_with_all(&clocks, fell);
+            clocks.taking.set(false, fell);
+            clocks.answering.set(answers, fell);
+            let back = fell + 88 * 3_600 * S;
+            assert_eq!(patience.holds_up(&retry, &clocks, back), answers, "the next may find out");
+            clocks.taking.set(true, back);
+            clocks.answering.set(true, back);
+            for (after, expected) in [(0, Next::Again(10 * S)), (3_500, Next::Again(20 * S)), (3_600, Next::Expired)] {
+                let next = patience.fell_alone(&retry, &clocks, back + after * S, None, &mut Dice::seeded(1));
+                assert_eq!(next, expected, "{after} s after the return");
+            }
+        }
     }
 }

@@ -148,7 +148,9 @@ fn of_success(answer: &HttpAnswer) -> Verdict {
         _ if answer.body.is_empty() && !answer.cut => Some(body::Success::default()),
         "application/x-protobuf" | "application/protobuf" => body::protobuf(&answer.body),
         "application/json" => body::json(&answer.body),
-        // No type: it is what it can be read as.
+        // No type: a page is told by how it begins, also one that is long or broke off.
+        "" if body::is_page(&answer.body) => return portal(answer),
+        // Else it is what it can be read as.
         "" => match body::protobuf(&answer.body).or_else(|| body::json(&answer.body)) {
             None if !answer.cut => return portal(answer),
             read => read,
@@ -249,9 +251,18 @@ mod tests {
             assert_eq!(short(&verdict), expected, "{content_type:?} {body:?}");
         }
         // A status line that says yes and a connection that breaks: the data is there, a retry would double it.
-        for (content_type, expected) in [("", "accepted, oddly"), ("application/json", "accepted, oddly"), ("text/html", "silence")] {
-            let cut = HttpAnswer { cut: true, ..answer(200, content_type, b"<") };
-            assert_eq!(short(&Verdict::of_http(&cut, 0)), expected, "{content_type:?}");
+        let huge = [b"\xef\xbb\xbf\r\n <html>".to_vec(), vec![b'x'; BODY_MAX]].concat();
+        for (content_type, body, expected) in [
+            ("",                 &b"\x0a"[..],             "accepted, oddly"),
+            ("",                 b"",                      "accepted, oddly"),
+            ("",                 b"{\"partialSucc",        "accepted, oddly"),
+            ("application/json", b"<",                     "accepted, oddly"),
+            ("text/html",        b"<",                     "silence"),
+            ("",                 b"<",                     "silence"), // a page without a type that broke off
+            ("",                 &huge,                    "silence"), // or is longer than we read
+        ] {
+            let cut = HttpAnswer { cut: true, ..answer(200, content_type, body) };
+            assert_eq!(short(&Verdict::of_http(&cut, 0)), expected, "{content_type:?} {:?}", &body[..body.len().min(20)]);
         }
     }
 

@@ -1,9 +1,10 @@
 //! The rules one by one, as examples.
 
+use super::take;
 use super::tree::{Node, fields};
 use crate::otlp::{
-    Action, Encoding, Groups, Keys, Limits, Partial, Pattern, Rewriter, Rule, Signal, Source, Status, Target, TooDeep,
-    Type, VALUE_DEPTH_MAX, Value, Walked, When, count, cut, merge, success, take, walk,
+    Action, Encoding, Groups, Keys, Partial, Pattern, Rewriter, Rule, Signal, Source, Status, Target, TooDeep, Type,
+    VALUE_DEPTH_MAX, Value, Walked, When, count, merge, success, walk,
 };
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
@@ -81,7 +82,6 @@ fn a_refusal_names_the_place_and_the_rule() {
 fn an_empty_request_is_valid_and_has_nothing() {
     for signal in Signal::ALL {
         assert_eq!(walk(signal, b""), Ok(Walked::default()));
-        assert_eq!(cut(signal, &Bytes::new(), Limits::default()).map(|parts| parts.len()), Ok(1));
         assert_eq!(take(signal, &Bytes::new(), 0..0), Ok(Bytes::new()));
     }
 }
@@ -106,18 +106,9 @@ fn times_are_those_of_living_items() {
 }
 
 #[test]
-fn cuts_are_even_slices_where_they_can_be_and_the_whole_is_not_copied() {
+fn parts_are_slices_where_they_can_be_and_the_whole_is_not_copied() {
     let request = logs(0..5);
-    let parts = cut(Signal::Logs, &request, Limits { max_items: 2, max_bytes: 0 }).expect("it is valid");
-    assert_eq!(parts.iter().map(|part| part.items.clone()).collect::<Vec<_>>(), [0..2, 2..4, 4..5]);
-    assert_eq!(parts[1].bytes, logs(2..4));
-
-    let even = cut(Signal::Logs, &logs(0..10), Limits { max_items: 4, max_bytes: 0 }).expect("it is valid");
-    assert_eq!(even.iter().map(|part| part.items.len()).collect::<Vec<_>>(), [4, 3, 3], "not 4, 4, 2");
-
-    let fits = Limits { max_items: 5, max_bytes: u32::try_from(request.len()).expect("small") };
-    let whole = cut(Signal::Logs, &request, fits).expect("it is valid");
-    assert_eq!(whole[0].bytes.as_ptr(), request.as_ptr(), "the same memory");
+    assert_eq!(take(Signal::Logs, &request, 2..4), Ok(logs(2..4)));
     let taken = take(Signal::Logs, &request, 0..5).expect("it is valid");
     assert_eq!(taken.as_ptr(), request.as_ptr(), "the same memory");
 
@@ -126,8 +117,6 @@ fn cuts_are_even_slices_where_they_can_be_and_the_whole_is_not_copied() {
     assert_eq!(second, logs(5..10));
     assert_eq!(second.as_ptr(), merged[request.len()..].as_ptr(), "whole resources are slices");
 
-    let large = cut(Signal::Logs, &request, Limits { max_items: 0, max_bytes: 1 }).expect("it is valid");
-    assert_eq!(large.len(), 5, "an item that is too large alone is a part alone");
     let why = take(Signal::Logs, &request, 3..6).expect_err("there are five").to_string();
     assert_eq!(why, "byte 0: items 3..6 were asked for, the request has 5");
 }
@@ -153,8 +142,8 @@ fn a_metric_that_is_cut_keeps_its_name_unit_and_temporality_in_every_part() {
         let metric = [envelope, field(7, data)].concat();
         Bytes::from(field(1, [field(3, "schema"), field(2, field(2, metric))].concat()))
     };
-    let parts = cut(Signal::Metrics, &request, Limits { max_items: 2, max_bytes: 0 }).expect("it is valid");
-    assert_eq!(parts.into_iter().map(|part| part.bytes).collect::<Vec<_>>(), [part(2), part(1)]);
+    let parts = [0..2, 2..3].map(|items| take(Signal::Metrics, &request, items));
+    assert_eq!(parts, [Ok(part(2)), Ok(part(1))]);
 }
 
 fn rewrite(target: Target, actions: Vec<Action>, request: Vec<u8>) -> Vec<u8> {
@@ -373,7 +362,7 @@ fn no_nesting_needs_stack() {
         }
         let request = Bytes::from(around(&field(5, value)));
         walk(Signal::Logs, &request).expect_err("it is far too deep");
-        let _ = cut(Signal::Logs, &request, Limits { max_items: 1, max_bytes: 1 });
+        let _ = take(Signal::Logs, &request, 0..1);
         let rewriter =
             Rewriter::new(vec![Rule { target: Target::Items, actions: vec![Action::delete("x")], only: None }]);
         let _ = rewriter.expect("no values").rewrite(Signal::Logs, &request, &|_| None);

@@ -15,8 +15,15 @@ mod split;
 mod tree;
 mod walk;
 
-use super::Signal;
+use super::{Cutter, Malformed, Signal};
+use bytes::Bytes;
 use proptest::prelude::*;
+use std::ops::Range;
+
+/// One part of a request.
+fn take(signal: Signal, request: &Bytes, items: Range<u32>) -> Result<Bytes, Malformed> {
+    Cutter::of(signal, request)?.take(items)
+}
 
 /// So many cases in an ordinary run; `PROPTEST_CASES` asks for more.
 fn cases(ordinary: u32) -> ProptestConfig {

@@ -1,8 +1,9 @@
 //! Cuts lose nothing, double nothing, keep order, envelopes and limits.
 
+use super::take;
 use super::{cases, damage, entropy, signals, tree};
 use crate::otlp::wild::Choices;
-use crate::otlp::{Limits, Signal, count, cut, take, walk};
+use crate::otlp::{Cutter, Signal, count, walk};
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -24,38 +25,35 @@ proptest! {
     fn parts_have_all_items_once_in_order_with_their_envelopes(
         signal in signals(),
         many in prop::collection::vec(entropy(), 1..5),
-        max_items in 0_u32..6,
-        max_bytes in prop_oneof![Just(0_u32), 1_u32..600],
+        borders in prop::collection::vec(0_u32..12, 0..6),
     ) {
         let request = merged(signal, &many);
-        let parts = cut(signal, &request, Limits { max_items, max_bytes }).expect("it was accepted");
+        let cutter = Cutter::of(signal, &request).expect("it was accepted");
         let all = tree::items(signal, &request);
-        let mut next = 0;
-        for part in &parts {
-            prop_assert_eq!(part.items.start, next);
-            next = part.items.end;
-            prop_assert_eq!(walk(signal, &part.bytes).map(|walked| walked.items), Ok(part.items.end - part.items.start));
-            let range = part.items.start as usize..part.items.end as usize;
-            prop_assert_eq!(&tree::items(signal, &part.bytes), &all[range.clone()]);
-            prop_assert!(max_items == 0 || range.len() <= max_items as usize);
-            prop_assert!(max_bytes == 0 || part.bytes.len() <= max_bytes as usize || range.len() <= 1);
-            prop_assert_eq!(&take(signal, &request, part.items.clone()).map(|taken| tree::items(signal, &taken)),
-                &Ok(all[range].to_vec()));
+        prop_assert_eq!(cutter.items() as usize, all.len());
+        let mut borders: Vec<u32> = borders.into_iter().map(|at| at.min(cutter.items())).chain([0, cutter.items()]).collect();
+        borders.sort_unstable();
+        for pair in borders.windows(2) {
+            let part = cutter.take(pair[0]..pair[1]).expect("it has them");
+            prop_assert_eq!(walk(signal, &part).map(|walked| walked.items), Ok(pair[1] - pair[0]));
+            prop_assert_eq!(&tree::items(signal, &part), &all[pair[0] as usize..pair[1] as usize]);
+            prop_assert!(part.len() <= request.len());
         }
-        prop_assert_eq!(next as usize, all.len());
-        prop_assert!(all.is_empty() || parts.iter().all(|part| !part.items.is_empty()));
     }
 
+    /// Goal: where the envelopes alone are too long, every part is: halving would only repeat them.
     #[test]
-    fn parts_cut_by_items_are_as_few_and_as_even_as_can_be(
-        signal in signals(), many in prop::collection::vec(entropy(), 1..5), max_items in 1_u32..6,
+    fn no_part_is_shorter_than_its_least_envelope(
+        signal in signals(), many in prop::collection::vec(entropy(), 1..5), a in 0_u32..12, b in 0_u32..12,
     ) {
         let request = merged(signal, &many);
-        let parts = cut(signal, &request, Limits { max_items, max_bytes: 0 }).expect("it was accepted");
-        let sizes: Vec<u32> = parts.iter().map(|part| part.items.end - part.items.start).collect();
-        let items: u32 = sizes.iter().sum();
-        prop_assert_eq!(sizes.len(), items.div_ceil(max_items).max(1) as usize);
-        prop_assert!(sizes.iter().max().unwrap_or(&0) - sizes.iter().min().unwrap_or(&0) <= 1, "{:?}", sizes);
+        let cutter = Cutter::of(signal, &request).expect("it was accepted");
+        let (from, to) = (a.min(b).min(cutter.items()), a.max(b).min(cutter.items()));
+        let least = cutter.least_envelope(from..to);
+        for item in from..to {
+            let part = cutter.take(item..item + 1).expect("it has it");
+            prop_assert!(part.len() > least, "{} of {}", part.len(), least);
+        }
     }
 
     #[test]
@@ -76,14 +74,18 @@ proptest! {
 
     #[test]
     fn damaged_requests_are_cut_or_refused_but_never_a_panic(
-        signal in signals(), choices in entropy(), hits in damage(), max_items in 0_u32..4, max_bytes in 0_u32..200,
+        signal in signals(), choices in entropy(), hits in damage(), at in 0_u32..4,
     ) {
         let mut request = Choices::defective(&choices).request(signal);
         hits.strike(&mut request);
         let request = Bytes::from(request);
-        if let Ok(parts) = cut(signal, &request, Limits { max_items, max_bytes }) {
-            let items: u32 = parts.iter().map(|part| count(signal, &part.bytes).expect("built of what was read")).sum();
-            prop_assert_eq!(Ok(items), count(signal, &request));
+        if let Ok(cutter) = Cutter::of(signal, &request) {
+            prop_assert_eq!(Ok(cutter.items()), count(signal, &request));
+            let at = at.min(cutter.items());
+            let parts = [cutter.take(0..at), cutter.take(at..cutter.items())].map(|part| part.expect("it has them"));
+            let items: u32 = parts.iter().map(|part| count(signal, part).expect("built of what was read")).sum();
+            prop_assert_eq!(items, cutter.items());
+            let _ = cutter.least_envelope(0..9);
         }
         let _ = take(signal, &request, 1..2);
     }

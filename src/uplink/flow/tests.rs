@@ -200,7 +200,7 @@ impl Sim {
             lane: self.lanes[at],
             range: upload.part.range.clone(),
             items: upload.part.items(),
-            outcome: fate.outcome(upload, verdict).expect("a fate to be settled"),
+            outcome: fate.told(verdict).expect("a fate to be settled").outcome(&upload.body),
         };
         self.store.settle(vec![settlement]).expect("the store is well");
         self.flow.desk_mut(at).settled(key);
@@ -279,6 +279,11 @@ fn one_probe_while_it_is_down_and_a_gentle_return() {
     let took = sim.run_dry(700 * S);
     assert!(took <= 650 * S, "everyone knocks within a jittered rest: {took:?}");
     let first = sim.sent[back];
+    let mut born = Sim::new(Script::new());
+    (0..40).for_each(|_| born.put(LOGS, 10));
+    born.run(S);
+    let out = |from: u32, to: u32| born.requests(LATENCY * from, LATENCY * to);
+    assert_eq!((out(0, 1), out(1, 2)), (1, 2), "so does a birth");
     let crowd = |from: u32, to: u32| sim.requests(first + LATENCY * from, first + LATENCY * to);
     assert_eq!(crowd(0, 1), 1, "one knocks");
     assert!(crowd(1, 2) <= 5, "then a few: {}", crowd(1, 2));
@@ -403,8 +408,8 @@ fn a_batch_that_fails_while_others_succeed_is_parked_and_nobody_waits_for_it() {
                 && outcomes.lost == 0
         );
         assert_eq!((outcomes.delivered, sim.store.waiting_items()), (11_990, 10));
-        // Logs never wait for it; metrics, in order, wait for one window.
-        let patience = if lane == LOGS { 60 } else { 400 };
+        // Logs never wait for it; metrics, in order, wait until the next may find out, and then for a window.
+        let patience = if lane == LOGS { 60 } else { 720 };
         assert!(longest <= patience * S, "{} waited {longest:?}", LANES[lane]);
         let tries = |sim: &Sim, from, to| {
             let bad = |seen: &&far_end::Seen| seen.status == 500;
@@ -439,6 +444,81 @@ fn what_the_operator_wants_dropped_is_dropped_and_counted() {
     assert_eq!(once.store.outcomes().lost, 10);
     let tries = once.collector.seen().filter(|seen| seen.status == 503).count();
     assert!(tries <= 2, "tried once while others succeed: {tries}");
+}
+
+/// Promise P3. Goal: an outage of one signal alone uses up nothing of its window: one more failure right after the return
+/// drops nothing, though the operator wants dropping.
+#[test]
+fn an_outage_of_one_signal_uses_nothing_of_its_window() {
+    for lane in [LOGS, METRICS] {
+        let script = Script::new().for_signal(LANES[lane], Act::status(503));
+        let mut sim = Sim::with(script, Retry { on_expiry: OnExpiry::Drop, ..retry() });
+        for i in 0..120 {
+            sim.put(lane, 10);
+            sim.put(TRACES, 10);
+            sim.run(60 * S * (i + 1));
+        }
+        assert!(sim.flow.link().is_up() && !sim.flow.desk(lane).link().is_up());
+        for _ in 0..3 {
+            sim.collector.play(Script::new().times(1, Act::Accept).times(1, Act::status(503)));
+            sim.run(sim.now - sim.start + 60 * S);
+            sim.put(lane, 10);
+        }
+        sim.run_dry(9_000 * S);
+        sim.assert_all_delivered();
+        assert_eq!((sim.store.outcomes().lost, sim.store.outcomes().parked), (0, 0), "{}", LANES[lane]);
+    }
+}
+
+/// Goal: a signal that is not taken leaves the others their memory, also what it had when its trouble began.
+#[test]
+fn a_lane_that_is_down_does_not_eat_the_memory_of_the_others() {
+    for act in [Act::status(401), Act::status(503)] {
+        // Traces are taken slowly, so that there are always some.
+        let slow = || Script::new().for_signal(Signal::Traces, Act::Slow(3 * S));
+        let mut sim = Sim::new(slow().lasting(5 * S, Act::Slow(4 * S)));
+        sim.flow.budget = 90_000;
+        for _ in 0..200 {
+            sim.put(LOGS, 40);
+        }
+        for i in 0..900 {
+            sim.put(TRACES, 10);
+            if i == 5 {
+                sim.collector.play(slow().for_signal(Signal::Logs, act.clone()));
+            }
+            sim.run(S * (i + 1));
+            let held = sim.flow.desk(LOGS).held_bytes();
+            assert!(i < 60 || held <= 90_000 / 2 + 6_000, "{act:?}: {held} B after {i} s");
+        }
+        assert!(sim.store.waiting_items() <= 200 * 40 + 10, "traces go on");
+        sim.collector.play(Script::new());
+        sim.run_dry(1_200 * S);
+        sim.assert_all_delivered();
+    }
+}
+
+/// Goal: a date that has passed is no reason to wake: a lane whose turn it is not waits for what it waits for.
+#[test]
+fn nobody_waits_for_the_past() {
+    for (lane, other) in [(LOGS, TRACES), (METRICS, TRACES)] {
+        let mut sim = Sim::new(Script::new().always(Act::status(503)));
+        sim.put(lane, 5);
+        sim.run(60 * S);
+        assert!(!sim.flow.desk(lane).link().is_up());
+        // Everything in hand is given up; more waits, and the spool is busy with another lane's lease.
+        let keys: Vec<Pos> = (0..9).map(|index| Pos { index, item: 0 }).collect();
+        keys.iter().for_each(|key| sim.flow.desk_mut(lane).settled(*key));
+        assert!(sim.flow.desk(lane).is_empty());
+        let now = sim.now + 60 * S;
+        sim.flow.desk_mut(lane).set_due(None);
+        sim.flow.desk_mut(other).set_due(Some(now));
+        assert_eq!(sim.flow.next(now), Do::Lease(other));
+        sim.flow.desk_mut(lane).set_due(Some(now - S));
+        match sim.flow.next(now) {
+            Do::Rest(until) => assert!(until.is_none_or(|at| at > now), "{}: {until:?}", LANES[lane]),
+            step => panic!("{step:?}"),
+        }
+    }
 }
 
 /// Goal: one signal's trouble is its own: a collector without a logs pipeline takes traces and metrics at full speed,

@@ -119,9 +119,27 @@ impl FakeStore {
         self.inner().sick = calls;
     }
 
+    /// How many of those calls have not come yet.
+    pub(crate) fn sick_left(&self) -> u32 {
+        self.inner().sick
+    }
+
     /// There is no room for anything new, or there is again.
     pub(crate) fn fill(&self, full: bool) {
         self.inner().full = full;
+    }
+
+    /// What is leased of this lane is evicted behind its owner's back.
+    pub(crate) fn evict_leased(&self, lane: Lane) {
+        let mut inner = self.inner();
+        let Inner { lanes, outcomes, .. } = &mut *inner;
+        let lane = &mut lanes[lane.0 as usize];
+        let (out, kept) = std::mem::take(&mut lane.windows).into_iter().partition::<Vec<_>, _>(|window| window.out);
+        lane.windows = kept;
+        for window in out {
+            outcomes.lost += u64::from(window.items);
+            lane.blocks.retain(|index, _| !window.range.contains(index));
+        }
     }
 
     /// Another uplink takes over: the present one is retired.
@@ -310,9 +328,9 @@ impl Store for FakeStore {
             let lane = &inner.lanes[s.lane.0 as usize];
             let borders = |w: &FakeWindow| Pos { index: w.range.start, item: 0 }..Pos { index: w.range.end, item: 0 };
             let window = lane.windows.iter().find(|w| w.out && borders(w).contains(&s.range.start));
-            let Some(window) = window else { return Err(LeaseError::NotLeased(s.range.start, s.range.end)) };
+            let Some(window) = window else { return Err(LeaseError::NotLeased(s.lane, s.range.start, s.range.end)) };
             if window.settled.iter().any(|done| done.start < s.range.end && done.end > s.range.start) {
-                return Err(LeaseError::NotLeased(s.range.start, s.range.end));
+                return Err(LeaseError::NotLeased(s.lane, s.range.start, s.range.end));
             }
             assert!(s.range.end <= borders(window).end, "a part lies in one window: {:?}", s.range);
             assert_eq!(lane.items_in(&s.range), s.items, "a settlement counts what it covers: {:?}", s.range);

@@ -233,3 +233,19 @@ fn the_timeout_covers_the_reading_of_the_answer() {
         dribble.abort();
     });
 }
+
+/// Goal: `max_conns_per_host` bounds the uploads on the way, of all signals together.
+#[test]
+fn no_more_uploads_are_on_the_way_than_connections_are_allowed() {
+    run(async {
+        let far_end = FarEnd::start(Script::new().always(Act::Slow(200 * MS))).expect("a port");
+        for (most, expected) in [(Some(1), 590 * MS), (Some(3), Duration::ZERO), (None, Duration::ZERO)] {
+            let config = OtlpHttpConfig { max_conns_per_host: most, ..config(&far_end.endpoint()) };
+            let client = OtlpHttp::new(&config, 4, Clock::system()).expect("a client");
+            let start = tokio::time::Instant::now();
+            let sent = Signal::ALL.map(|signal| client.send(parcel(signal, Encoding::Gzip)));
+            assert!(futures_util::future::join_all(sent).await.iter().all(accepted));
+            assert!(start.elapsed() >= expected, "{most:?}: {:?}", start.elapsed());
+        }
+    });
+}

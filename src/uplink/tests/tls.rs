@@ -8,7 +8,7 @@ use crate::testing::far_end::{FarEnd, Script};
 use crate::testing::numbered::{Numbered, Source};
 use crate::uplink::config::OtlpHttpConfig;
 use crate::uplink::link::Trouble;
-use crate::uplink::otlp_http::OtlpHttp;
+use crate::uplink::otlp_http::{Maker, OtlpHttp};
 use crate::uplink::pack::{Encoding, LEVEL, Packer};
 use crate::uplink::transport::{Parcel, Transport as _};
 use crate::uplink::verdict::Verdict;
@@ -192,4 +192,37 @@ fn what_cannot_be_read_is_named_at_the_start() {
     });
     assert!(pair.starts_with("cert_file: "), "{pair}");
     assert!(!pair.contains("PRIVATE"), "{pair}");
+}
+
+/// Goal: an uplink that falls while its certificates are gone, or half written, goes on with those it had; new ones are
+/// taken when they are good.
+#[test]
+fn certificates_that_are_gone_at_a_fall_cost_nothing() {
+    run(async {
+        let far_end = FarEnd::start(Script::new()).expect("a port");
+        let (port, _) = front(&far_end, false, &[]).await;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("ca.pem");
+        std::fs::write(&path, CA).expect("space");
+        let mut config = config(&format!("https://localhost:{port}"));
+        config.tls.common.ca = Some(Pem::File(path.clone()));
+        let maker = Maker::new(&config, 4, Clock::system()).expect("it is there");
+        let sends = async || {
+            let raw = Numbered::new(Signal::Logs, Source(1)).request(1).bytes.into();
+            let body = Packer::new(Encoding::Gzip, LEVEL).pack(&raw);
+            let verdict = maker.make().send(Parcel { signal: Signal::Logs, body, upload_id: "1".to_owned() }).await;
+            matches!(verdict, Verdict::Accepted { .. })
+        };
+        assert!(sends().await);
+        std::fs::remove_file(&path).expect("it is ours");
+        assert!(sends().await, "gone");
+        std::fs::write(&path, &CA[..CA.len() / 2]).expect("space");
+        assert!(sends().await, "half written");
+        std::fs::write(&path, CLIENT).expect("space");
+        assert!(!sends().await, "another authority is believed when it can be read");
+        std::fs::write(&path, CA).expect("space");
+        assert!(sends().await);
+        std::fs::remove_file(&path).expect("it is ours");
+        assert!(Maker::new(&config, 4, Clock::system()).is_err(), "a start without it fails");
+    });
 }

@@ -156,6 +156,51 @@ fn a_sick_spool_is_asked_again() {
     });
 }
 
+/// Goal: a spool that cannot answer is asked once a second, however much comes in meanwhile.
+#[test]
+fn news_does_not_hurry_a_sick_spool() {
+    run(async {
+        let mut quiet = Quiet::new(Script::new(), |_| {});
+        let _uplink = quiet.begin();
+        quiet.pass(S).await;
+        quiet.store.sicken(1_000);
+        for _ in 0..100 {
+            quiet.put(1);
+            quiet.pass(S / 10).await;
+        }
+        let asked = 1_000 - quiet.store.sick_left();
+        assert!((3 * 8..=3 * 11).contains(&asked), "three lanes in ten seconds: {asked}");
+        quiet.store.sicken(0);
+        quiet.pass(20 * S).await;
+        quiet.assert_all_delivered();
+    });
+}
+
+/// Goal: lanes number their blocks alike, and one settlement that the spool no longer knows takes no other lane's with
+/// it. Method: the spool is away while the answers of three lanes come, so that their settlements go in one call; one of
+/// them was evicted meanwhile.
+#[test]
+fn an_evicted_upload_costs_no_other_lane_its_settlement() {
+    for evicted in 0..3 {
+        run(async move {
+            let mut quiet = Quiet::new(Script::new(), |_| {});
+            let _uplink = quiet.begin();
+            quiet.pass(S).await;
+            quiet.put(10);
+            tokio::task::yield_now().await;
+            while quiet.store.leases() < 3 {
+                tokio::task::yield_now().await;
+            }
+            quiet.store.sicken(1);
+            quiet.store.evict_leased(quiet.lanes[evicted]);
+            quiet.pass(60 * S).await;
+            let outcomes = quiet.store.outcomes();
+            assert_eq!((outcomes.delivered, outcomes.lost, quiet.store.waiting_items()), (20, 10, 0), "lane {evicted}");
+            quiet.store.assert_books();
+        });
+    }
+}
+
 /// Goal: on a full disk what was delivered is still entered, for that is what makes room; what has to be moved waits.
 #[test]
 fn a_full_disk_does_not_keep_the_delivered_from_making_room() {

@@ -29,6 +29,12 @@ pub(super) fn json(body: &[u8]) -> Option<Success> {
     Some(Success { rejected, message: message.unwrap_or_default().to_owned() })
 }
 
+/// Does it begin as HTML or XML does? No protobuf of ours and no JSON begins with `<`.
+pub(super) fn is_page(body: &[u8]) -> bool {
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body); // a byte order mark
+    text.trim_ascii_start().starts_with(b"<")
+}
+
 const REJECTED: [&str; 6] = [
     "rejectedSpans",
     "rejectedDataPoints",
