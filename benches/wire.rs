@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 use std::hint::black_box;
-use tfo_otel_agent::otlp::{self, Action, Cutter, Rewriter, Rule, Signal, Target, Value};
+use tfo_otel_agent::otlp::{self, Action, Cutter, REQUEST_MAX, Rewriter, Rule, Signal, Target, Value};
 
 /// CPU time of this thread, seconds.
 struct CpuTime;
@@ -186,16 +186,16 @@ fn wire(c: &mut Criterion<CpuTime>) {
     let request = request(1_000);
     assert_eq!(request.len() / 10_000, 39, "the goals are for records of about 390 bytes");
     let production = production();
-    let rewritten = production.rewrite(Signal::Logs, &request, &|_| None).expect("valid");
+    let rewritten = production.rewrite(Signal::Logs, &request, &|_| None, REQUEST_MAX).expect("valid");
     let mut group = c.benchmark_group("1000 records");
     group.throughput(Throughput::Elements(1_000));
     group.bench_function("walk", |b| b.iter(|| otlp::walk(Signal::Logs, black_box(&request))));
     group.bench_function("count", |b| b.iter(|| otlp::count(Signal::Logs, black_box(&request))));
     group.bench_function("rewrite, no key is there", |b| {
-        b.iter(|| production.rewrite(Signal::Logs, black_box(&request), &|_| None))
+        b.iter(|| production.rewrite(Signal::Logs, black_box(&request), &|_| None, REQUEST_MAX))
     });
     group.bench_function("rewrite, every key is there", |b| {
-        b.iter(|| production.rewrite(Signal::Logs, black_box(&rewritten), &|_| None))
+        b.iter(|| production.rewrite(Signal::Logs, black_box(&rewritten), &|_| None, REQUEST_MAX))
     });
     group.bench_function("cut in 8", |b| {
         b.iter(|| {

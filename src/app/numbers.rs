@@ -1,6 +1,7 @@
 //! What only `app` can count, because it knows both the stores and the exporters: the queue gauges of the original,
 //! the books, the seats.
 
+use super::plan::{Config, ExporterConfig};
 use super::stores::{Source, Stores};
 use crate::config::Id;
 use crate::processors::pipe::StoreNo;
@@ -9,11 +10,12 @@ use crate::spool::{Book, Reason, Store as _};
 use crate::supervise::Lookout;
 use crate::telemetry::metrics::Pulled;
 use crate::telemetry::{Metrics, Queue, queues};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Shows them.
-pub fn register(metrics: &Metrics, stores: &Arc<Stores>, lookout: Lookout) {
-    queue_gauges(metrics, stores);
+pub fn register(config: &Config, metrics: &Metrics, stores: &Arc<Stores>, lookout: Lookout) {
+    queue_gauges(config, metrics, stores);
     books(metrics, stores);
     spools(metrics, stores);
     seats(metrics, lookout);
@@ -21,15 +23,22 @@ pub fn register(metrics: &Metrics, stores: &Arc<Stores>, lookout: Lookout) {
 
 /// The queue gauges in the original's unit, batches: size is what waits over `send_batch_size`, capacity what the byte
 /// cap holds in that unit, so that the seed's alert (size/capacity) means something (architecture §5).
-fn queue_gauges(metrics: &Metrics, stores: &Arc<Stores>) {
+///
+/// As in the original an exporter without `sending_queue` has none.
+fn queue_gauges(config: &Config, metrics: &Metrics, stores: &Arc<Stores>) {
     let stores = stores.clone();
+    let queued = |(id, exporter): (&Id, &ExporterConfig)| match exporter {
+        ExporterConfig::OtlpHttp(exporter) => exporter.sending_queue.enabled.then(|| id.clone()),
+        ExporterConfig::Debug(_) => None,
+    };
+    let with_queue: BTreeSet<Id> = config.exporters.iter().filter_map(queued).collect();
     queues(metrics, move || {
         let queue = |(id, (no, sources)): (&Id, &(StoreNo, Vec<Source>))| {
             let spool = &stores.all[no.0].spool;
             let size = batches_waiting(id, sources, &spool.books());
             Queue { exporter: id.to_string(), size, capacity: capacity(size, batch_bytes(sources), spool.usage()) }
         };
-        stores.exporters.iter().map(queue).collect()
+        stores.exporters.iter().filter(|(id, _)| with_queue.contains(id)).map(queue).collect()
     });
 }
 

@@ -13,6 +13,7 @@ use super::roster::{BATCHER, DOORMAN, KEEPER, OTLP_GRPC, READER, WEB, WRITER_, r
 use super::stores::Stores;
 use super::web::{Behind, Port, Web};
 use crate::base::{Bytes, Clock, Dice, Stamp};
+use crate::batcher::budget::Budget;
 use crate::batcher::{Batcher, Offer};
 use crate::config::Id;
 use crate::extensions::health_check;
@@ -20,8 +21,7 @@ use crate::otlp::{Rewriter, Rule};
 use crate::processors::edits;
 use crate::processors::memory_limiter::Limiter;
 use crate::processors::pipe::{Pipe, StoreNo};
-use crate::receivers::budget::Budget;
-use crate::receivers::intake::Intake;
+use crate::receivers::intake::{Intake, Outlet};
 use crate::receivers::otlp::door::{Doorman, GrpcDoor};
 use crate::receivers::otlp::grpc::OtlpGrpc;
 use crate::receivers::otlp::http::OtlpHttp;
@@ -30,7 +30,9 @@ use crate::spool::disk;
 use crate::supervise::{Handle, Line, Roster, Settings, Supervisor};
 use crate::telemetry::config::MetricsLevel;
 use crate::telemetry::health::Health;
-use crate::telemetry::{Level, Metrics, ProcessorMetrics, ReceiverMetrics, Resource, alloc, process, serve};
+use crate::telemetry::{
+    ExporterMetrics, Level, Metrics, ProcessorMetrics, ReceiverMetrics, Resource, alloc, process, serve,
+};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -103,11 +105,11 @@ impl Agent {
         let stores = Arc::new(Stores::open(config, clock)?);
         let pipes = pipes(config, &stores, &metrics, clock)?;
         let supervisor = Supervisor::start(roster, settings).map_err(StartError::Thread)?;
-        let crews = man_stores(&supervisor, &stores, clock);
+        let crews = man_stores(&supervisor, &stores, &health, clock);
         super::exporters::start(config, &supervisor, &stores, &crews, &metrics, &health, clock)?;
         let addresses = bound.addresses();
-        receive(config, bound, &supervisor, &pipes, &crews, &metrics, &health);
-        super::numbers::register(&metrics, &stores, supervisor.lookout());
+        receive(config, bound, &supervisor, &pipes, outlets(&stores, &crews, &metrics), &metrics, &health);
+        super::numbers::register(config, &metrics, &stores, supervisor.lookout());
         for post in supervisor.unstaffed() {
             tracing::debug!(post, "nobody needed in this post");
         }
@@ -233,7 +235,7 @@ pub struct Crew {
     pub batcher: Line<Offer>,
 }
 
-fn man_stores(supervisor: &Supervisor, stores: &Stores, clock: &Clock) -> Vec<Crew> {
+fn man_stores(supervisor: &Supervisor, stores: &Stores, health: &Health, clock: &Clock) -> Vec<Crew> {
     let man = |stored: &super::stores::Stored| {
         let spool = stored.spool.clone();
         let writer = supervisor.post(row(supervisor, &WRITER_), &stored.name, move || SpoolWriter(spool.clone()));
@@ -241,12 +243,25 @@ fn man_stores(supervisor: &Supervisor, stores: &Stores, clock: &Clock) -> Vec<Cr
         let reader = supervisor.post(row(supervisor, &READER), &stored.name, move || SpoolReader::new(spool.clone()));
         let spool = stored.spool.clone();
         supervisor.post(row(supervisor, &KEEPER), &stored.name, move || SpoolKeeper(spool.clone()));
-        let (to, clock, interval) = (writer.clone(), clock.clone(), stored.commit_interval);
-        let batcher = supervisor
-            .post(row(supervisor, &BATCHER), &stored.name, move || Batcher::new(to.clone(), clock.clone(), interval));
+        let (to, health, clock) = (writer.line(), health.clone(), clock.clone());
+        let (name, interval) = (stored.name.clone(), stored.commit_interval);
+        let batcher = supervisor.post(row(supervisor, &BATCHER), &stored.name, move || {
+            Batcher::new(to.clone(), &name, health.clone(), clock.clone(), interval)
+        });
         Crew { writer, reader, batcher: batcher.line() }
     };
     stores.all.iter().map(man).collect()
+}
+
+/// The stores as receivers see them.
+fn outlets(stores: &Stores, crews: &[Crew], metrics: &Metrics) -> Vec<Outlet> {
+    let outlet = |(n, (stored, crew)): (usize, (&super::stores::Stored, &Crew))| {
+        let here = stores.exporters.iter().filter(|(_, (no, _))| *no == StoreNo(n));
+        let reads = here.flat_map(|(id, (_, sources))| sources.iter().map(move |source| (source.lane, id)));
+        let readers = reads.map(|(lane, id)| (lane, ExporterMetrics::new(metrics, &id.to_string()))).collect();
+        Outlet { batcher: crew.batcher.clone(), durable: stored.durable, readers }
+    };
+    stores.all.iter().zip(crews).enumerate().map(outlet).collect()
 }
 
 /// Requests in flight may hold an eighth of what memory_limiter allows, within reason.
@@ -260,19 +275,18 @@ fn receive(
     bound: Bound,
     supervisor: &Supervisor,
     pipes: &[Fed],
-    crews: &[Crew],
+    outlets: Vec<Outlet>,
     metrics: &Metrics,
     health: &Health,
 ) {
     let budget = in_flight(pipes);
-    let batchers: Vec<Line<Offer>> = crews.iter().map(|c| c.batcher.clone()).collect();
-    debug_assert!(pipes.iter().flat_map(|(_, p)| &p.lanes).all(|(StoreNo(no), _)| *no < batchers.len()));
+    debug_assert!(pipes.iter().flat_map(|(_, p)| &p.lanes).all(|(StoreNo(no), _)| *no < outlets.len()));
     let mut intakes: BTreeMap<Id, Arc<Intake>> = BTreeMap::new();
     let mut intake_of = |id: &Id| {
         let mine = pipes.iter().filter(|(receivers, _)| receivers.contains(id)).map(|(_, pipe)| pipe.clone());
         intakes
             .entry(id.clone())
-            .or_insert_with(|| Arc::new(Intake::new(mine, batchers.clone(), budget.clone())))
+            .or_insert_with(|| Arc::new(Intake::new(mine, outlets.clone(), budget.clone())))
             .clone()
     };
     let mut ports = Vec::new();

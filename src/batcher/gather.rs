@@ -1,6 +1,7 @@
 //! What gathers while a commit is under way: pure, but for the compression it asks for.
 
 use super::OfferError;
+use super::budget::Charge;
 use crate::base::Stamp;
 use crate::otlp::{Signal, Walked};
 use crate::spool::block::frame;
@@ -32,6 +33,8 @@ pub struct Part {
 struct Ticket {
     left: AtomicUsize,
     answer: Mutex<Answer>,
+    /// Given back with the last part, whether or not anybody still waits for the answer.
+    _charge: Arc<Charge>,
 }
 
 /// What was said so far, and to whom it is told in the end.
@@ -77,11 +80,12 @@ pub(super) struct Gathered {
 
 impl Gathered {
     /// Takes an offer in; what is returned tells its outcome.
-    pub(super) fn add(&mut self, parts: Vec<Part>) -> oneshot::Receiver<Outcome> {
+    pub(super) fn add(&mut self, parts: Vec<Part>, charge: Arc<Charge>) -> oneshot::Receiver<Outcome> {
         let (send, receive) = oneshot::channel();
         let ticket = Arc::new(Ticket {
             left: parts.len().into(),
             answer: Mutex::new(Answer { so_far: Ok(()), to: Some(send) }),
+            _charge: charge,
         });
         if parts.is_empty() {
             ticket.left.store(1, SeqCst);

@@ -15,20 +15,27 @@
 //! * A commit without an answer is offered again with the same block ids; one that fells the writer every time is
 //!   taken apart, and the offer that does it is refused for good (promise P8).
 
+pub mod budget;
 mod gather;
+#[cfg(test)]
+mod tests;
 
 pub use gather::Part;
 
 use crate::base::{Clock, Dice, Stamp};
-use crate::spool::crew::{Commit, SpoolWriter};
+use crate::spool::crew::Commit;
 use crate::spool::{CommitError, NewBlock};
-use crate::supervise::{Drain, Fallen, Handle};
+use crate::supervise::{Drain, Fallen, Line};
 use crate::supervised;
+use crate::telemetry::health::Health;
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, ResponseFuture, WrapFuture as _,
 };
+use budget::Charge;
 use gather::{Draft, Gathered};
 use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -39,9 +46,10 @@ const EAGER: usize = 256 << 10;
 /// Tries of one commit whose answer does not come.
 const TRIES: u32 = 2;
 
-/// How long one try may take. A card that syncs for longer is waited for by the watchdog's patience, not ours: the
-/// outcome is unknown then and the client is asked to come back.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A commit that is out for so long is a stall of the disk: what comes meanwhile is refused at once, and health says so
+/// (architecture §5, "Slow disks"). The commit itself is waited for as long as the watchdog waits for the writer: to
+/// offer it again meanwhile would only put it twice into the writer's mailbox.
+const STALL: Duration = Duration::from_secs(5);
 
 /// Why an offer was not kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +57,10 @@ pub enum OfferError {
     /// Ask the client to come back: the spool is full, busy or being mended.
     #[error("{0}")]
     Later(String),
-    /// No retry can help this offer.
+    /// No retry can help this offer: it is larger than what is kept.
+    #[error("{0}")]
+    TooLarge(String),
+    /// No retry can help this offer: it makes the writer fall.
     #[error("{0}")]
     Never(String),
 }
@@ -58,7 +69,7 @@ impl From<&CommitError> for OfferError {
     fn from(e: &CommitError) -> OfferError {
         match e {
             CommitError::Full { .. } | CommitError::Unavailable(_) => OfferError::Later(e.to_string()),
-            CommitError::TooLarge { .. } => OfferError::Never(e.to_string()),
+            CommitError::TooLarge { .. } => OfferError::TooLarge(e.to_string()),
         }
     }
 }
@@ -68,12 +79,22 @@ impl From<&CommitError> for OfferError {
 /// Receivers → [`Batcher`]. `Ok` means stable storage (or, with a memory store, memory).
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), OfferError>")]
-pub struct Offer(pub Vec<Part>);
+pub struct Offer {
+    /// What.
+    pub parts: Vec<Part>,
+    /// The bytes they are charged with, for as long as anybody holds them.
+    pub charge: Arc<Charge>,
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Batcher {
-    writer: Handle<SpoolWriter>,
+    writer: Line<Commit>,
+    /// Whom a stall is told about, under the store's name.
+    health: Health,
+    store: Arc<str>,
+    /// A commit has been out for longer than [`STALL`].
+    stalled: Arc<AtomicBool>,
     clock: Clock,
     dice: Dice,
     gathered: Gathered,
@@ -90,11 +111,14 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// For the factory.
+    /// For the factory. `store` names it in health.
     #[must_use]
-    pub fn new(writer: Handle<SpoolWriter>, clock: Clock, interval: Duration) -> Batcher {
+    pub fn new(writer: Line<Commit>, store: &str, health: Health, clock: Clock, interval: Duration) -> Batcher {
         Batcher {
             writer,
+            health,
+            store: format!("spool-writer/{store}").into(),
+            stalled: Arc::default(),
             clock,
             dice: Dice::shaken(),
             gathered: Gathered::default(),
@@ -151,29 +175,61 @@ impl Batcher {
         self.began = Some(self.clock.now());
         let (blocks, drafts): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ready).into_iter().unzip();
         let commit = carry(self.writer.clone(), blocks, drafts, Dice::seeded(self.dice.u64()));
-        ctx.spawn(commit.into_actor(self).map(|(), batcher, ctx| {
+        let stall = Stall { stalled: self.stalled.clone(), health: self.health.clone(), store: self.store.clone() };
+        ctx.spawn(watched(commit, stall).into_actor(self).map(|(), batcher, ctx| {
             batcher.under_way = false;
             batcher.go_on(ctx);
         }));
     }
 }
 
+/// Says that the disk stalls, and, however it ends, that it does no longer.
+struct Stall {
+    stalled: Arc<AtomicBool>,
+    health: Health,
+    store: Arc<str>,
+}
+
+impl Stall {
+    fn begin(&self) {
+        self.stalled.store(true, Relaxed);
+        tracing::warn!(post = %self.store, "A commit takes longer than 5 s. Refusing data until it ends.");
+        self.health.degraded(&self.store, "a commit takes longer than 5 s; data is refused until it ends");
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        if self.stalled.swap(false, Relaxed) {
+            tracing::info!(post = %self.store, "The commit has ended. Resuming normal operation.");
+            self.health.recovered(&self.store);
+        }
+    }
+}
+
+async fn watched(commit: impl Future<Output = ()>, stall: Stall) {
+    let mut commit = std::pin::pin!(commit);
+    if tokio::time::timeout(STALL, &mut commit).await.is_err() {
+        stall.begin();
+        commit.await;
+    }
+}
+
 /// Brings one commit to its end and answers every offer in it.
-async fn carry(writer: Handle<SpoolWriter>, blocks: Vec<NewBlock>, drafts: Vec<Draft>, mut dice: Dice) {
+async fn carry(writer: Line<Commit>, blocks: Vec<NewBlock>, drafts: Vec<Draft>, mut dice: Dice) {
     let (outcome, drafts) = commit(&writer, blocks, drafts).await;
     match outcome {
         Ok(Ok(())) => Draft::answer_all(drafts, &Ok(())),
         Ok(Err(error)) => Draft::answer_all(drafts, &Err((&error).into())),
-        Err(fallen) => {
+        Err(Fallen::Down(_) | Fallen::Late(_)) => Draft::answer_all(drafts, &Err(down())),
+        Err(fallen @ Fallen::Unanswered(_)) => {
             tracing::error!(%fallen, blocks = drafts.len(), "commit has no answer; its offers are tried one by one");
             for alone in Draft::take_apart(drafts, || dice.id128()) {
                 let (outcome, alone) = commit(&writer, Vec::new(), alone).await;
                 let answer = match outcome {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(error)) => Err((&error).into()),
-                    Err(Fallen::Down(_) | Fallen::Late(_)) => {
-                        Err(OfferError::Later("the spool's writer is down".into()))
-                    }
+                    Err(Fallen::Down(_) | Fallen::Late(_)) => Err(down()),
                     Err(Fallen::Unanswered(_)) => {
                         Err(OfferError::Never("the spool's writer fell over this request every time".into()))
                     }
@@ -184,14 +240,24 @@ async fn carry(writer: Handle<SpoolWriter>, blocks: Vec<NewBlock>, drafts: Vec<D
     }
 }
 
+fn down() -> OfferError {
+    OfferError::Later("the spool's writer is down".into())
+}
+
 type Outcome = Result<Result<(), CommitError>, Fallen>;
 
 /// One commit, tried again under the same ids while its outcome is unknown. The first try takes `blocks`; later ones
 /// are made anew, since a block belongs to whoever has it.
-async fn commit(writer: &Handle<SpoolWriter>, blocks: Vec<NewBlock>, drafts: Vec<Draft>) -> (Outcome, Vec<Draft>) {
+async fn commit(writer: &Line<Commit>, blocks: Vec<NewBlock>, drafts: Vec<Draft>) -> (Outcome, Vec<Draft>) {
     let first = Cell::new(Some(blocks).filter(|b| !b.is_empty()));
     let make = || Commit(first.take().unwrap_or_else(|| drafts.iter().map(Draft::block).collect()));
-    let outcome = writer.ask_again(TRIES, PATIENCE, make).await;
+    let mut outcome = writer.ask(make()).await;
+    for _ in 1..TRIES {
+        if !matches!(outcome, Err(Fallen::Unanswered(_) | Fallen::Late(_))) {
+            break;
+        }
+        outcome = writer.ask(make()).await;
+    }
     (outcome, drafts)
 }
 
@@ -203,8 +269,11 @@ supervised!(Batcher, drain: own);
 impl Handler<Offer> for Batcher {
     type Result = ResponseFuture<Result<(), OfferError>>;
 
-    fn handle(&mut self, Offer(parts): Offer, ctx: &mut Self::Context) -> Self::Result {
-        let answer = self.gathered.add(parts);
+    fn handle(&mut self, Offer { parts, charge }: Offer, ctx: &mut Self::Context) -> Self::Result {
+        if self.stalled.load(Relaxed) {
+            return Box::pin(async { Err(OfferError::Later("the disk takes too long".into())) });
+        }
+        let answer = self.gathered.add(parts, charge);
         self.go_on(ctx);
         Box::pin(async move {
             // Dropped unanswered: this batcher fell with the offer in hand. The outcome is unknown, so the client

@@ -6,8 +6,9 @@
 
 use super::edits::{Action, Groups, Keys, Source, Type, Value, When};
 use super::value;
-use super::wire::{LEN, Open, Pieces, Read, put_bytes, put_key, put_varint};
+use super::wire::{CONCERNED_MAX, LEN, Open, Pieces, Read, What, bad, put_bytes, put_key, put_varint};
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 
 /// Gives the value of a `from_context`, if the request has one.
@@ -156,6 +157,9 @@ impl Actions {
             if piece.is(list) {
                 let key = &bytes[key_of(bytes, piece.value())?];
                 if self.concerns(key) {
+                    if entries.len() == CONCERNED_MAX {
+                        return bad(piece.start, What::Attributes);
+                    }
                     let (origin, content) = (Some(piece.whole()), piece.value());
                     entries.push(Entry { key: Cow::Borrowed(key), origin, content, new_value: None, alive: true });
                 }
@@ -257,15 +261,15 @@ impl Prepared {
                 }
             }
             Action::Hash(keys) => {
-                let mut chosen: Vec<Vec<u8>> = entries
-                    .iter()
-                    .filter(|entry| selects(keys, &entry.key))
-                    .map(|entry| entry.key.clone().into_owned())
-                    .collect();
-                chosen.sort();
-                chosen.dedup();
-                for key in chosen {
-                    change(entries, bytes, &key, |value| Some(Value::Text(value::hashed(value))));
+                // One pass: the first of a name is hashed, the others are removed.
+                let mut hashed = HashSet::new();
+                for entry in entries.iter_mut().filter(|entry| entry.alive && selects(keys, &entry.key)) {
+                    if hashed.insert(entry.key.clone()) {
+                        let text = Value::Text(value::hashed(&entry.value(bytes)));
+                        entry.new_value = Some(Cow::Owned(text.encode()));
+                    } else {
+                        entry.alive = false;
+                    }
                 }
             }
             Action::Extract { key, groups: Groups { names, find } } => {

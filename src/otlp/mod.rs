@@ -23,7 +23,7 @@
 //!
 //! Two corners of protobuf, so that nobody is surprised: of the oneof `Metric.data` the last kind written counts, and
 //! its pieces merge (as prost does; Go would keep the last piece alone); and scopes at field 1000, which only Go knows,
-//! are validated and passed on but are no items.
+//! are validated and passed on but are no items (see [`is_deprecated`]).
 //!
 //! | file | |
 //! |---|---|
@@ -61,14 +61,14 @@ mod wire;
 
 pub use answer::{Encoding, Partial, Status, success};
 pub use edits::{Action, Find, Groups, Keys, Pattern, Source, Type, VALUE_DEPTH_MAX, Value, When};
-pub use json::{BadJson, from_json};
+pub use json::{BadJson, from_json, from_json_within};
 pub use list::Context;
 pub use merge::merge;
-pub use outline::count;
+pub use outline::{count, is_deprecated};
 pub use rewrite::{Filter, Item, Rewriter, Rule, Target, TooDeep};
 pub use split::Cutter;
 pub use walk::{Walked, walk};
-pub use wire::{DEPTH_MAX, Malformed, Place, REQUEST_MAX, What};
+pub use wire::{CONCERNED_MAX, DEPTH_MAX, Malformed, PARTS_MAX, Place, REQUEST_MAX, What};
 
 use std::fmt;
 

@@ -12,7 +12,7 @@
 //! and never reaches outside the bytes.
 
 use super::Signal;
-use super::schema::Msg;
+use super::schema::{DEPRECATED_SCOPES, Msg};
 use super::wire::{LEN, Pieces, Place, Read, What, bad, check_size};
 use std::ops::Range;
 
@@ -189,6 +189,22 @@ pub fn count(signal: Signal, request: &[u8]) -> Result<u32, super::Malformed> {
         })
     })?;
     Ok(items)
+}
+
+/// Does a request that [`walk`](super::walk()) has accepted use `instrumentation_library_*` (field 1000), which OTLP
+/// removed in 0.15? Without items elsewhere it must be refused: nobody counts or cuts what stands there, so it would be
+/// acknowledged and lost.
+#[must_use]
+pub fn is_deprecated(request: &[u8]) -> bool {
+    let mut found = false;
+    let read = each(Signal::Logs, request, Level::Request, 0..request.len(), &mut |resource| {
+        let mut pieces = Pieces::of(request, resource);
+        while let Some(piece) = pieces.next()? {
+            found |= piece.number == DEPRECATED_SCOPES && !piece.value().is_empty();
+        }
+        Ok(())
+    });
+    found && read.is_ok()
 }
 
 fn each(

@@ -114,21 +114,29 @@ impl Rewriter {
     }
 
     /// Carries the processors out on a request that [`walk`](super::walk()) has accepted. `context` gives the
-    /// value of a `from_context`, if the request has one.
+    /// value of a `from_context`, if the request has one. Writing ends at `limit` bytes: two bytes that say "one more
+    /// item" become as many as the actions add to it.
     ///
     /// # Errors
-    /// When the containers cannot be read, or the result would be larger than 2 GiB.
-    pub fn rewrite(&self, signal: Signal, request: &Bytes, context: &Context<'_>) -> Result<Bytes, Malformed> {
+    /// When the containers cannot be read, a list has more attributes to edit than
+    /// [`CONCERNED_MAX`](super::CONCERNED_MAX), or the result would be larger than `limit`.
+    pub fn rewrite(
+        &self,
+        signal: Signal,
+        request: &Bytes,
+        context: &Context<'_>,
+        limit: usize,
+    ) -> Result<Bytes, Malformed> {
         let mut bytes = request.clone();
         for pass in &self.passes {
-            bytes = pass.run(signal, &bytes, context)?.into();
+            bytes = pass.run(signal, &bytes, context, limit.min(REQUEST_MAX))?.into();
         }
         Ok(bytes)
     }
 }
 
 impl Pass {
-    fn run(&self, signal: Signal, bytes: &[u8], context: &Context<'_>) -> Read<Vec<u8>> {
+    fn run(&self, signal: Signal, bytes: &[u8], context: &Context<'_>, limit: usize) -> Read<Vec<u8>> {
         check_size(bytes)?;
         let suffixes = Suffixes {
             resource: self.resource.suffix(1, context),
@@ -140,11 +148,9 @@ impl Pass {
         // A guess: as much again for items of 400 bytes that get three attributes.
         let out = Vec::with_capacity(bytes.len() + bytes.len() / 3 + 256);
         let mut run =
-            Run { pass: self, signal, bytes, context, suffixes, out, resource: Vec::new(), scope: Vec::new() };
+            Run { pass: self, signal, bytes, context, limit, suffixes, out, resource: Vec::new(), scope: Vec::new() };
         run.request()?;
-        if run.out.len() > REQUEST_MAX {
-            return bad(0, What::Size);
-        }
+        run.check(bytes.len())?;
         Ok(run.out)
     }
 }
@@ -164,6 +170,8 @@ struct Run<'a> {
     signal: Signal,
     bytes: &'a [u8],
     context: &'a Context<'a>,
+    /// Most bytes `out` may have.
+    limit: usize,
     suffixes: Suffixes,
     out: Vec<u8>,
     /// The resource and the scope around the items being read; kept only for a filter.
@@ -172,6 +180,12 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Everything that adds bytes asks this after each piece of its work, so that `out` is never longer than the limit
+    /// and one edited message.
+    fn check(&self, at: usize) -> Read<()> {
+        if self.out.len() > self.limit { bad(at, What::Size(self.limit)) } else { Ok(()) }
+    }
+
     fn request(&mut self) -> Read<()> {
         let mut pieces = Pieces::of(self.bytes, 0..self.bytes.len());
         while let Some(piece) = pieces.next()? {
@@ -189,6 +203,7 @@ impl Run<'_> {
     /// `ResourceSpans`, `ResourceMetrics`, `ResourceLogs`.
     fn container(&mut self, range: Range<usize>) -> Read<()> {
         let members = members(self.bytes, range.clone(), 1)?;
+        self.check(range.start)?;
         if self.pass.only.is_some() {
             self.resource = gather(self.bytes, &members);
         }
@@ -285,6 +300,7 @@ impl Run<'_> {
 
     /// An item at field `number`, whose attributes are at field `list`.
     fn item(&mut self, number: u32, list: u32, item: Range<usize>, metric: Range<usize>) -> Read<()> {
+        self.check(item.start)?;
         if let Some(Filter(only)) = &self.pass.only {
             let seen = Item {
                 signal: self.signal,

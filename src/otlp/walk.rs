@@ -8,7 +8,7 @@
 //! * groups are refused (see [`wire`](super::wire)); prost skips them where it knows no such field;
 //! * field 1000 of `ResourceSpans`, `ResourceMetrics`, `ResourceLogs` must be a valid `Scope…`: Go decodes it, prost
 //!   does not know it. Its items are not counted: Go uses them only where field 2 is missing;
-//! * more than 2 GiB.
+//! * more than 2 GiB, more than [`PARTS_MAX`] items and containers.
 //!
 //! Everywhere else it accepts exactly what prost 0.14.6 accepts: UTF-8 in strings, varints of at most 10 bytes and
 //! 64 bits (over-long ones are legal), unknown fields, fields in any order, repeated singular ones, packed and
@@ -27,8 +27,8 @@
 use super::Signal;
 use super::schema::{DEPRECATED_SCOPES, Kind, MESSAGE_COUNT, MESSAGES, Msg};
 use super::wire::{
-    DEPTH_MAX, FIXED32, FIXED64, LEN, Malformed, Place, Read, VARINT, What, bad, check_size, is_utf8, key, skip, span,
-    varint,
+    DEPTH_MAX, FIXED32, FIXED64, LEN, Malformed, PARTS_MAX, Place, Read, VARINT, What, bad, check_size, is_utf8, key,
+    skip, span, varint,
 };
 
 /// What the walk saw of a valid request.
@@ -71,13 +71,17 @@ struct Tally {
     /// Repeated members of `Metric.data` merge while they are of one kind; another kind replaces what was there.
     member: u8,
     before: (u32, Option<(u64, u64)>),
+    /// Everything a map of the request would have an entry for, items included.
+    parts: u32,
 }
 
 impl Tally {
     #[inline(always)]
     fn open(&mut self, msg: u8) {
-        match ROLES[msg as usize] {
-            Role::Plain => {}
+        let role = ROLES[msg as usize];
+        self.parts += u32::from(role != Role::Plain);
+        match role {
+            Role::Plain | Role::Box => {}
             Role::Item | Role::Span | Role::Log => self.times = [0; 2],
             Role::Metric => {
                 self.member = 0; // no member of the oneof: message 0 is a request
@@ -122,6 +126,8 @@ impl Tally {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Plain,
+    /// A container, or what describes one.
+    Box,
     /// A data point.
     Item,
     Span,
@@ -135,6 +141,11 @@ static ROLES: [Role; MESSAGE_COUNT] = roles();
 
 const fn roles() -> [Role; MESSAGE_COUNT] {
     let mut roles = [Role::Plain; MESSAGE_COUNT];
+    let mut container = Msg::ResourceSpans as usize;
+    while container <= Msg::InstrumentationScope as usize {
+        roles[container] = Role::Box; // Resource…, Scope…, Resource and InstrumentationScope stand in a row
+        container += 1;
+    }
     roles[Msg::Span as usize] = Role::Span;
     roles[Msg::LogRecord as usize] = Role::Log;
     roles[Msg::Metric as usize] = Role::Metric;
@@ -267,7 +278,7 @@ fn message(tally: &mut Tally, bytes: &[u8], whole: Frame, mut at: usize, outer_d
                 (number, wire, at) = key(bytes, at, now.end)?;
                 step = step_of_long_key(now.msg, number, wire);
                 if number == DEPRECATED_SCOPES && step >= ENTER {
-                    at = deprecated_scopes(bytes, at, now.end, step - ENTER, depth)?;
+                    at = deprecated_scopes(tally, bytes, at, now.end, step - ENTER, depth)?;
                     continue;
                 }
             }
@@ -331,6 +342,9 @@ fn message(tally: &mut Tally, bytes: &[u8], whole: Frame, mut at: usize, outer_d
                 depth += 1;
                 now = Frame { end: to, msg: step - ENTER };
                 tally.open(now.msg);
+                if tally.parts > PARTS_MAX {
+                    return bad(start, What::Parts);
+                }
                 at = from;
             }
         }
@@ -349,9 +363,11 @@ fn step_of_long_key(msg: u8, number: u32, wire: u8) -> Step {
 
 /// Validates scopes at field 1000 without counting what is in them.
 #[cold]
-fn deprecated_scopes(bytes: &[u8], at: usize, end: usize, msg: u8, depth: usize) -> Read<usize> {
+fn deprecated_scopes(tally: &mut Tally, bytes: &[u8], at: usize, end: usize, msg: u8, depth: usize) -> Read<usize> {
     let (from, to) = span(bytes, at, end)?;
-    message(&mut Tally::default(), bytes, Frame { end: to, msg }, from, depth + 1)?;
+    let mut inside = Tally { parts: tally.parts, ..Tally::default() };
+    message(&mut inside, bytes, Frame { end: to, msg }, from, depth + 1)?;
+    tally.parts = inside.parts;
     Ok(to)
 }
 

@@ -89,9 +89,15 @@ pub enum What {
     /// More than [`DEPTH_MAX`] messages inside each other.
     #[error("messages are nested more than {DEPTH_MAX} deep")]
     Depth,
-    /// More than [`REQUEST_MAX`].
-    #[error("request is larger than 2 GiB")]
-    Size,
+    /// More bytes than are looked at ([`REQUEST_MAX`]), or than the edits of a pipeline may make of it.
+    #[error("request is larger than {0} bytes")]
+    Size(usize),
+    /// More than [`PARTS_MAX`].
+    #[error("request has more than {PARTS_MAX} items, metrics, scopes and resources")]
+    Parts,
+    /// More than [`CONCERNED_MAX`] attributes of one list that an action is about.
+    #[error("more than {CONCERNED_MAX} attributes of one list are to be edited")]
+    Attributes,
     /// `take` was asked for items that are not there.
     #[error("items {from}..{to} were asked for, the request has {has}")]
     NoSuchItems {
@@ -113,10 +119,28 @@ pub const DEPTH_MAX: usize = 100;
 /// Largest request that is looked at: 2 GiB, protobuf's own limit. Positions fit in 32 bits.
 pub const REQUEST_MAX: usize = 0x7fff_ffff;
 
+/// Most items, metrics, scopes and resources together that one request may have: 1,048,576.
+///
+/// Each costs whoever cuts the request a map entry of 12 to 40 bytes, and each can be written in two bytes: 20 KB of
+/// gzip say ten million. 20 MiB of the smallest real data points (20 bytes) are just as many.
+pub const PARTS_MAX: u32 = 1 << 20;
+
+/// Most attributes of one list that actions may be about: 65,536. Each costs about 100 bytes while the list is edited,
+/// and five bytes say one.
+pub const CONCERNED_MAX: usize = 1 << 16;
+
 pub(crate) const VARINT: u8 = 0;
 pub(crate) const FIXED64: u8 = 1;
 pub(crate) const LEN: u8 = 2;
 pub(crate) const FIXED32: u8 = 5;
+
+impl Malformed {
+    /// It is well-formed, but more than is taken: 413 or RESOURCE_EXHAUSTED.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        matches!(self.what, What::Size(_) | What::Parts | What::Attributes)
+    }
+}
 
 pub(crate) type Read<T> = Result<T, Malformed>;
 
@@ -127,7 +151,7 @@ pub(crate) fn bad<T>(offset: usize, what: What) -> Read<T> {
 
 /// Refuses what positions of 32 bits cannot hold.
 pub(crate) fn check_size(request: &[u8]) -> Read<()> {
-    if request.len() > REQUEST_MAX { bad(0, What::Size) } else { Ok(()) }
+    if request.len() > REQUEST_MAX { bad(0, What::Size(REQUEST_MAX)) } else { Ok(()) }
 }
 
 /// Reads a varint of the bytes before `end`; gives its value and where the next byte is.

@@ -1,6 +1,6 @@
 //! Decompression of request bodies, streamed, with an end: a kilobyte of zeros is a megabyte elsewhere.
 
-use super::budget::{Charge, Crowded};
+use crate::batcher::budget::{Charge, Crowded};
 use bytes::Bytes;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use std::io::Read;
@@ -78,7 +78,7 @@ fn drain(mut from: impl Read, compressed: usize, max: usize, charge: &mut Charge
 mod tests {
     use super::*;
     use crate::base::Bytes as Size;
-    use crate::receivers::budget::Budget;
+    use crate::batcher::budget::Budget;
     use flate2::Compression;
     use flate2::write::{GzEncoder, ZlibEncoder};
     use std::io::Write;

@@ -1,12 +1,13 @@
 //! What every receiver hands its requests to: walk, admit, edit, offer, count. An answer from here is an answer to
 //! the client.
 
-use super::budget::Budget;
+use crate::batcher::budget::{Budget, Charge};
 use crate::batcher::{Offer, OfferError, Part};
-use crate::otlp::{Context, Signal, walk};
+use crate::otlp::{Context, Signal, Walked, is_deprecated, walk};
 use crate::processors::pipe::{Pipe, Refusal, StoreNo};
+use crate::spool::Lane;
 use crate::supervise::{Fallen, Line, Wire, contained, tripwire};
-use crate::telemetry::ReceiverMetrics;
+use crate::telemetry::{ExporterMetrics, ReceiverMetrics};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,11 +22,31 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Intake {
     /// The pipelines this receiver feeds, by signal.
     pipes: BTreeMap<Signal, Vec<Arc<Pipe>>>,
-    /// Where each store's batcher is told.
-    batchers: Vec<Line<Offer>>,
+    /// By [`StoreNo`].
+    outlets: Vec<Outlet>,
     /// Bytes in flight, over all receivers.
     pub budget: Budget,
     door: Door,
+}
+
+/// One store, as a receiver sees it.
+#[derive(Debug, Clone)]
+pub struct Outlet {
+    /// Where its batcher is told.
+    pub batcher: Line<Offer>,
+    /// On disk. A store in memory beside one on disk loses for itself (architecture §4, "Fan-out").
+    pub durable: bool,
+    /// Who reads which of its lanes, for `enqueue_failed`.
+    pub readers: Vec<(Lane, ExporterMetrics)>,
+}
+
+/// What a request came to: where its parts go, and who is shown it afterwards.
+#[derive(Debug)]
+struct Work {
+    walked: Walked,
+    offers: BTreeMap<StoreNo, Vec<Part>>,
+    shows: Vec<(Arc<Pipe>, Bytes)>,
+    charge: Charge,
 }
 
 /// Counts who is inside, and can be closed.
@@ -64,14 +85,14 @@ impl Drop for Inside {
 }
 
 impl Intake {
-    /// Over these pipelines; `batchers` by [`StoreNo`].
+    /// Over these pipelines; `outlets` by [`StoreNo`].
     #[must_use]
-    pub fn new(pipes: impl IntoIterator<Item = Arc<Pipe>>, batchers: Vec<Line<Offer>>, budget: Budget) -> Intake {
+    pub fn new(pipes: impl IntoIterator<Item = Arc<Pipe>>, outlets: Vec<Outlet>, budget: Budget) -> Intake {
         let mut by_signal: BTreeMap<Signal, Vec<Arc<Pipe>>> = BTreeMap::new();
         for pipe in pipes {
             by_signal.entry(pipe.signal).or_default().push(pipe);
         }
-        Intake { pipes: by_signal, batchers, budget, door: Door(watch::Sender::new((false, 0))) }
+        Intake { pipes: by_signal, outlets, budget, door: Door(watch::Sender::new((false, 0))) }
     }
 
     /// Whether any pipeline takes this signal from this receiver; if not, the receiver does not serve it.
@@ -80,9 +101,11 @@ impl Intake {
         self.pipes.contains_key(&signal)
     }
 
-    /// Takes a request: when what is returned gives `Ok`, every stored part of it is on stable storage.
+    /// Takes a request: when what is returned gives `Ok`, every part of it that a disk is to keep is on stable storage.
+    /// `charge` holds the request's bytes and stays with them, wherever they wait.
     ///
-    /// A panic that this request causes ends here: the client hears that no retry helps, and nobody else does.
+    /// A panic that this request causes ends here: the client hears that no retry helps, and nobody else does. What is
+    /// offered is brought to its end and counted also when the client hangs up: dropping the future changes nothing.
     ///
     /// # Errors
     /// See [`Refusal`]; nothing was acknowledged then.
@@ -90,30 +113,35 @@ impl Intake {
         self: &Arc<Self>,
         signal: Signal,
         request: Bytes,
+        charge: Charge,
         context: &Context<'_>,
         metrics: &ReceiverMetrics,
     ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
         let inside = self.door.enter();
         let worked = match &inside {
-            Some(_) => contained("request", || self.work(signal, &request, context)),
+            Some(_) => contained("request", || self.work(signal, &request, charge, context)),
             None => Ok(Err((0, Refusal::Later("the agent is stopping".into())))),
         };
         drop(request); // its parts are what is held from here on
         let (this, metrics) = (self.clone(), metrics.clone());
         async move {
-            let _inside = inside;
             match worked {
-                Ok(Ok((0, _))) => Ok(()), // otelcol does not call the pipeline for it
-                Ok(Ok((items, offers))) => {
-                    let outcome = this.offer(offers).await;
-                    match &outcome {
-                        Ok(()) => metrics.accepted(signal, items),
-                        Err(_) => metrics.refused(signal, items),
+                Ok(Ok(work)) if work.walked.items == 0 => Ok(()), // otelcol does not call the pipeline for it
+                Ok(Ok(work)) => {
+                    let brought = tokio::spawn(async move {
+                        let _inside = inside;
+                        this.bring(signal, work, &metrics).await
+                    });
+                    match tokio::time::timeout(PATIENCE, brought).await {
+                        Ok(Ok(outcome)) => outcome,
+                        Ok(Err(_)) => Err(Refusal::Later("the receiver fell".into())),
+                        Err(_) => Err(Refusal::Later("the disk takes too long".into())),
                     }
-                    outcome
                 }
                 Ok(Err((items, refusal))) => {
-                    metrics.refused(signal, items);
+                    if items > 0 {
+                        metrics.refused(signal, items);
+                    }
                     Err(refusal)
                 }
                 Err(report) => Err(Refusal::Fell(format!("this request made the agent fall: {report}"))),
@@ -126,43 +154,92 @@ impl Intake {
         self.door.close().await;
     }
 
-    async fn offer(&self, offers: BTreeMap<StoreNo, Vec<Part>>) -> Result<(), Refusal> {
-        let mut outcome = Ok(());
-        for (store, parts) in offers {
-            let Some(batcher) = self.batchers.get(store.0) else { continue };
-            let answer = tokio::time::timeout(PATIENCE, batcher.ask(Offer(parts))).await;
-            outcome = outcome.and(match answer {
-                Ok(Ok(answer)) => answer.map_err(Refusal::from),
-                Ok(Err(fallen)) => Err(fallen.into()),
-                Err(_) => Err(Refusal::Later("the disk takes too long".into())),
-            });
+    /// Offers, counts, shows.
+    async fn bring(&self, signal: Signal, work: Work, metrics: &ReceiverMetrics) -> Result<(), Refusal> {
+        let Work { walked, offers, shows, charge } = work;
+        let outcome = self.offer(signal, offers, Arc::new(charge)).await;
+        match &outcome {
+            Ok(()) => metrics.accepted(signal, walked.items.into()),
+            Err(_) => metrics.refused(signal, walked.items.into()),
+        }
+        if outcome.is_ok() && !shows.is_empty() {
+            // Contained: a panic of somebody who only looks is counted there and is no reason to refuse.
+            let _ = contained("debug exporter", || shows.iter().for_each(|(pipe, raw)| pipe.show(raw, walked)));
         }
         outcome
     }
 
+    /// Stores on a disk first, up to the first that does not take it: nothing was promised then. What a store in memory
+    /// does not take after that is its own loss, counted; where there is no other, the client is told.
+    async fn offer(
+        &self,
+        signal: Signal,
+        offers: BTreeMap<StoreNo, Vec<Part>>,
+        charge: Arc<Charge>,
+    ) -> Result<(), Refusal> {
+        let outlet = |(no, parts): (StoreNo, Vec<Part>)| Some((self.outlets.get(no.0)?, parts));
+        let mut offers: Vec<(&Outlet, Vec<Part>)> = offers.into_iter().filter_map(outlet).collect();
+        offers.sort_by_key(|(outlet, _)| !outlet.durable);
+        let mut kept = false;
+        for (outlet, parts) in offers {
+            let sizes: Vec<(Lane, u32)> = parts.iter().map(|part| (part.lane, part.walked.items)).collect();
+            let refusal = match outlet.batcher.ask(Offer { parts, charge: charge.clone() }).await {
+                Ok(Ok(())) => {
+                    kept |= outlet.durable;
+                    continue;
+                }
+                Ok(Err(error)) => Refusal::from(error),
+                Err(fallen) => fallen.into(),
+            };
+            outlet.count_failed(signal, &sizes);
+            if outlet.durable || !kept {
+                return Err(refusal);
+            }
+            tracing::warn!(%refusal, signal = %signal, "an exporter without storage lost what others keep");
+        }
+        Ok(())
+    }
+
     /// Everything that needs no waiting. On an error: how many items the refusal is about.
-    #[allow(clippy::type_complexity)] // a step of `take`, nobody else's
     fn work(
         &self,
         signal: Signal,
         request: &Bytes,
+        mut charge: Charge,
         context: &Context<'_>,
-    ) -> Result<(u64, BTreeMap<StoreNo, Vec<Part>>), (u64, Refusal)> {
+    ) -> Result<Work, (u64, Refusal)> {
         tripwire(Wire::Request, request);
         let walked = walk(signal, request).map_err(|e| (0, e.into()))?;
         let items = u64::from(walked.items);
-        let mut offers: BTreeMap<StoreNo, Vec<Part>> = BTreeMap::new();
+        let (mut offers, mut shows) = (BTreeMap::<StoreNo, Vec<Part>>::new(), Vec::new());
         if items == 0 {
-            return Ok((0, offers));
+            let lost = "items stand in instrumentation_library_* (field 1000) only, which OTLP removed in 0.15";
+            let refused = is_deprecated(request).then(|| (0, Refusal::Never(lost.into())));
+            return refused.map_or(Ok(Work { walked, offers, shows, charge }), Err);
         }
         let pipes = self.pipes.get(&signal).map_or(&[][..], Vec::as_slice);
         pipes.iter().try_for_each(|pipe| pipe.admit(walked.items)).map_err(|e| (items, e))?;
         for pipe in pipes {
-            for (store, part) in pipe.pass(request, walked, context).map_err(|e| (items, e))? {
+            let raw = pipe.edit(request, context, &mut charge).map_err(|e| (items, e))?;
+            for (store, part) in pipe.parts(&raw, walked) {
                 offers.entry(store).or_default().push(part);
             }
+            if !pipe.tees.is_empty() {
+                shows.push((pipe.clone(), raw));
+            }
         }
-        Ok((items, offers))
+        Ok(Work { walked, offers, shows, charge })
+    }
+}
+
+impl Outlet {
+    fn count_failed(&self, signal: Signal, sizes: &[(Lane, u32)]) {
+        for (lane, exporter) in &self.readers {
+            let items: u64 = sizes.iter().filter(|(of, _)| of == lane).map(|(_, items)| u64::from(*items)).sum();
+            if items > 0 {
+                exporter.enqueue_failed(signal, items);
+            }
+        }
     }
 }
 
@@ -170,6 +247,7 @@ impl From<OfferError> for Refusal {
     fn from(e: OfferError) -> Refusal {
         match e {
             OfferError::Later(why) => Refusal::Later(why),
+            OfferError::TooLarge(why) => Refusal::TooLarge(why),
             OfferError::Never(why) => Refusal::Fell(why),
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! These types count and say nothing. A component wraps them in its own `…Metrics`, whose methods count *and* log.
 
-use super::metrics::{Counter, Histogram, Level, Metrics, Pulled};
+use super::metrics::{Counter, Counters, Histogram, Level, Metrics, Pulled};
 use crate::otlp::Signal;
 use std::sync::Arc;
 
@@ -15,6 +15,9 @@ use std::sync::Arc;
 pub struct ReceiverMetrics {
     accepted: PerSignal,
     refused: PerSignal,
+    /// Ours: requests, of which the original says nothing before their items are counted.
+    requests_refused: Counters,
+    labels: [String; 2],
 }
 
 impl ReceiverMetrics {
@@ -25,6 +28,12 @@ impl ReceiverMetrics {
             PerSignal::new(metrics, name, text, &["receiver", "transport"], &[receiver, transport])
         };
         ReceiverMetrics {
+            requests_refused: metrics.counters(
+                "tfo_agent_requests_refused",
+                "Requests that were answered with an error, by reason.",
+                &["receiver", "transport", "reason"],
+            ),
+            labels: [receiver.to_owned(), transport.to_owned()],
             accepted: family(
                 [
                     "otelcol_receiver_accepted_spans",
@@ -48,6 +57,12 @@ impl ReceiverMetrics {
     pub fn accepted(&self, signal: Signal, items: u64) {
         self.accepted.add(signal, items);
         self.refused.add(signal, 0);
+    }
+
+    /// A request that was answered with an error, whether or not its items were ever counted.
+    pub fn request_refused(&self, reason: &'static str) {
+        let [receiver, transport] = &self.labels;
+        self.requests_refused.with(&[receiver, transport, reason]).inc();
     }
 
     /// Items that were answered with an error.

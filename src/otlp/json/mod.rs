@@ -31,7 +31,7 @@ mod scalar;
 
 use super::Signal;
 use super::schema::{DEPRECATED_SCOPES, Field, Kind, Msg};
-use super::wire::{DEPTH_MAX, LEN, Open, put_bytes};
+use super::wire::{DEPTH_MAX, LEN, Open, REQUEST_MAX, put_bytes};
 use lex::Lexer;
 
 /// Why a body is no request.
@@ -46,6 +46,8 @@ pub struct BadJson {
     pub column: usize,
     /// What is wrong there.
     pub what: String,
+    /// It is well-formed so far, but comes to more than is taken: 413.
+    pub is_too_large: bool,
 }
 
 /// Turns an OTLP/JSON `Export…ServiceRequest` into a protobuf one.
@@ -53,15 +55,25 @@ pub struct BadJson {
 /// # Errors
 /// Where the body is no such request, and why. It must be refused.
 pub fn from_json(signal: Signal, body: &[u8]) -> Result<Vec<u8>, BadJson> {
-    let mut reader =
-        Reader { lexer: Lexer::new(body), out: Vec::with_capacity(body.len() / 2), pile: Vec::new(), depth: 0 };
-    match reader.request(Msg::request(signal)) {
+    from_json_within(signal, body, REQUEST_MAX)
+}
+
+/// [`from_json`] of at most `limit` bytes: `0,` in a list of buckets becomes eight.
+///
+/// # Errors
+/// Where the body is no such request, and why; or where it comes to more than `limit`. It must be refused.
+pub fn from_json_within(signal: Signal, body: &[u8], limit: usize) -> Result<Vec<u8>, BadJson> {
+    let out = Vec::with_capacity((body.len() / 2).min(limit));
+    let mut reader = Reader { lexer: Lexer::new(body), out, limit, pile: Vec::new(), depth: 0 };
+    let read = reader.request(Msg::request(signal));
+    let is_too_large = reader.out.len() > limit;
+    match read {
         Ok(()) => Ok(reader.out),
         Err(Fault { at, what }) => {
             let before = &body[..at.min(body.len())];
             let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
             let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-            Err(BadJson { offset: at, line, column: at - line_start + 1, what })
+            Err(BadJson { offset: at, line, column: at - line_start + 1, what, is_too_large })
         }
     }
 }
@@ -83,6 +95,8 @@ fn fault<T>(at: usize, what: impl Into<String>) -> Read<T> {
 struct Reader<'a> {
     lexer: Lexer<'a>,
     out: Vec<u8>,
+    /// Most bytes `out` may have, but for one value.
+    limit: usize,
     /// The objects and lists being read, innermost last.
     pile: Vec<Level>,
     /// How many of them are messages inside the request.
@@ -135,6 +149,9 @@ impl Reader<'_> {
                 Level::Object { msg, .. } => self.member(msg)?,
                 Level::List { field, .. } => self.element(field)?,
             };
+            if self.out.len() > self.limit {
+                return fault(self.lexer.at(), format!("request is larger than {} bytes as protobuf", self.limit));
+            }
             next = if deeper { Next::First } else { Next::CommaOrEnd };
         }
         Ok(())

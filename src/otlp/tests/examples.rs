@@ -3,8 +3,9 @@
 use super::take;
 use super::tree::{Node, fields};
 use crate::otlp::{
-    Action, Encoding, Groups, Keys, Partial, Pattern, Rewriter, Rule, Signal, Source, Status, Target, TooDeep, Type,
-    VALUE_DEPTH_MAX, Value, Walked, When, count, merge, success, walk,
+    Action, CONCERNED_MAX, Encoding, Groups, Keys, Partial, Pattern, REQUEST_MAX, Rewriter, Rule, Signal, Source,
+    Status, Target, TooDeep, Type, VALUE_DEPTH_MAX, Value, Walked, What, When, count, from_json_within, is_deprecated,
+    merge, success, walk,
 };
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
@@ -148,7 +149,7 @@ fn a_metric_that_is_cut_keeps_its_name_unit_and_temporality_in_every_part() {
 
 fn rewrite(target: Target, actions: Vec<Action>, request: Vec<u8>) -> Vec<u8> {
     let rewriter = Rewriter::new(vec![Rule { target, actions, only: None }]).expect("flat values");
-    rewriter.rewrite(Signal::Logs, &request.into(), &|_| None).expect("it is valid").to_vec()
+    rewriter.rewrite(Signal::Logs, &request.into(), &|_| None, REQUEST_MAX).expect("it is valid").to_vec()
 }
 
 /// Architecture, "Rewrite rules".
@@ -305,7 +306,7 @@ fn a_configured_value_too_deep_for_any_far_end_is_refused_before_it_runs() {
     // The deepest allowed one, in the deepest list there is, is still decodable.
     let rewriter = Rewriter::new(rules(VALUE_DEPTH_MAX)).expect("it is at the limit");
     let point = field(1, field(2, field(2, field(9, field(1, b"")))));
-    let after = rewriter.rewrite(Signal::Metrics, &point.into(), &|_| None).expect("it is valid");
+    let after = rewriter.rewrite(Signal::Metrics, &point.into(), &|_| None, REQUEST_MAX).expect("it is valid");
     assert_eq!(walk(Signal::Metrics, &after).map(|walked| walked.items), Ok(1));
 }
 
@@ -365,7 +366,64 @@ fn no_nesting_needs_stack() {
         let _ = take(Signal::Logs, &request, 0..1);
         let rewriter =
             Rewriter::new(vec![Rule { target: Target::Items, actions: vec![Action::delete("x")], only: None }]);
-        let _ = rewriter.expect("no values").rewrite(Signal::Logs, &request, &|_| None);
+        let _ = rewriter.expect("no values").rewrite(Signal::Logs, &request, &|_| None, REQUEST_MAX);
     };
     std::thread::Builder::new().stack_size(64 << 10).spawn(test).expect("a thread").join().expect("it holds");
+}
+
+/// Goal: 20 KB of gzip are not gigabytes of output.
+/// Method: ten million items of two bytes, or fewer with 60 bytes added to each; and a million attributes of one item.
+#[test]
+fn a_request_that_would_explode_is_refused_before_it_does() {
+    let upsert = |key| vec![Action::upsert(key, Value::Text("x".repeat(60)))];
+    let rewriter =
+        |actions| Rewriter::new(vec![Rule { target: Target::Items, actions, only: None }]).expect("it is flat");
+    let items = |n| field(1, field(2, [0x12, 0].repeat(n)));
+    let refused = walk(Signal::Logs, &items(10_000_000)).expect_err("too many");
+    assert_eq!((refused.what.clone(), refused.is_too_large()), (What::Parts, true));
+    let scopes = field(1, [0x12, 0].repeat(2_000_000));
+    assert_eq!(walk(Signal::Traces, &scopes).map_err(|e| e.what), Err(What::Parts));
+
+    let request = Bytes::from(items(500_000));
+    walk(Signal::Logs, &request).expect("many, and not absurd");
+    let limit = request.len() + (1 << 20);
+    let refused = rewriter(upsert("k")).rewrite(Signal::Logs, &request, &|_| None, limit).expect_err("30 MB");
+    assert_eq!((refused.what.clone(), refused.is_too_large()), (What::Size(limit), true));
+    let at = refused.offset;
+    assert!((30_000..70_000).contains(&at), "it ended when a megabyte was written, at byte {at}");
+    assert!(rewriter(upsert("k")).rewrite(Signal::Logs, &request, &|_| None, REQUEST_MAX).is_ok());
+
+    let attributes = Bytes::from(around(&field(6, pair("k", "v")).repeat(CONCERNED_MAX + 1)));
+    let refused = rewriter(upsert("k")).rewrite(Signal::Logs, &attributes, &|_| None, REQUEST_MAX);
+    assert_eq!(refused.map_err(|e| e.what), Err(What::Attributes));
+    assert!(rewriter(upsert("j")).rewrite(Signal::Logs, &attributes, &|_| None, REQUEST_MAX).is_ok(), "none is meant");
+}
+
+/// Hashing looks at each attribute once: with the square of them this would take minutes.
+#[test]
+fn hashing_sixty_thousand_attributes_takes_no_time() {
+    let all = Pattern(Arc::new(|_: &str| true));
+    let hash = vec![Action::Hash(Keys { key: None, pattern: Some(all) })];
+    let list: Vec<u8> = (0..CONCERNED_MAX).flat_map(|n| field(6, pair(&format!("{n:x}"), ""))).collect();
+    let begun = std::time::Instant::now();
+    rewrite(Target::Items, hash, around(&list));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// `0,` in a list of buckets is eight bytes of protobuf.
+#[test]
+fn json_that_grows_beyond_the_limit_is_refused_as_too_large() {
+    let zeros = "0,".repeat(100_000);
+    let point = format!(r#"{{"dataPoints":[{{"bucketCounts":[{zeros}0]}}]}}"#);
+    let body = format!(r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"histogram":{point}}}]}}]}}]}}"#);
+    let refused = from_json_within(Signal::Metrics, body.as_bytes(), body.len()).expect_err("four times as long");
+    assert!(refused.is_too_large && refused.offset < body.len() / 2, "{refused}");
+    assert!(from_json_within(Signal::Metrics, body.as_bytes(), 4 * body.len()).is_ok());
+}
+
+#[test]
+fn scopes_at_field_1000_are_seen() {
+    let item = || field(2, field(3, "INFO"));
+    assert!(is_deprecated(&field(1, field(1_000, item()))));
+    assert!(!is_deprecated(&field(1, field(2, item()))) && !is_deprecated(&field(1, field(1_000, ""))));
 }

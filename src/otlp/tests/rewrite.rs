@@ -4,7 +4,8 @@ use super::{cases, damage, entropy, signals, tree};
 use crate::otlp::slow::Request;
 use crate::otlp::wild::{Choices, KEYS};
 use crate::otlp::{
-    Action, Filter, Groups, Item, Keys, Pattern, Rewriter, Rule, Signal, Source, Target, Type, Value, When, walk,
+    Action, Filter, Groups, Item, Keys, Pattern, REQUEST_MAX, Rewriter, Rule, Signal, Source, Target, Type, Value,
+    When, walk,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -95,7 +96,7 @@ fn context(name: &str) -> Option<String> {
 
 fn rewritten(signal: Signal, request: &Bytes, rules: &[Rule]) -> Bytes {
     let rewriter = Rewriter::new(rules.to_vec()).expect("the values are flat");
-    rewriter.rewrite(signal, request, &context).expect("it was accepted")
+    rewriter.rewrite(signal, request, &context, REQUEST_MAX).expect("it was accepted")
 }
 
 /// The names an action may set or remove; `None` when a pattern may remove any.
@@ -146,6 +147,6 @@ proptest! {
         // The filters of this test decode what they are shown, which is for valid requests.
         let rules: Vec<Rule> = rules.into_iter().map(|rule| Rule { only: None, ..rule }).collect();
         let rewriter = Rewriter::new(rules).expect("the values are flat");
-        let _ = rewriter.rewrite(signal, &request.into(), &context);
+        let _ = rewriter.rewrite(signal, &request.into(), &context, REQUEST_MAX);
     }
 }

@@ -10,14 +10,16 @@
 //! | too large, compressed or not | RESOURCE_EXHAUSTED without `RetryInfo`: no retry helps |
 //! | full, busy, stopping | UNAVAILABLE with `RetryInfo` |
 //! | this request made us fall | INTERNAL: OTLP clients do not retry it |
+//! | no byte of the message for 30 s, or not all of it in 10 min | DEADLINE_EXCEEDED |
 //! | other service, method or message encoding | UNIMPLEMENTED |
+//! | no gRPC at all | HTTP 405 or 415 |
 
 use super::config::GrpcConfig;
-use super::http::COME_BACK;
+use super::http::{COME_BACK, IDLE, RESERVE, TOTAL, reason};
+use crate::batcher::budget::{Charge, Crowded};
 use crate::otlp::Signal;
 use crate::otlp::{Encoding as Form, Status as Details, success};
 use crate::processors::Refusal;
-use crate::receivers::budget::{Charge, Crowded};
 use crate::receivers::inflate::{Encoding, Uninflatable, inflate};
 use crate::receivers::intake::Intake;
 use crate::supervise::contain;
@@ -31,6 +33,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower_service::Service;
@@ -67,8 +70,16 @@ impl Service<Request<Body>> for OtlpGrpc {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let endpoint = self.0.clone();
         Box::pin(async move {
+            if let Some(status) = no_grpc(&request) {
+                let mut refused = Response::new(Body::empty());
+                *refused.status_mut() = status;
+                return Ok(refused);
+            }
             let answered = contain("grpc request", endpoint.answer(request)).await;
             let answered = answered.unwrap_or_else(|report| Err(Status::internal(report.to_string())));
+            if let Err(status) = &answered {
+                endpoint.metrics.request_refused(reason_of(status));
+            }
             Ok(answered.unwrap_or_else(Status::into_http))
         })
     }
@@ -95,7 +106,8 @@ impl Inner {
         };
         let mut charge = self.intake.budget.open();
         let message = self.read(request.into_body(), encoding, &mut charge).await?;
-        let taken = self.intake.take(signal, message, &|_| None, &self.metrics);
+        charge.shrink_to(message.len());
+        let taken = self.intake.take(signal, message, charge, &|_| None, &self.metrics);
         taken.await.map_err(refused)?;
         Ok(ok())
     }
@@ -108,17 +120,24 @@ impl Inner {
             let max = self.max_message;
             Status::resource_exhausted(format!("grpc: received message larger than max ({n} vs. {max})"))
         };
-        while let Some(frame) = next_frame(&mut body).await {
+        let end = Instant::now() + TOTAL;
+        loop {
+            let until = end.min(Instant::now() + IDLE);
+            let slow = |_| Status::deadline_exceeded("the message did not come in time");
+            let Some(frame) = timeout_at(until, next_frame(&mut body)).await.map_err(slow)? else { break };
             let Ok(piece) = frame?.into_data() else { continue };
             charge.grow(piece.len()).map_err(crowded)?;
             all.extend_from_slice(&piece);
             if let (None, Some((prefix, _))) = (expected, all.split_first_chunk::<5>()) {
-                let [_, len @ ..] = *prefix;
+                let [flag, len @ ..] = *prefix;
+                if flag > 1 {
+                    return Err(Status::internal(format!("grpc: invalid compression flag {flag}")));
+                }
                 let len = u32::from_be_bytes(len) as usize;
                 if len > self.max_message {
                     return Err(too_large(len));
                 }
-                all.reserve((len + 5).saturating_sub(all.len()));
+                all.reserve((len + 5).saturating_sub(all.len()).min(RESERVE)); // the rest grows with what was charged
                 expected = Some(len);
             }
             if expected.is_some_and(|len| all.len() > len + 5) {
@@ -149,6 +168,29 @@ async fn next_frame(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
     std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
 }
 
+/// Not gRPC at all: what the HTTP status says then.
+fn no_grpc(request: &Request<Body>) -> Option<http::StatusCode> {
+    if request.method() != http::Method::POST {
+        return Some(http::StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let media = request.headers().get(http::header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    let rest = media.strip_prefix(b"application/grpc");
+    let is_grpc = rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')));
+    (!is_grpc).then_some(http::StatusCode::UNSUPPORTED_MEDIA_TYPE)
+}
+
+/// As `tfo_agent_requests_refused` counts it.
+fn reason_of(status: &Status) -> &'static str {
+    match status.code() {
+        Code::ResourceExhausted => reason::TOO_LARGE,
+        Code::DeadlineExceeded => reason::SLOW,
+        Code::Unavailable if status.message().starts_with("too many bytes") => reason::CROWDED,
+        Code::Unavailable => reason::LATER,
+        Code::Internal => reason::FELL,
+        _ => reason::INVALID,
+    }
+}
+
 fn signal_of(path: &str) -> Option<Signal> {
     match path {
         "/opentelemetry.proto.collector.trace.v1.TraceService/Export" => Some(Signal::Traces),
@@ -162,6 +204,7 @@ fn refused(refusal: Refusal) -> Status {
     match refusal {
         Refusal::Later(why) => later(why),
         Refusal::Never(why) => Status::invalid_argument(why),
+        Refusal::TooLarge(why) => Status::resource_exhausted(why),
         Refusal::Fell(why) => Status::internal(why),
     }
 }

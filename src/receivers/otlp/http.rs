@@ -5,26 +5,31 @@
 //! | kept | 200, an empty partial success in the request's encoding |
 //! | not OTLP: undecodable, unknown content encoding | 400 and a `Status` |
 //! | too large, compressed or not | 413 and a `Status`: no retry helps |
+//! | no byte of the body for 30 s, or not all of it in 10 min | 408 and a `Status`; the connection is closed |
 //! | full, busy, stopping | 503, `Retry-After` and a `Status` |
 //! | this request made us fall | 500 and a `Status`: OTLP clients do not retry it |
 //! | other path, method, media type | 404, 405, 415 as text |
 
 use super::config::HttpConfig;
+use crate::batcher::budget::{Charge, Crowded};
+use crate::otlp::{BadJson, Signal, from_json_within};
 use crate::otlp::{Encoding as Form, Status, success};
-use crate::otlp::{Signal, from_json};
 use crate::processors::Refusal;
-use crate::receivers::budget::{Charge, Crowded};
 use crate::receivers::inflate::{Encoding, Uninflatable, inflate};
 use crate::receivers::intake::Intake;
 use crate::supervise::contain;
 use crate::telemetry::ReceiverMetrics;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::error::PayloadError;
+use actix_web::http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// What a refused client is asked to wait: long enough for a segment to be made or a sync to end, short enough that
 /// the queue of an SDK (2,048 items by default) does not overflow.
@@ -32,9 +37,20 @@ pub(super) const COME_BACK: Duration = Duration::from_secs(2);
 
 /// gRPC's codes, as `Status` bodies carry them.
 pub(super) const INVALID_ARGUMENT: i32 = 3;
+pub(super) const DEADLINE_EXCEEDED: i32 = 4;
 pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
 pub(super) const INTERNAL: i32 = 13;
 pub(super) const UNAVAILABLE: i32 = 14;
+
+/// Why requests were refused, as `tfo_agent_requests_refused` says it.
+pub(super) mod reason {
+    pub(crate) const INVALID: &str = "invalid";
+    pub(crate) const TOO_LARGE: &str = "too_large";
+    pub(crate) const SLOW: &str = "slow";
+    pub(crate) const CROWDED: &str = "crowded";
+    pub(crate) const LATER: &str = "unavailable";
+    pub(crate) const FELL: &str = "fault";
+}
 
 /// One OTLP/HTTP endpoint.
 #[derive(Debug)]
@@ -62,7 +78,9 @@ impl OtlpHttp {
     pub async fn answer(&self, request: &HttpRequest, body: web::Payload) -> HttpResponse {
         let served = self.paths.iter().find(|(path, signal)| path == request.path() && self.intake.serves(*signal));
         let Some((_, signal)) = served else {
-            return text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n");
+            let mut not_found = text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n");
+            not_found.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            return not_found;
         };
         if request.method() != Method::POST {
             return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "405 method not allowed, supported: [POST]");
@@ -71,78 +89,120 @@ impl OtlpHttp {
             let told = "415 unsupported media type, supported: [application/json, application/x-protobuf]";
             return text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "text/plain", told);
         };
-        match contain("http request", self.take(*signal, form, request, body)).await {
-            Ok(Ok(())) => HttpResponse::Ok().content_type(media_type(form)).body(success(form)),
-            Ok(Err(no)) => no.answer(form),
-            Err(report) => No::Fell(report.to_string()).answer(form),
+        let taken = contain("http request", self.take(*signal, form, request, body)).await;
+        match taken.unwrap_or_else(|report| Err(No::Fell(report.to_string()))) {
+            Ok(()) => HttpResponse::Ok().content_type(media_type(form)).body(success(form)),
+            Err(no) => {
+                self.metrics.request_refused(no.reason());
+                no.answer(form)
+            }
         }
     }
 
     async fn take(&self, signal: Signal, form: Form, request: &HttpRequest, body: web::Payload) -> Result<(), No> {
-        let encoding = header(request, &CONTENT_ENCODING);
+        let encoding = request.headers().get(CONTENT_ENCODING).map_or(&[][..], HeaderValue::as_bytes);
+        let encoding = String::from_utf8_lossy(encoding);
         let encoding =
-            Encoding::parse(encoding).ok_or_else(|| No::Bad(format!("unsupported Content-Encoding: {encoding}")))?;
+            Encoding::parse(&encoding).ok_or_else(|| No::Bad(format!("unsupported Content-Encoding: {encoding}")))?;
         let mut charge = self.intake.budget.open();
-        let body = self.read(request, body, &mut charge).await?;
+        let said = header(request, &CONTENT_LENGTH).parse().unwrap_or(0);
+        let body = read(body, said, self.max_body, &mut charge).await?;
         let body = inflate(encoding, body, self.max_body, &mut charge)?;
+        charge.shrink_to(body.len());
         let body = match form {
             Form::Protobuf => body,
             Form::Json => {
                 charge.grow(body.len())?;
-                from_json(signal, &body).map_err(|e| No::Bad(e.to_string()))?.into()
+                let request = from_json_within(signal, &body, self.max_body)?;
+                charge.grow(request.capacity().saturating_sub(body.len()))?;
+                drop(body);
+                charge.shrink_to(request.capacity());
+                request.into()
             }
         };
-        Ok(self.intake.take(signal, body, &|_| None, &self.metrics).await?)
+        Ok(self.intake.take(signal, body, charge, &|_| None, &self.metrics).await?)
     }
+}
 
-    /// Reads the body, charging each piece before it is kept.
-    async fn read(&self, request: &HttpRequest, mut body: web::Payload, charge: &mut Charge) -> Result<Bytes, No> {
-        let said: usize = header(request, &CONTENT_LENGTH).parse().unwrap_or(0);
-        if said > self.max_body {
-            return Err(No::TooLarge(self.max_body));
-        }
-        let mut whole: Option<BytesMut> = None;
-        let mut first = Bytes::new();
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(|e| No::Bad(e.to_string()))?;
-            charge.grow(piece.len())?;
-            if first.is_empty() && whole.is_none() {
-                first = piece; // most bodies come in few pieces, small ones in one
-                continue;
-            }
-            let whole = whole.get_or_insert_with(|| {
-                // Room for what was announced, but never more than has a chance to be let in.
-                let mut all = BytesMut::with_capacity(said.clamp(first.len() + piece.len(), 4 << 20));
-                all.extend_from_slice(&first);
-                all
-            });
-            if whole.len() + piece.len() > self.max_body {
-                return Err(No::TooLarge(self.max_body));
-            }
-            whole.extend_from_slice(&piece);
-        }
-        let body = whole.map_or(first, BytesMut::freeze);
-        if body.len() > self.max_body { Err(No::TooLarge(self.max_body)) } else { Ok(body) }
+/// No byte of a body for so long: the client is gone, or holds on to what others need. The same for a gRPC message.
+pub(super) const IDLE: Duration = Duration::from_secs(30);
+
+/// A whole body must be there after so long: 20 MiB at 280 kbit/s.
+pub(super) const TOTAL: Duration = Duration::from_secs(600);
+
+/// Memory is reserved in steps of this size while a body arrives, whatever its head promised.
+pub(super) const RESERVE: usize = 64 << 10;
+
+/// Reads a body, charging each piece before it is kept. `said`: its length as announced, 0 for unknown.
+async fn read(
+    mut body: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+    said: usize,
+    max: usize,
+    charge: &mut Charge,
+) -> Result<Bytes, No> {
+    if said > max {
+        return Err(No::too_large(max));
     }
+    let end = Instant::now() + TOTAL;
+    let mut whole: Option<BytesMut> = None;
+    let mut first = Bytes::new();
+    loop {
+        let until = end.min(Instant::now() + IDLE);
+        let Some(piece) = timeout_at(until, body.next()).await.map_err(|_| No::Slow)? else { break };
+        let piece = piece.map_err(|e| No::Bad(e.to_string()))?;
+        charge.grow(piece.len())?;
+        if whole.as_ref().map_or(first.len(), BytesMut::len) + piece.len() > max {
+            return Err(No::too_large(max));
+        }
+        if first.is_empty() && whole.is_none() {
+            first = piece; // most bodies come in few pieces, small ones in one
+            continue;
+        }
+        let whole = whole.get_or_insert_with(|| {
+            let mut all = BytesMut::with_capacity(said.min(RESERVE).max(first.len() + piece.len()));
+            all.extend_from_slice(&first);
+            all
+        });
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.map_or(first, BytesMut::freeze))
 }
 
 /// Why not, before it becomes an answer.
 #[derive(Debug)]
 enum No {
     Bad(String),
-    TooLarge(usize),
+    TooLarge(String),
+    /// The body did not come.
+    Slow,
+    Crowded(String),
     Later(String),
     Fell(String),
 }
 
 impl No {
+    fn too_large(max: usize) -> No {
+        No::TooLarge(format!("request body is larger than {max} bytes"))
+    }
+
+    /// As `tfo_agent_requests_refused` counts it.
+    fn reason(&self) -> &'static str {
+        match self {
+            No::Bad(_) => reason::INVALID,
+            No::TooLarge(_) => reason::TOO_LARGE,
+            No::Slow => reason::SLOW,
+            No::Crowded(_) => reason::CROWDED,
+            No::Later(_) => reason::LATER,
+            No::Fell(_) => reason::FELL,
+        }
+    }
+
     fn answer(self, form: Form) -> HttpResponse {
         let (http, code, message) = match self {
             No::Bad(why) => (StatusCode::BAD_REQUEST, INVALID_ARGUMENT, why),
-            No::TooLarge(max) => {
-                (StatusCode::PAYLOAD_TOO_LARGE, RESOURCE_EXHAUSTED, format!("request body is larger than {max} bytes"))
-            }
-            No::Later(why) => (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, why),
+            No::TooLarge(why) => (StatusCode::PAYLOAD_TOO_LARGE, RESOURCE_EXHAUSTED, why),
+            No::Slow => (StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED, "the body did not come in time".to_owned()),
+            No::Crowded(why) | No::Later(why) => (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, why),
             No::Fell(why) => (StatusCode::INTERNAL_SERVER_ERROR, INTERNAL, why),
         };
         let mut answer = HttpResponse::build(http);
@@ -150,13 +210,22 @@ impl No {
         if http == StatusCode::SERVICE_UNAVAILABLE {
             answer.insert_header((RETRY_AFTER, COME_BACK.as_secs()));
         }
+        if http == StatusCode::REQUEST_TIMEOUT {
+            answer.force_close();
+        }
         answer.body(Status::new(code, message).encode(form))
     }
 }
 
 impl From<Crowded> for No {
     fn from(e: Crowded) -> No {
-        No::Later(e.to_string())
+        No::Crowded(e.to_string())
+    }
+}
+
+impl From<BadJson> for No {
+    fn from(e: BadJson) -> No {
+        if e.is_too_large { No::TooLarge(e.to_string()) } else { No::Bad(e.to_string()) }
     }
 }
 
@@ -164,7 +233,7 @@ impl From<Uninflatable> for No {
     fn from(e: Uninflatable) -> No {
         match e {
             Uninflatable::Broken(why) => No::Bad(why),
-            Uninflatable::TooLarge(max) => No::TooLarge(max),
+            Uninflatable::TooLarge(_) => No::TooLarge(e.to_string()),
             Uninflatable::Crowded(crowded) => crowded.into(),
         }
     }
@@ -175,6 +244,7 @@ impl From<Refusal> for No {
         match e {
             Refusal::Later(why) => No::Later(why),
             Refusal::Never(why) => No::Bad(why),
+            Refusal::TooLarge(why) => No::TooLarge(why),
             Refusal::Fell(why) => No::Fell(why),
         }
     }

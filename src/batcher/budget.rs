@@ -1,5 +1,6 @@
-//! Bytes in flight: charged as they arrive, before any handler sees a whole message, and given back when the request
-//! is answered. Without it, a hundred slow uploads of 4 MiB would be the memory of the gateway.
+//! Bytes in flight: charged as they arrive, before any handler sees a whole message, and given back when the bytes are:
+//! the charge goes with the offer into the batcher. Without it, a hundred slow uploads of 4 MiB would be the memory of
+//! the gateway; and were it given back with the answer, clients that hang up during a stall of the disk would be.
 
 use crate::base::Bytes;
 use std::sync::Arc;
@@ -66,6 +67,15 @@ impl Charge {
     }
 }
 
+impl Charge {
+    /// Gives back all but `bytes`: what was compressed is gone, what came of it stays.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let gone = self.bytes.saturating_sub(bytes);
+        self.bytes -= gone;
+        self.budget.0.used.fetch_sub(gone, Relaxed);
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.budget.0.used.fetch_sub(self.bytes, Relaxed);
@@ -86,6 +96,9 @@ mod tests {
         assert_eq!(budget.used(), 100);
         drop(a);
         assert_eq!((b.grow(70), budget.used()), (Ok(()), 100));
+        b.shrink_to(40);
+        b.shrink_to(70);
+        assert_eq!(budget.used(), 40);
         drop(b);
         assert_eq!(budget.used(), 0);
     }

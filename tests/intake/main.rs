@@ -1,0 +1,15 @@
+//! The whole agent as its clients meet it: real sockets, real encodings, and every answer they may get.
+//!
+//! | file | |
+//! |---|---|
+//! | `rig.rs` | an agent, a far end, and clients |
+//! | `answers.rs` | what is answered to whom, over HTTP and gRPC |
+//! | `flows.rs` | where what was taken goes: pipelines, stores, seeds, metrics |
+
+mod answers;
+mod flows;
+mod rig;
+
+/// memory_limiter measures what this counts, as in `main.rs`.
+#[global_allocator]
+static ALLOC: tfo_otel_agent::telemetry::alloc::Counting = tfo_otel_agent::telemetry::alloc::Counting::new();
