@@ -542,18 +542,25 @@ const CASES: &[(&str, &str, &str)] = &[
          \x20 18:9  processors.attributes.actions[0]  needs key, pattern or both"),
     ("    actions:\n      - key: tenant\n        value: ${env:TENANT}\n        action: upsert",
      "    actions: []\n    include:\n      span_names: [a]",
-     "2 problems\n\
+     "3 problems\n\
          \x20 17:14  processors.attributes.actions             there is no action; give at least one\n\
+         \x20 19:7   processors.attributes.include             is not available in this build, and without it items would be edited that are not meant\n\
          \x20 19:7   processors.attributes.include.match_type  is missing; write strict or regexp"),
     ("    actions:",
      "    exclude:\n      match_type: regexp\n      services: [\"(\"]\n      log_severity_number: {min: 99}\n    actions:",
-     "2 problems\n\
+     "3 problems\n\
+         \x20 18:7   processors.attributes.exclude                          is not available in this build, and without it items would be edited that are not meant\n\
          \x20 19:18  processors.attributes.exclude.services                 `(` is not a pattern: found open group without closing ')'\n\
          \x20 20:34  processors.attributes.exclude.log_severity_number.min  99 is not from 1 to 24"),
     ("    actions:",
      "    include:\n      match_type: strict\n      libraries: []\n    actions:",
-     "1 problem\n\
+     "2 problems\n\
+         \x20 18:7  processors.attributes.include  is not available in this build, and without it items would be edited that are not meant\n\
          \x20 18:7  processors.attributes.include  names nothing to match; give one of services, span_names, span_kinds, log_bodies, log_severity_texts, metric_names, libraries, log_severity_number, resources, attributes"),
+    ("    actions:",
+     "    exclude: {match_type: strict, services: [a]}\n    actions:",
+     "1 problem\n\
+         \x20 17:14  processors.attributes.exclude  is not available in this build, and without it items would be edited that are not meant"),
     ("        value: ${env:TENANT}",
      "        value: ${env:TENANT",
      "1 problem\n\

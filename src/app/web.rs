@@ -6,6 +6,7 @@ use crate::supervise::Helper;
 use crate::supervised;
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use actix_web::dev::ServerHandle;
+use actix_web::http::KeepAlive;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
@@ -39,6 +40,15 @@ pub struct Port {
     pub address: SocketAddr,
     /// Who answers.
     pub behind: Behind,
+    /// How long a client may take for a head (`read_header_timeout`); zero: for ever.
+    pub head: Duration,
+    /// How long a connection may rest between requests (`idle_timeout`); zero: for ever.
+    pub idle: Duration,
+}
+
+/// The longest of what the ports want, since one server serves them all; `None`: for ever.
+fn longest(wanted: impl Iterator<Item = Duration>) -> Option<Duration> {
+    wanted.reduce(|a, b| if a.is_zero() || b.is_zero() { Duration::ZERO } else { a.max(b) }).filter(|d| !d.is_zero())
 }
 
 /// The server, as a post.
@@ -104,8 +114,8 @@ impl Actor for Web {
             .workers(1)
             .worker_max_blocking_threads(1)
             .disable_signals()
-            .keep_alive(Duration::from_secs(75)) // longer than the usual exporter's minute, so that the client closes first
-            .client_request_timeout(Duration::from_secs(10))
+            .keep_alive(longest(self.ports.iter().map(|p| p.idle)).map_or(KeepAlive::Os, KeepAlive::Timeout))
+            .client_request_timeout(longest(self.ports.iter().map(|p| p.head)).unwrap_or(Duration::ZERO)) // 0: none
             .client_disconnect_timeout(Duration::from_secs(5))
             .max_connections(1_024)
             .shutdown_timeout(1);
@@ -156,7 +166,13 @@ mod tests {
             }
             HttpResponse::Ok().finish()
         };
-        let ports = Arc::new(vec![Port { listener, address, behind: Behind::Page(Arc::new(page)) }]);
+        let ports = Arc::new(vec![Port {
+            listener,
+            address,
+            behind: Behind::Page(Arc::new(page)),
+            head: Duration::ZERO,
+            idle: Duration::ZERO,
+        }]);
         let mut supervisor = Supervisor::start(hurried(), Settings::default()).expect("a watchdog");
         let _web = supervisor.post(row(&supervisor, &WEB), "", move || Web::new(ports.clone()));
         crate::uplink::otlp_http::install_provider();
@@ -173,5 +189,12 @@ mod tests {
         assert_eq!(end.exit(), Exit::Blocked, "{end}");
         assert!(end.to_string().contains("the HTTP worker"), "{end}");
         blocks.abort();
+    }
+
+    #[test]
+    fn the_longest_wish_counts_and_zero_is_for_ever() {
+        let of = |all: &[u64]| longest(all.iter().map(|s| Duration::from_secs(*s)));
+        assert_eq!(of(&[60, 75, 10]), Some(Duration::from_secs(75)));
+        assert_eq!((of(&[60, 0, 10]), of(&[0]), of(&[])), (None, None, None));
     }
 }

@@ -36,6 +36,7 @@ use crate::telemetry::{
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -295,7 +296,8 @@ fn receive(
         let Some(section) = &otlp.http else { continue };
         let endpoint = OtlpHttp::new(section, intake_of(&id), ReceiverMetrics::new(metrics, &id.to_string(), "http"));
         tracing::info!(kind = "receiver", name = %id, endpoint = %address, "Starting HTTP server");
-        ports.push(Port { listener, address, behind: Behind::Otlp(Arc::new(endpoint)) });
+        let (head, idle) = (section.server.read_header_timeout, section.server.idle_timeout);
+        ports.push(Port { listener, address, behind: Behind::Otlp(Arc::new(endpoint)), head, idle });
     }
     for (id, listener, address) in bound.health {
         let Some(ExtensionConfig::HealthCheck(section)) = config.extensions.get(&id) else { continue };
@@ -307,13 +309,15 @@ fn receive(
         };
         let health = health.clone();
         let page = move |request: &actix_web::HttpRequest| health_check::respond(request.path(), &health, &settings);
-        ports.push(Port { listener, address, behind: Behind::Page(Arc::new(page)) });
+        let (head, idle) = (section.server.read_header_timeout, section.server.idle_timeout);
+        ports.push(Port { listener, address, behind: Behind::Page(Arc::new(page)), head, idle });
     }
     if let Some((listener, address)) = bound.metrics {
         let metrics = metrics.clone();
         tracing::info!(%address, "Serving Prometheus metrics");
         let page = move |request: &actix_web::HttpRequest| serve::respond(request.path(), &metrics);
-        ports.push(Port { listener, address, behind: Behind::Page(Arc::new(page)) });
+        let (head, idle) = (Duration::from_secs(60), Duration::from_secs(60)); // as the defaults of the others
+        ports.push(Port { listener, address, behind: Behind::Page(Arc::new(page)), head, idle });
     }
     for (id, listener, address) in bound.grpc {
         let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(&id) else { continue };

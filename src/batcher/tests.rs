@@ -99,7 +99,10 @@ async fn an_unknown_outcome_is_offered_again_under_the_same_ids() {
         let budget = Budget::new(Size(1_000));
         let told: Arc<Mutex<Vec<_>>> = Arc::default();
         let (asking, hears) = (batcher.send(offer(&budget, 10)), told.clone());
-        actix_rt::spawn(async move { hears.lock().expect("whole").push(asking.await.expect("an answer")) });
+        actix_rt::spawn(async move {
+            let answer = asking.await.expect("an answer");
+            hears.lock().expect("whole").push(answer);
+        });
         let (ids, answer) = questions.recv().await.expect("a commit");
         answer.send(Err(fallen.clone())).expect("asked");
         let (again, answer) = questions.recv().await.expect("a second try");

@@ -29,9 +29,10 @@ pub struct HttpServer {
     pub include_metadata: bool,
     /// `response_headers`: added to every answer. Parsed, not acted on yet.
     pub response_headers: Headers,
-    /// `read_header_timeout`, 1 min: how long a client may take to send the head of a request.
+    /// `read_header_timeout`, 1 min: how long a client may take to send the head of a request; 0: for ever. One server
+    /// serves all ports, so the longest of them counts.
     pub read_header_timeout: Duration,
-    /// `idle_timeout`, 1 min: how long a connection may rest between requests.
+    /// `idle_timeout`, 1 min: how long a connection may rest between requests; 0: for ever. As above.
     pub idle_timeout: Duration,
 }
 
@@ -86,7 +87,7 @@ impl HttpServer {
         s.not_acted_on("include_metadata", !server.include_metadata);
         s.not_acted_on("response_headers", server.response_headers.is_empty());
         s.moot_all(&["read_timeout", "write_timeout"], "a request is bounded by its size and by idle_timeout");
-        s.moot("compression_algorithms", "gzip, zlib, deflate and zstd are taken, anything else is refused");
+        s.moot("compression_algorithms", "gzip, zlib and deflate are taken, anything else is refused");
         s.moot("keep_alives_enabled", "connections are kept for the next request");
         s.refuse("middlewares", "middlewares are not available in this build");
         server

@@ -258,3 +258,110 @@ impl From<Fallen> for Refusal {
         Refusal::Later(e.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Bytes as Size;
+    use crate::telemetry::Metrics;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use tokio::sync::oneshot;
+
+    type Waiting = Arc<Mutex<Vec<(Offer, oneshot::Sender<Result<(), OfferError>>)>>>;
+
+    /// A store whose batcher is the test.
+    fn outlet(durable: bool) -> (Outlet, Waiting) {
+        let waiting = Waiting::default();
+        let told = waiting.clone();
+        let batcher = Line::new(move |offer: Offer| {
+            let (answer, answered) = oneshot::channel();
+            told.lock().expect("whole").push((offer, answer));
+            async move { answered.await.map_err(|_| Fallen::Down("batcher".into())) }
+        });
+        (Outlet { batcher, durable, readers: Vec::new() }, waiting)
+    }
+
+    fn pipe(stores: usize, shown: &Arc<AtomicUsize>) -> Arc<Pipe> {
+        let shown = shown.clone();
+        Arc::new(Pipe {
+            name: "logs".into(),
+            signal: Signal::Logs,
+            limiters: Vec::new(),
+            rewriter: None,
+            lanes: (0..stores).map(|n| (StoreNo(n), Lane(1))).collect(),
+            tees: vec![Arc::new(move |_, _, _| {
+                shown.fetch_add(1, SeqCst);
+            })],
+        })
+    }
+
+    /// One log record.
+    const REQUEST: &[u8] = &[0x0a, 7, 0x12, 5, 0x12, 3, 0x1a, 1, b'x'];
+
+    fn accepted(metrics: &Metrics) -> u64 {
+        let text = metrics.text();
+        let line = text.lines().find(|l| l.starts_with("otelcol_receiver_accepted_log_records{"));
+        line.map_or(0, |l| l.rsplit(' ').next().expect("a value").parse().expect("a number"))
+    }
+
+    async fn settle() {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Goal: a client that hangs up changes neither what is counted nor what memory is known to be held.
+    #[actix::test]
+    async fn what_was_committed_is_counted_though_the_client_hung_up() {
+        let (outlet, waiting) = outlet(true);
+        let (budget, shown, metrics) = (Budget::new(Size(1_000)), Arc::default(), Metrics::detached());
+        let intake = Arc::new(Intake::new([pipe(1, &shown)], vec![outlet], budget.clone()));
+        let mut charge = budget.open();
+        charge.grow(REQUEST.len()).expect("room");
+        let counts = ReceiverMetrics::new(&metrics, "otlp", "http");
+        let client =
+            actix_rt::spawn(intake.take(Signal::Logs, Bytes::from_static(REQUEST), charge, &|_| None, &counts));
+        settle().await;
+        client.abort();
+        settle().await;
+        assert_eq!((budget.used(), accepted(&metrics), shown.load(SeqCst)), (REQUEST.len(), 0, 0));
+        let (offer, answer) = waiting.lock().expect("whole").pop().expect("it was offered");
+        answer.send(Ok(())).expect("still waited for");
+        drop(offer);
+        settle().await;
+        assert_eq!((budget.used(), accepted(&metrics), shown.load(SeqCst)), (0, 1, 1));
+    }
+
+    /// Disk first, whatever its number; a store in memory is asked after it and cannot refuse the client; what nobody
+    /// took is shown to nobody.
+    #[actix::test]
+    #[rustfmt::skip]
+    async fn stores_on_a_disk_decide_for_the_client() {
+        let full = || Err(OfferError::Later("full".into()));
+        for (disk, memory, taken) in [
+            (Ok(()),  Some(Ok(())),  true),
+            (Ok(()),  Some(full()),  true),
+            (full(),  None,          false), // memory is not even asked
+        ] {
+            let ((in_memory, asked_memory), (on_disk, asked_disk)) = (outlet(false), outlet(true));
+            let (shown, metrics) = (Arc::default(), Metrics::detached());
+            let intake = Arc::new(Intake::new([pipe(2, &shown)], vec![in_memory, on_disk], Budget::new(Size(1_000))));
+            let counts = ReceiverMetrics::new(&metrics, "otlp", "http");
+            let charge = intake.budget.open();
+            let client = actix_rt::spawn(intake.take(Signal::Logs, Bytes::from_static(REQUEST), charge, &|_| None, &counts));
+            settle().await;
+            assert!(asked_memory.lock().expect("whole").is_empty(), "the disk comes first");
+            let (_, answer) = asked_disk.lock().expect("whole").pop().expect("asked");
+            answer.send(disk.clone()).expect("waited for");
+            settle().await;
+            let asked = asked_memory.lock().expect("whole").pop();
+            assert_eq!(asked.is_some(), memory.is_some(), "{disk:?}");
+            if let (Some((_, answer)), Some(memory)) = (asked, memory) {
+                answer.send(memory).expect("waited for");
+            }
+            assert_eq!(client.await.expect("not aborted").is_ok(), taken);
+            assert_eq!((accepted(&metrics), shown.load(SeqCst)), (u64::from(taken), usize::from(taken)));
+        }
+    }
+}

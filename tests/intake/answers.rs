@@ -67,6 +67,9 @@ async fn what_is_sent_over_http_is_acknowledged_in_its_own_form_and_arrives() {
     assert_eq!(rig.number("otelcol_receiver_accepted_log_records", &["transport=\"http\""]).await, 11.0);
 }
 
+/// Content type, content encoding, path, body; status, code in the body (-1: a text), reason.
+type Case = (&'static str, &'static str, &'static str, Vec<u8>, u16, i32, &'static str);
+
 /// What is refused over HTTP, by status, content type and body; none of it touches the series of the original.
 #[actix::test]
 async fn what_is_refused_over_http_says_why_in_the_form_of_the_request() {
@@ -75,9 +78,7 @@ async fn what_is_refused_over_http_says_why_in_the_form_of_the_request() {
     let deprecated = [&[0x0a, 8, 0xc2, 0x3e, 5, 0x12, 3, 0x1a, 1, b'x'][..]].concat(); // ResourceLogs.1000
     let crowd = field(1, &field(2, &[0x12, 0].repeat(1_100_000))); // more log records than anybody has in 2 MB
     #[rustfmt::skip]
-    #[allow(clippy::type_complexity)] // a table of one test
-    let cases: &[(&str, &str, &str, Vec<u8>, u16, i32, &str)] = &[
-        // content type, content encoding, path, body, status, code in the body (-1: a text), reason
+    let cases: &[Case] = &[
         (PROTOBUF, "",        "/v1/logs",  b"\x0a\x05abc".to_vec(), 400, 3,  "invalid"),
         (JSON,     "",        "/v1/logs",  b"{".to_vec(),           400, 3,  "invalid"),
         (PROTOBUF, "gzip",    "/v1/logs",  b"no gzip".to_vec(),     400, 3,  "invalid"),

@@ -1,6 +1,6 @@
 //! What must hold between components: ports, directories, storages, endpoints.
 
-use super::{Config, ExporterConfig, ExtensionConfig, ReceiverConfig};
+use super::{Config, ExporterConfig, ExtensionConfig, ProcessorConfig, ReceiverConfig};
 use crate::config::problems::{At, Problems, quote};
 use crate::config::{Id, Listen, Section};
 use crate::extensions::file_storage::config::FileStorageConfig;
@@ -14,6 +14,7 @@ pub(super) fn check(config: &mut Config, top: &Section<'_>) {
     };
     let (receivers, exporters) = (used(|p| &p.receivers, config), used(|p| &p.exporters, config));
     check_urls(config, top);
+    check_filters(config, top);
     link_storages(config, &exporters, top);
     check_directories(config, top);
     check_ports(config, &receivers, top);
@@ -36,6 +37,20 @@ fn check_urls(config: &Config, top: &Section<'_>) {
                 let message =
                     format!("the pipeline `{pipeline}` sends here; give endpoint or {}_endpoint", pipeline.signal);
                 tell(top, "exporters", id, "", |s, at, path| s.error(at, path, message));
+            }
+        }
+    }
+}
+
+/// No pipeline edits items that were not meant: `include` and `exclude` are read and cannot be carried out yet.
+fn check_filters(config: &Config, top: &Section<'_>) {
+    let used: BTreeSet<&Id> = config.service.pipelines.iter().flat_map(|p| &p.processors).collect();
+    for (id, processor) in &config.processors {
+        let ProcessorConfig::Attributes(attributes) = processor else { continue };
+        for (key, matching) in [("include", &attributes.include), ("exclude", &attributes.exclude)] {
+            if matching.is_some() && used.contains(id) {
+                let message = "is not available in this build, and without it items would be edited that are not meant";
+                tell(top, "processors", id, key, |s, at, path| s.error(at, path, message));
             }
         }
     }

@@ -33,7 +33,7 @@ pub struct GrpcConfig {
     pub write_buffer_size: Bytes,
     /// `keepalive.server_parameters`.
     pub keepalive: Keepalive,
-    /// `keepalive.enforcement_policy`. Parsed, not acted on yet.
+    /// `keepalive.enforcement_policy`. Parsed, not acted on.
     pub enforcement: Enforcement,
     /// `auth.authenticator`. Parsed, not acted on yet.
     pub auth: Option<Id>,
@@ -44,7 +44,7 @@ pub struct GrpcConfig {
 /// `keepalive.server_parameters`: when a quiet connection is asked, and when it is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keepalive {
-    /// `max_connection_idle`; None (0): for ever.
+    /// `max_connection_idle`; None (0): for ever. Parsed, not acted on.
     pub max_connection_idle: Option<Duration>,
     /// `max_connection_age`; None (0): for ever.
     pub max_connection_age: Option<Duration>,
@@ -170,22 +170,28 @@ impl GrpcConfig {
 impl Keepalive {
     fn read(s: &Section<'_>) -> Keepalive {
         let default = Keepalive::default();
-        Keepalive {
+        let keepalive = Keepalive {
             max_connection_idle: s.duration_or_never("max_connection_idle", None),
             max_connection_age: s.duration_or_never("max_connection_age", None),
             max_connection_age_grace: s.duration_or_never("max_connection_age_grace", None),
             time: s.duration_above_zero("time", default.time),
             timeout: s.duration_above_zero("timeout", default.timeout),
-        }
+        };
+        s.not_acted_on("max_connection_idle", keepalive.max_connection_idle.is_none());
+        keepalive
     }
 }
 
 impl Enforcement {
     fn read(s: &Section<'_>) -> Enforcement {
-        Enforcement {
-            min_time: s.duration("min_time", Enforcement::default().min_time),
+        let default = Enforcement::default();
+        let enforcement = Enforcement {
+            min_time: s.duration("min_time", default.min_time),
             permit_without_stream: s.flag("permit_without_stream", false),
-        }
+        };
+        s.not_acted_on("min_time", enforcement.min_time == default.min_time);
+        s.not_acted_on("permit_without_stream", !enforcement.permit_without_stream);
+        enforcement
     }
 }
 
@@ -237,13 +243,20 @@ mod tests {
         assert_eq!(config.http.map(|http| http.server.max_request_body_size), Some(BODY_MAX));
         let config = read(
             "protocols: {grpc: {max_recv_msg_size_mib: 16, max_concurrent_streams: 8, \
-                           keepalive: {server_parameters: {time: 1m, max_connection_age: 1h}, enforcement_policy: {min_time: 1s}}}}",
+                           keepalive: {server_parameters: {time: 1m, max_connection_age: 1h}}}}",
         );
         let grpc = config.grpc.expect("it stands there");
         assert_eq!((grpc.max_recv_msg_size, grpc.max_concurrent_streams), (Bytes::mib(16), Some(8)));
         assert_eq!((grpc.keepalive.time, grpc.keepalive.max_connection_idle), (Duration::from_secs(60), None));
         assert_eq!(grpc.keepalive.max_connection_age, Some(Duration::from_secs(3_600)));
-        assert_eq!(grpc.enforcement.min_time, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_is_read_and_not_acted_on_is_said() {
+        let yaml = "protocols: {grpc: {keepalive: {server_parameters: {max_connection_idle: 1m}, \
+                    enforcement_policy: {min_time: 1s, permit_without_stream: true}}}}";
+        let (_, told) = try_out(yaml, &[], OtlpReceiverConfig::read);
+        assert_eq!(told.matches("this build does not act on it yet").count(), 3, "{told}");
     }
 
     #[test]

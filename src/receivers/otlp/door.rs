@@ -47,13 +47,21 @@ impl Actor for GrpcDoor {
         let listener = tokio::net::TcpListener::from_std(listener).expect("a listener that does not block");
         let (running, ended) = oneshot::channel::<()>();
         self.running = Some(running);
+        // The builder's own `tcp_nodelay` is for listeners it binds itself.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let keepalive = &self.config.keepalive;
-        let server = Server::builder()
+        let mut server = Server::builder();
+        if let Some(age) = keepalive.max_connection_age {
+            server = server.max_connection_age(age);
+            if let Some(grace) = keepalive.max_connection_age_grace {
+                server = server.max_connection_age_grace(grace);
+            }
+        }
+        let server = server
             .max_concurrent_streams(Some(self.config.max_concurrent_streams.unwrap_or(STREAMS)))
             .http2_keepalive_interval(Some(keepalive.time))
             .http2_keepalive_timeout(Some(keepalive.timeout))
-            .tcp_nodelay(true)
-            .serve_with_incoming_shutdown(self.service.clone(), TcpIncoming::from(listener), async move {
+            .serve_with_incoming_shutdown(self.service.clone(), incoming, async move {
                 let _ = ended.await;
             });
         let watched = server.into_actor(self).map(|ended, door, _| {

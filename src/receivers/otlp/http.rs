@@ -273,3 +273,55 @@ fn header<'a>(request: &'a HttpRequest, name: &actix_web::http::header::HeaderNa
 fn text(status: StatusCode, media: &'static str, body: &'static str) -> HttpResponse {
     HttpResponse::build(status).content_type(media).body(body)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Bytes as Size;
+    use crate::batcher::budget::Budget;
+    use futures_util::stream;
+
+    fn pieces(all: &[&'static str]) -> Vec<Result<Bytes, PayloadError>> {
+        all.iter().map(|piece| Ok(Bytes::from_static(piece.as_bytes()))).collect()
+    }
+
+    /// Goal: a client that stops in mid-body holds a slot of the budget for 30 s and no longer; one that drips a byte
+    /// now and then, for ten minutes.
+    #[actix::test]
+    async fn a_body_that_does_not_come_is_given_up() {
+        tokio::time::pause();
+        let budget = Budget::new(Size(1_000));
+        let mut charge = budget.open();
+        let begun = Instant::now();
+        let silent = Box::pin(stream::iter(pieces(&["ab"])).chain(stream::pending()));
+        assert!(matches!(read(silent, 10, 100, &mut charge).await, Err(No::Slow)));
+        assert_eq!(begun.elapsed().as_secs(), 30);
+        let begun = Instant::now();
+        let dripping = Box::pin(stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Some((Ok(Bytes::from_static(b"x")), ()))
+        }));
+        assert!(matches!(read(dripping, 0, 100, &mut charge).await, Err(No::Slow)));
+        assert_eq!(begun.elapsed().as_secs(), 600);
+        drop(charge);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[actix::test]
+    async fn a_body_is_read_up_to_its_limit_and_charged() {
+        let budget = Budget::new(Size(1_000));
+        for (all, max, expected) in [
+            (&["abc"][..], 3, Some("abc")),
+            (&["ab", "", "c", "d"], 4, Some("abcd")),
+            (&["ab", "cd"], 3, None),
+            (&["abcd"], 3, None),
+            (&[], 3, Some("")),
+        ] {
+            let mut charge = budget.open();
+            let body = read(stream::iter(pieces(all)), 0, max, &mut charge).await;
+            assert_eq!(body.ok().as_deref(), expected.map(str::as_bytes), "{all:?}");
+        }
+        let promise = read(stream::iter(pieces(&["a"])), 5, 4, &mut budget.open()).await;
+        assert!(matches!(promise, Err(No::TooLarge(_))), "what is announced too large is not waited for");
+    }
+}
