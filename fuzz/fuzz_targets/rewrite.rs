@@ -6,7 +6,7 @@ mod input;
 use libfuzzer_sys::fuzz_target;
 use tfo_otel_agent::otlp::slow::Request;
 use tfo_otel_agent::otlp::wild::KEYS;
-use tfo_otel_agent::otlp::{Action, Keys, Rewriter, Rule, Source, Target, Type, Value, When, walk};
+use tfo_otel_agent::otlp::{Action, Keys, REQUEST_MAX, Rewriter, Rule, Source, Target, Type, Value, When, walk};
 
 /// A few rules out of a few bytes.
 fn rules(bytes: &[u8]) -> Vec<Rule> {
@@ -40,7 +40,7 @@ fuzz_target!(|data: ([u8; 12], &[u8])| {
     let Some((signal, request)) = input::request(data.1) else { return };
     let rules = rules(&data.0);
     let context = |_: &str| Some("context".to_owned());
-    let rewritten = Rewriter::new(rules.clone()).expect("flat values").rewrite(signal, &request, &context);
+    let rewritten = Rewriter::new(rules.clone()).expect("flat values").rewrite(signal, &request, &context, REQUEST_MAX);
     if let Ok(before) = walk(signal, &request) {
         let rewritten = rewritten.expect("what is accepted can be rewritten");
         assert_eq!(walk(signal, &rewritten), Ok(before));
