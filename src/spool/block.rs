@@ -179,15 +179,32 @@ pub fn relabel(value: &[u8], header: &Header) -> Vec<u8> {
     copy
 }
 
+thread_local! {
+    /// Where [`frame`] compresses to.
+    static ROOM: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Larger rooms are given back: 1 MiB takes a request of 2,500 log records.
+const ROOM_KEPT: usize = 1 << 20;
+
 /// Compresses serialized requests of one signal, in order, into one frame with room for the header.
 #[must_use]
 pub fn frame(raw: &[u8]) -> Vec<u8> {
-    let mut framed = vec![0; HEADER_LEN + lz4_flex::block::get_maximum_output_size(raw.len())];
-    let n =
-        lz4_flex::block::compress_into(raw, &mut framed[HEADER_LEN..]).expect("the output has the size lz4 asks for");
-    framed.truncate(HEADER_LEN + n);
-    framed.shrink_to_fit(); // the value stays in the memtable as long as it waits
-    framed
+    let bound = lz4_flex::block::get_maximum_output_size(raw.len());
+    ROOM.with_borrow_mut(|room| {
+        if room.len() < bound {
+            room.resize(bound, 0);
+        }
+        let n = lz4_flex::block::compress_into(raw, room).expect("the output has the size lz4 asks for");
+        // The value stays in the memtable as long as it waits. A vector shrunk to it would leave a hole behind each.
+        let mut framed = Vec::with_capacity(HEADER_LEN + n);
+        framed.resize(HEADER_LEN, 0);
+        framed.extend_from_slice(&room[..n]);
+        if room.len() > ROOM_KEPT {
+            *room = Vec::new();
+        }
+        framed
+    })
 }
 
 /// Checks and decompresses a stored block.

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// A pause between two rounds of housekeeping, so that a busy spool is looked after a few times a second.
 const ROUND: Duration = Duration::from_millis(100);
+/// The pause after a round that found nothing to do while there is space: at a gateway's rate nearly all of them.
+const REST: Duration = Duration::from_millis(500);
 /// Housekeeping that waits for time to pass (sealing, the idle segment) is looked at this often.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -125,8 +127,8 @@ impl Actor for SpoolKeeper {
         let mut work = spool.work();
         let rounds = async move {
             loop {
-                keep_house(&spool).await;
-                tokio::time::sleep(ROUND).await;
+                let calm = !keep_house(&spool).await && !spool.usage().is_nearly_full();
+                tokio::time::sleep(if calm { REST } else { ROUND }).await;
                 // Nothing to do until somebody commits or settles, or enough time has passed.
                 let _ = tokio::time::timeout(LOOK, work.changed()).await;
             }
@@ -136,14 +138,16 @@ impl Actor for SpoolKeeper {
 }
 supervised!(SpoolKeeper);
 
-async fn keep_house(spool: &Spool) {
+/// Whether there was something to do.
+async fn keep_house(spool: &Spool) -> bool {
+    let mut did_something = false;
     loop {
         match spool.upkeep() {
-            Ok(true) => {}
-            Ok(false) => return,
+            Ok(true) => did_something = true,
+            Ok(false) => return did_something,
             Err(error) => {
                 tracing::warn!(error, "spool housekeeping failed and is tried again");
-                return;
+                return did_something;
             }
         }
         beat();

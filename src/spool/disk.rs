@@ -38,7 +38,7 @@ use std::time::Duration;
 pub(crate) const VALUE_MAX: usize = block::RAW_MAX + (block::RAW_MAX >> 6) + HEADER_LEN;
 
 /// A segment that filled faster than this is followed by one of twice the size: 45 syncs per segment must stay rare.
-const FILL_FAST: Duration = Duration::from_secs(15);
+const FILL_FAST: Duration = Duration::from_secs(10);
 /// A segment that took longer is followed by one of half the size, so that memory and the price of one bad byte shrink.
 const FILL_SLOW: Duration = Duration::from_secs(120);
 /// A consumed active segment larger than this is replaced when nothing waits, so that a drained spool is small.
@@ -48,7 +48,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(5);
 /// Sealed segments whose table stays open for the reader: the head, and one more while it moves on.
 const OPEN_MAX: usize = 2;
 /// A closed segment whose data still waits after this time is sealed; with two of them the older one is sealed at once.
-const SEAL_AFTER: Duration = Duration::from_secs(15);
+const SEAL_AFTER: Duration = Duration::from_secs(5);
 /// So many deaths of the process in a row while one segment was being opened are not bad luck (kills, power cuts) any more.
 const DEATHS_MAX: u64 = 5;
 /// How often upkeep asks the filesystem what it has given us: some thirty calls per open segment.

@@ -676,6 +676,14 @@ pub struct SpoolUsage {
     pub block_bytes: Bytes,
 }
 
+impl SpoolUsage {
+    /// Over nine tenths of the budget: something may have to give way soon.
+    #[must_use]
+    pub fn is_nearly_full(&self) -> bool {
+        self.bytes.0 > self.budget.0 / 10 * 9
+    }
+}
+
 /// The total `at` as a place: blocks are given as index and total before.
 fn pos_of(places: &[(u64, u64)], at: u64) -> Pos {
     let after = places.partition_point(|(_, before)| *before <= at);
