@@ -2,11 +2,11 @@
 //!
 //! The child is the binary cargo built for this test, with the feature `testing`: it takes orders to fall.
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::testing::child::{self, Child, free_port};
 use tfo_otel_agent::testing::far_end::{Act, Script};
 use tfo_otel_agent::testing::load::{install_client, until};
 use tfo_otel_agent::testing::{FarEnd, Numbered, Source};
@@ -24,7 +24,7 @@ impl Agent {
     /// `stored`: with a spool on the disk. `order`: see `app::run`.
     async fn start(endpoint: &str, stored: bool, order: Option<&str>) -> Agent {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port").port();
+        let port = free_port().expect("a port");
         let (config, log) = (dir.path().join("agent.yaml"), dir.path().join("agent.log"));
         let queue = dir.path().join("queue");
         let text = format!(
@@ -40,14 +40,12 @@ service:
             queue.display(),
         );
         std::fs::write(&config, text).expect("space");
-        let out = File::create(&log).expect("space");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tfo-otel-agent"));
-        command.args(["run", "--config"]).arg(&config).stdin(Stdio::null());
-        command.stdout(out.try_clone().expect("a descriptor")).stderr(out);
+        let binary = Path::new(env!("CARGO_BIN_EXE_tfo-otel-agent"));
+        let mut command = child::agent(binary, &config, &log).expect("space");
         if let Some(order) = order {
             command.env("TFO_TEST_ROSTER", "hurried").env("TFO_TEST_SABOTAGE", order);
         }
-        let child = command.spawn().expect("the binary cargo built for this test");
+        let child = Child::spawn(&mut command).expect("the binary cargo built for this test");
         Agent { child, log, port, _dir: dir }
     }
 
@@ -74,7 +72,7 @@ service:
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("our child");
+        rustix::process::kill_process(self.child.pid(), signal).expect("our child");
     }
 
     /// How it ends.
@@ -87,14 +85,6 @@ service:
             assert!(Instant::now() < end, "it ends:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // No child of ours stays behind, whatever went wrong.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
