@@ -166,10 +166,18 @@ impl Spool {
         Ok(blocks)
     }
 
+    /// Whether the reader of this life still is the reader. What one that was given up began to read came back when it
+    /// was, and may be out elsewhere: nothing of it is its own any more.
+    ///
+    /// # Errors
+    /// It is not.
+    fn is_present(&self, life: u64) -> Result<(), LeaseError> {
+        let present = self.reader_life.load(SeqCst) == life;
+        present.then_some(()).ok_or_else(|| LeaseError::Unavailable("this reader was replaced".into()))
+    }
+
     fn try_lease(&self, owner: Owner, lane: Lane, cut: Cut, life: u64) -> Result<Tried, LeaseError> {
-        if self.reader_life.load(SeqCst) != life {
-            return Err(LeaseError::Unavailable("this reader was replaced".into()));
-        }
+        self.is_present(life)?;
         let plan = lock(&self.ledger).plan(owner, lane)?;
         let Some(signal) = lock(&self.ledger).lane_signal(lane) else { return Ok(Tried::Nothing) };
         match plan {
@@ -177,6 +185,7 @@ impl Spool {
             Plan::Again(window) => {
                 self.mark(owner, lane, &window.index);
                 let blocks = self.read_again(owner, lane, &window.index, &window.totals);
+                self.is_present(life)?;
                 let blocks = blocks.inspect_err(|_| self.give_back(owner, lane, window.index.clone()))?;
                 if window.settled.is_empty() && blocks.len() > 1 && self.is_suspect(owner, lane, window.index.start) {
                     // Which of them is it? They go out one by one, each with its own evidence.
@@ -190,7 +199,7 @@ impl Spool {
                 // What was lost or set aside while reading changed the window.
                 let now = lock(&self.ledger).cursor_mut(owner.exporter, lane).and_then(|c| c.window(&window.index));
                 match now {
-                    Some(now) if !now.done() => Ok(Tried::Lease(self.lease_of(owner, lane, signal, now, blocks))),
+                    Some(now) if !now.done() => self.lease_of(owner, lane, signal, now, blocks, life).map(Tried::Lease),
                     _ => {
                         self.forget(owner, lane, window.index);
                         Ok(Tried::Passed)
@@ -229,7 +238,7 @@ impl Spool {
                 if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
                     tracing::debug!(%error, "spool cursor not written; the next commit does");
                 }
-                Ok(Tried::Lease(self.lease_of(owner, lane, signal, window, blocks)))
+                self.lease_of(owner, lane, signal, window, blocks, life).map(Tried::Lease)
             }
         }
     }
@@ -241,15 +250,20 @@ impl Spool {
         signal: Signal,
         window: Window,
         blocks: Vec<(Header, bytes::Bytes)>,
-    ) -> Lease {
+        life: u64,
+    ) -> Result<Lease, LeaseError> {
         let places: Vec<(u64, u64)> = blocks.iter().map(|(h, _)| (h.index, h.accepted_before())).collect();
         let settled = window.settled.iter().map(|s| pos_of(&places, s.start)..pos_of(&places, s.end)).collect();
-        lock(&self.out).insert((owner.exporter, lane, window.index.end), places);
+        {
+            let _ledger = lock(&self.ledger); // a reader's fall is entered under it
+            self.is_present(life)?;
+            lock(&self.out).insert((owner.exporter, lane, window.index.end), places);
+        }
         let blocks = blocks
             .into_iter()
             .map(|(h, raw)| LeasedBlock { index: h.index, items: h.items, accepted: h.accepted, raw })
             .collect();
-        Lease { lane, signal, window: window.index, cut: window.cut, settled, blocks }
+        Ok(Lease { lane, signal, window: window.index, cut: window.cut, settled, blocks })
     }
 }
 
