@@ -122,6 +122,12 @@ impl Spool {
         Spool::new(Box::new(Memory::new(budget)), Ledger::new(1), Suspects::default(), clock, dice, uuid)
     }
 
+    /// A spool above a shelf that a test has made.
+    #[cfg(test)]
+    pub(super) fn over(shelf: Box<dyn Shelf>, clock: Clock) -> Spool {
+        Spool::new(shelf, Ledger::new(1), Suspects::default(), clock, Dice::seeded(7), 7)
+    }
+
     fn new(shelf: Box<dyn Shelf>, ledger: Ledger, suspects: Suspects, clock: Clock, dice: Dice, uuid: u128) -> Spool {
         Spool {
             shelf,

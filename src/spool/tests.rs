@@ -1,5 +1,7 @@
 //! The contract of a store, tried on both kinds against the plainest model there is.
 
+mod faults;
+
 use super::block::frame;
 use super::disk::{DiskSettings, WhenFull};
 use super::store::Spool;
@@ -367,7 +369,7 @@ fn fill(store: &Spool, lane: Lane, clock: &Clock, blocks: u64, first: u64) {
     }
 }
 
-fn drain_all(store: &Spool, owner: Owner, lane: Lane) -> Vec<u64> {
+pub(super) fn drain_all(store: &Spool, owner: Owner, lane: Lane) -> Vec<u64> {
     let mut got = Vec::new();
     while let Some(lease) = store.lease(owner, lane, CUT).expect("readable") {
         store.handled(owner, lane, lease.window.clone());
@@ -388,7 +390,7 @@ fn drain_all(store: &Spool, owner: Owner, lane: Lane) -> Vec<u64> {
     got
 }
 
-fn upkeep(store: &Spool) {
+pub(super) fn upkeep(store: &Spool) {
     while store.upkeep().expect("the disk is well") {}
 }
 
