@@ -186,6 +186,13 @@ impl Spool {
         self.shelf.upkeep(&Books::of(self)).map_err(|e| e.to_string())
     }
 
+    /// Writes nothing for so long, as a disk that stalls: a fault on command. Blocks the caller, and whoever writes.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn stand_still(&self, time: std::time::Duration) {
+        let _gate = lock(&self.gate);
+        std::thread::sleep(time);
+    }
+
     /// Everything said so far is on stable storage, and the next start knows that this one stopped in order.
     ///
     /// # Errors
