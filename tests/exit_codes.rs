@@ -2,11 +2,11 @@
 //!
 //! The child is the binary cargo built for this test, with the feature `testing`: it takes orders to fall.
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::testing::child::{self, Child, free_port};
 use tfo_otel_agent::testing::far_end::{Act, Script};
 use tfo_otel_agent::testing::load::{install_client, until};
 use tfo_otel_agent::testing::{FarEnd, Numbered, Source};
@@ -24,7 +24,7 @@ impl Agent {
     /// `stored`: with a spool on the disk. `order`: see `app::run`.
     async fn start(endpoint: &str, stored: bool, order: Option<&str>) -> Agent {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port").port();
+        let port = free_port().expect("a port");
         let (config, log) = (dir.path().join("agent.yaml"), dir.path().join("agent.log"));
         let queue = dir.path().join("queue");
         let text = format!(
@@ -40,14 +40,12 @@ service:
             queue.display(),
         );
         std::fs::write(&config, text).expect("space");
-        let out = File::create(&log).expect("space");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tfo-otel-agent"));
-        command.args(["run", "--config"]).arg(&config).stdin(Stdio::null());
-        command.stdout(out.try_clone().expect("a descriptor")).stderr(out);
+        let binary = Path::new(env!("CARGO_BIN_EXE_tfo-otel-agent"));
+        let mut command = child::agent(binary, &config, &log).expect("space");
         if let Some(order) = order {
             command.env("TFO_TEST_ROSTER", "hurried").env("TFO_TEST_SABOTAGE", order);
         }
-        let child = command.spawn().expect("the binary cargo built for this test");
+        let child = Child::spawn(&mut command).expect("the binary cargo built for this test");
         Agent { child, log, port, _dir: dir }
     }
 
@@ -74,7 +72,7 @@ service:
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("our child");
+        rustix::process::kill_process(self.child.pid(), signal).expect("our child");
     }
 
     /// How it ends.
@@ -90,14 +88,6 @@ service:
     }
 }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // No child of ours stays behind, whatever went wrong.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 use rustix::process::Signal as Kill;
 
 #[actix::test]
@@ -109,7 +99,11 @@ async fn a_stop_that_was_asked_for_ends_with_0() {
         agent.takes_logs().await;
         agent.signal(signal);
         assert_eq!(agent.code().await, Some(0), "{signal:?}, stored: {stored}\n{}", agent.log());
-        assert!(agent.log().contains("Shutdown complete."));
+        let log = agent.log();
+        let (_, after) = log.split_once("Shutdown complete.").expect("it says so");
+        // A post that is stopped does not fall: nobody who reads the log is to look for a fault.
+        assert_eq!(after.lines().skip(1).collect::<Vec<_>>(), [""; 0], "{log}");
+        assert!(!log.contains("post fell") && !log.contains("lost its guard"), "{log}");
         assert!(stored || far_end.with(|c| c.tally().arrivals(Signal::Logs)) == 10, "what is in memory is sent first");
     }
 }

@@ -9,11 +9,12 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tfo_otel_agent::base::Dice;
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::spool::phase::Phase;
+use tfo_otel_agent::testing::child::{self, Child, free_port};
 use tfo_otel_agent::testing::far_end::{Act, Script};
 use tfo_otel_agent::testing::load::{Load, Running, until};
 use tfo_otel_agent::testing::{FarEnd, Report};
@@ -36,7 +37,8 @@ impl Place {
     fn new(endpoint: &str) -> Place {
         // On a real disk: a sync takes its time there, and a kill can fall into it.
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let (port, metrics) = (free_port(), free_port());
+        let port = || free_port().expect("a free port");
+        let (port, metrics) = (port(), port());
         let at = |name: &str| dir.path().join(name);
         let config = at("agent.yaml");
         let text = format!(
@@ -63,18 +65,10 @@ service:
 
     fn start(&self) -> Agent {
         std::fs::write(&self.phases, [0; 16]).expect("space");
-        let log = File::options().create(true).append(true).open(&self.log).expect("space");
-        let child = Command::new(env!("CARGO_BIN_EXE_tfo-otel-agent"))
-            .args(["run", "--config"])
-            .arg(&self.config)
-            .env("TFO_TEST_PHASE_FILE", &self.phases)
-            .env("TFO_TEST_SEGMENT_KIB", "192")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a descriptor"))
-            .stderr(log)
-            .spawn()
-            .expect("the binary cargo built for this test");
-        Agent { child }
+        let binary = Path::new(env!("CARGO_BIN_EXE_tfo-otel-agent"));
+        let mut command = child::agent(binary, &self.config, &self.log).expect("space");
+        command.env("TFO_TEST_PHASE_FILE", &self.phases).env("TFO_TEST_SEGMENT_KIB", "192");
+        Agent { child: Child::spawn(&mut command).expect("the binary cargo built for this test") }
     }
 
     async fn listens(&self, agent: &mut Agent) {
@@ -101,7 +95,7 @@ impl Agent {
     /// SIGKILL, at once or when the spool is in `aim`.
     async fn kill(mut self, phases: &Path, aim: Option<Phase>, delay: Duration) {
         tokio::time::sleep(delay).await;
-        let (phases, pid) = (phases.to_owned(), rustix::process::Pid::from_child(&self.child));
+        let (phases, pid) = (phases.to_owned(), self.child.pid());
         // A thread that does nothing but look: the shortest phases last for microseconds.
         let shot = tokio::task::spawn_blocking(move || {
             let file = File::open(&phases).expect("we made it");
@@ -120,21 +114,9 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // No child of ours stays behind, whatever went wrong.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn phases_at_death(path: &Path) -> Vec<Phase> {
     let bytes = std::fs::read(path).expect("we made it");
     Phase::ALL.into_iter().filter(|p| bytes[*p as usize] == 1).collect()
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()
 }
 
 fn load(port: u16, signal: Signal, rate: u64, first: u32) -> Running {

@@ -1,12 +1,12 @@
 //! The agent as a child, and what the kernel says of it.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tfo_otel_agent::testing::child::{self, Child, free_port};
 
 /// Named figures, in the order they were measured.
 #[derive(Debug, Default)]
@@ -120,16 +120,10 @@ service:
 
     /// Starts it; does not wait for anything.
     pub(crate) fn start(&self) -> io::Result<Agent> {
-        let log = File::options().create(true).append(true).open(self.dir.path().join("agent.log"))?;
+        let at = |name: &str| self.dir.path().join(name);
+        let mut command = child::agent(&self.binary, &at("agent.yaml"), &at("agent.log"))?;
         let began = Instant::now();
-        let child = Command::new(&self.binary)
-            .args(["run", "--config"])
-            .arg(self.dir.path().join("agent.yaml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        Ok(Agent { child, began })
+        Ok(Agent { child: Child::spawn(&mut command)?, began })
     }
 
     /// Waits until it listens; how long that took since exec.
@@ -192,37 +186,21 @@ impl Agent {
         })
     }
 
-    pub(crate) fn kill(mut self) -> io::Result<()> {
-        self.child.kill()?;
-        self.child.wait().map(drop)
+    pub(crate) fn kill(self) -> io::Result<()> {
+        self.child.kill()
     }
 
     /// SIGTERM; how long it took to stop.
-    pub(crate) async fn stop(mut self) -> io::Result<Duration> {
+    pub(crate) async fn stop(self) -> io::Result<Duration> {
         let began = Instant::now();
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)?;
-        while self.child.try_wait()?.is_none() && began.elapsed() < Duration::from_secs(60) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.child.stop(Duration::from_secs(60)).await?;
         Ok(began.elapsed())
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // No child of ours stays behind.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
 fn named(text: &str, name: &str) -> f64 {
     let line = text.lines().find_map(|l| l.strip_prefix(name));
     line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 fn allocated(path: &Path) -> u64 {

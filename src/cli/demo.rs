@@ -8,6 +8,7 @@
 
 use crate::otlp::Signal;
 use crate::supervise::Exit;
+use crate::testing::child::{self, Child, free_port};
 use crate::testing::far_end::{Act, FarEnd, Script};
 use crate::testing::load::{Load, Running};
 use crate::testing::tally::Report;
@@ -16,7 +17,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -38,6 +38,8 @@ pub(super) struct Options {
 const DRAIN: Duration = Duration::from_secs(60);
 /// How long an agent may take to listen.
 const START: Duration = Duration::from_secs(10);
+/// How long an agent may take to stop.
+const STOP: Duration = Duration::from_secs(20);
 
 /// Why the demo could not be shown.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +144,7 @@ async fn show(options: &Options, far_end: &FarEnd) -> Result<Outcome, Broken> {
     let unsent = |load: &Running| load.acknowledged().saturating_sub(delivered(load, far_end).1.arrived());
     if unsent(&load) > 0 {
         unsent_at_kill = unsent(&load);
-        agent.kill()?;
+        agent.child.kill()?;
         killed = true;
         stage.say(&format!("SIGKILL, with {unsent_at_kill} acknowledged items not delivered yet"));
         sleep(Duration::from_millis(500)).await;
@@ -166,7 +168,7 @@ async fn show(options: &Options, far_end: &FarEnd) -> Result<Outcome, Broken> {
     sleep(Duration::from_millis(500)).await;
     let (accepted, report) = delivered(&load, far_end);
     stage.end();
-    agent.stop().await?;
+    agent.child.stop(STOP).await?;
     let outcome = Outcome {
         accepted,
         delivered: accepted - report.lost(),
@@ -249,14 +251,7 @@ struct Agent {
 impl Agent {
     async fn start(dir: &Path, config: &Path, port: u16) -> Result<Agent, Broken> {
         let log = dir.join("agent.log");
-        let to = std::fs::File::options().create(true).append(true).open(&log)?;
-        let child = Command::new(std::env::current_exe()?)
-            .args(["run", "--config"])
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(to.try_clone()?)
-            .stderr(to)
-            .spawn()?;
+        let child = Child::spawn(&mut child::agent(&std::env::current_exe()?, config, &log)?)?;
         let mut agent = Agent { child, log };
         let end = Instant::now() + START;
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
@@ -269,29 +264,6 @@ impl Agent {
             sleep(Duration::from_millis(10)).await;
         }
         Ok(agent)
-    }
-
-    fn kill(&mut self) -> io::Result<()> {
-        self.child.kill()?; // SIGKILL
-        self.child.wait().map(drop)
-    }
-
-    async fn stop(mut self) -> io::Result<()> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        let end = Instant::now() + Duration::from_secs(20);
-        while self.child.try_wait()?.is_none() && Instant::now() < end {
-            sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // Whatever happened, no child of ours stays behind.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -335,11 +307,6 @@ service:
     let path = dir.join("demo.yaml");
     std::fs::write(&path, text)?;
     Ok(path)
-}
-
-/// A port nobody has at this moment; the agent takes it a moment later.
-fn free_port() -> io::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// A directory that stays when there is something to be seen in it.

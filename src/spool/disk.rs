@@ -14,18 +14,30 @@
 //!
 //! Locks, in this order: `active`, then one segment's `door`, then `row`; nobody waits for a door with the row locked,
 //! or for any of them with the ledger locked. Upkeep is done by one thread at a time.
+//!
+//! | file | what |
+//! |---|---|
+//! | `disk/start.rs` | taking over what an earlier life left |
+//! | `disk/look.rs` | reading the row: which segment, opening it, what is in it |
+//! | `disk/upkeep.rs` | housekeeping, one piece at a time |
 
+mod look;
+mod start;
+mod upkeep;
+
+use self::look::{first_readable, guarded_open};
+pub(crate) use self::start::Recovered;
+pub use self::start::StartError;
+use self::start::{list, read_book, take_lock};
+use super::Lane;
 use super::block::{self, HEADER_LEN, Header};
-use super::cursor::Fate;
-use super::ledger::{Record, block_key, is_control_key, parse_block_key};
+use super::ledger::block_key;
 use super::phase::{Phase, during};
-use super::segment::{self, Content, Segment, SegmentError};
+use super::segment::{self, Segment, SegmentError};
 use super::shelf::{Bookkeeper, Shelf, ShelfError, Usage, lock};
-use super::{Lane, Reason, summary};
 use crate::base::{Bytes, Clock, Stamp};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -43,20 +55,8 @@ const FILL_FAST: Duration = Duration::from_secs(10);
 const FILL_SLOW: Duration = Duration::from_secs(120);
 /// A consumed active segment larger than this is replaced when nothing waits, so that a drained spool is small.
 const IDLE_KEEP: u64 = 512 << 10;
-/// Nothing was accepted for this long: until then the segment may as well be filled.
-const IDLE_AFTER: Duration = Duration::from_secs(5);
-/// Sealed segments whose table stays open for the reader: the head, and one more while it moves on.
-const OPEN_MAX: usize = 2;
-/// A closed segment whose data still waits after this time is sealed; with two of them the older one is sealed at once.
-const SEAL_AFTER: Duration = Duration::from_secs(5);
-/// So many deaths of the process in a row while one segment was being opened are not bad luck (kills, power cuts) any more.
-const DEATHS_MAX: u64 = 5;
-/// How often upkeep asks the filesystem what it has given us: some thirty calls per open segment.
-const MEASURE_EVERY: Duration = Duration::from_secs(2);
 /// When no new segment can be made, the active one grows to so many times its size, and then intake is refused.
 const TOO_LARGE: u64 = 4;
-/// A segment is copied forward when less than this part of it is live.
-const COPY_BELOW: u64 = 4;
 
 /// How the shelf behaves.
 #[derive(Debug, Clone)]
@@ -179,38 +179,6 @@ pub(crate) struct Disk {
     binned: AtomicBool,
     /// Held while we live; the kernel releases it with us.
     _lock: File,
-}
-
-/// What an earlier life left.
-#[derive(Debug, Default)]
-pub(crate) struct Recovered {
-    /// Control records, oldest first.
-    pub(crate) records: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The newest block of each lane beside them.
-    pub(crate) headers: Vec<Header>,
-    /// Above it lies no index.
-    pub(crate) epoch_floor: u32,
-}
-
-/// Why the spool cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The directory cannot be used at all.
-    #[error("spool directory {path} cannot be used: {source}")]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another agent has it.
-    #[error("spool directory {path} is in use by {holder}")]
-    InUse {
-        /// Which.
-        path: PathBuf,
-        /// Who, as its lock file says.
-        holder: String,
-    },
 }
 
 impl Disk {
@@ -365,364 +333,6 @@ impl Disk {
         }
         self.binned.store(true, Relaxed);
     }
-
-    fn quarantine(&self, no: No, error: &SegmentError) {
-        tracing::error!(segment = %name(no), %error, "spool segment cannot be opened and is set aside");
-        lock(&self.row).remove(&no);
-        let dir = self.settings.directory.join("quarantine");
-        let moved = fs::create_dir_all(&dir).and_then(|()| fs::rename(self.path(no), dir.join(name(no))));
-        if let Err(error) = moved {
-            tracing::warn!(segment = %name(no), %error, "spool segment cannot be set aside and is passed over");
-        }
-    }
-
-    /// The first segment of the row that may hold a block of `lane` at or after `from`.
-    fn candidate(&self, lane: Lane, from: u64) -> Option<(No, bool)> {
-        let row = lock(&self.row);
-        row.iter().filter(|(_, e)| !e.is_to_be()).find_map(|(no, e)| match &e.spans {
-            None => Some((*no, false)),
-            Some(spans) => spans.get(&lane.0).is_some_and(|s| s.last >= from).then_some((*no, true)),
-        })
-    }
-
-    /// Runs `look` on an open segment, opening it if need be; a segment that cannot be opened is set aside.
-    fn with<T>(&self, no: No, look: impl FnOnce(&Segment) -> Result<T, SegmentError>) -> Result<Option<T>, ShelfError> {
-        let Some(door) = lock(&self.row).get(&no).map(|e| e.door.clone()) else { return Ok(None) };
-        let mut door = lock(&door);
-        if door.is_none() {
-            self.close_others(no);
-            match guarded_open(&self.path(no)) {
-                Ok(segment) => *door = Some(Arc::new(segment)),
-                Err(error) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
-                Err(error) => {
-                    drop(door);
-                    self.quarantine(no, &error);
-                    return Ok(None);
-                }
-            }
-        }
-        let segment = door.as_ref().expect("opened above");
-        look(segment).map(Some).map_err(|e| ShelfError::Unavailable(e.to_string()))
-    }
-
-    /// Keeps at most `OPEN_MAX` old segments open, `keep` among them: the ones at the front of the row are read next.
-    fn close_others(&self, keep: No) {
-        let row = lock(&self.row);
-        let old = |e: &Entry| matches!(e.state, State::Sealed | State::Closed);
-        let open = row
-            .iter()
-            .filter(|(no, e)| **no != keep && old(e))
-            .filter(|(_, e)| e.door.try_lock().is_ok_and(|d| d.is_some()));
-        let doors: Vec<_> =
-            open.skip(OPEN_MAX - 1).filter(|(_, e)| e.state == State::Sealed).map(|(_, e)| e.door.clone()).collect();
-        drop(row);
-        for door in doors {
-            if let Ok(mut door) = door.try_lock() {
-                *door = None;
-            }
-        }
-    }
-
-    /// Looks into a segment of an earlier life.
-    fn learn(&self, no: No) -> Result<(), ShelfError> {
-        let spans = match summary::read(&self.path(no)) {
-            Some(spans) => Some(spans),
-            None => match self.with(no, |segment| Ok(spans_of(segment)))? {
-                Some(Err(error)) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
-                Some(Err(error)) => {
-                    self.quarantine(no, &error);
-                    return Ok(());
-                }
-                Some(Ok(spans)) => Some(spans),
-                None => None,
-            },
-        };
-        if let Some(entry) = lock(&self.row).get_mut(&no) {
-            entry.spans = Some(spans.unwrap_or_default());
-        }
-        Ok(())
-    }
-
-    // ---- upkeep, one piece at a time -------------------------------------------------------------------------
-
-    fn empty_bin(&self) -> io::Result<bool> {
-        if !self.binned.swap(false, Relaxed) {
-            return Ok(false);
-        }
-        for entry in fs::read_dir(&self.settings.directory)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("trash-") {
-                let _phase = during(Phase::Delete);
-                self.binned.store(true, Relaxed); // there may be more, or this fails and is tried again
-                fs::remove_dir_all(entry.path())?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// When nothing waits and nothing comes, the active segment gives way to an empty one.
-    fn replace_idle(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        if !self.is_idle(books) {
-            return Ok(false);
-        }
-        lock(&self.active).full_at = 0; // the next append turns to the next segment: this one is it
-        self.append(Vec::new(), books, true)?;
-        Ok(true)
-    }
-
-    /// Old segments are looked into when their turn comes; the front one's turn is now.
-    fn learn_front(&self) -> Result<bool, ShelfError> {
-        let front = lock(&self.row).iter().next().filter(|(_, e)| e.spans.is_none()).map(|(no, _)| *no);
-        let Some(no) = front else { return Ok(false) };
-        self.learn(no)?;
-        Ok(true)
-    }
-
-    fn delete_consumed(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        let gone = self.consumed(books);
-        if gone.is_empty() {
-            return Ok(false);
-        }
-        self.append(Vec::new(), books, true)?; // the cursors that say so, synced
-        self.delete(&gone);
-        Ok(true)
-    }
-
-    /// Old segments nobody needs.
-    fn consumed(&self, books: &dyn Bookkeeper) -> Vec<No> {
-        let old: Vec<(No, Spans)> = {
-            let row = lock(&self.row);
-            let old = |e: &Entry| matches!(e.state, State::Closed | State::Sealed | State::Broken);
-            row.iter().filter(|(_, e)| old(e)).filter_map(|(no, e)| Some((*no, e.spans.clone()?))).collect()
-        };
-        let done = |spans: &Spans| {
-            spans.iter().all(|(lane, s)| books.needed_from(Lane(*lane)).is_some_and(|needed| s.last < needed))
-        };
-        old.into_iter().filter(|(_, spans)| done(spans)).map(|(no, _)| no).collect()
-    }
-
-    fn delete(&self, gone: &[No]) {
-        let _phase = during(Phase::Delete);
-        for no in gone {
-            let entry = lock(&self.row).remove(no);
-            if let Some(entry) = entry {
-                self.used.fetch_sub(entry.bytes.min(self.used.load(Relaxed)), Relaxed);
-                *lock(&entry.door) = None;
-            }
-            self.bin(*no);
-        }
-    }
-
-    /// The active segment is all consumed and worth replacing.
-    fn is_idle(&self, books: &dyn Bookkeeper) -> bool {
-        let active = lock(&self.active);
-        let Some((no, segment)) = &active.open else { return false };
-        if segment.appended() < IDLE_KEEP || self.clock.now().since(active.last_block) < IDLE_AFTER {
-            return false;
-        }
-        let row = lock(&self.row);
-        let Some(spans) = row.get(no).and_then(|e| e.spans.clone()) else { return false };
-        drop((row, active));
-        spans.iter().all(|(lane, s)| books.needed_from(Lane(*lane)).is_some_and(|needed| s.last < needed))
-    }
-
-    fn make_spare(&self) -> Result<bool, ShelfError> {
-        if lock(&self.row).last_key_value().is_some_and(|(_, e)| e.is_to_be()) || self.is_over() {
-            return Ok(false);
-        }
-        let _phase = during(Phase::Roll);
-        let made =
-            self.make(State::Spare).map_err(|error| ShelfError::Unavailable(format!("no spare segment: {error}")));
-        made.map(|_| false)
-    }
-
-    /// A closed segment that will stay for a while: seal it. In the steady state a segment is consumed before.
-    fn seal_one(&self) -> Result<bool, ShelfError> {
-        let (no, door, spans) = {
-            let row = lock(&self.row);
-            let mut closed = row.iter().filter(|(_, e)| e.state == State::Closed);
-            let Some((no, e)) = closed.next() else { return Ok(false) };
-            if closed.next().is_none() && self.clock.now().since(e.since) < SEAL_AFTER {
-                return Ok(false);
-            }
-            (*no, e.door.clone(), e.spans.clone())
-        };
-        let _phase = during(Phase::Seal);
-        let mut door = lock(&door);
-        let segment = match door.take() {
-            Some(open) => open,
-            None => match guarded_open(&self.path(no)) {
-                Ok(segment) => Arc::new(segment),
-                Err(error) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
-                Err(error) => {
-                    drop(door);
-                    self.quarantine(no, &error);
-                    return Ok(true);
-                }
-            },
-        };
-        let spans = match spans {
-            Some(spans) => spans,
-            None => spans_of(&segment).map_err(|e| ShelfError::Unavailable(e.to_string()))?,
-        };
-        let segment = match Arc::try_unwrap(segment) {
-            Ok(segment) => segment,
-            Err(still_shared) => {
-                *door = Some(still_shared);
-                return Ok(false);
-            }
-        };
-        let sealed = segment.seal();
-        summary::write(&self.path(no), &spans);
-        let bytes = allocated(&self.path(no));
-        let mut row = lock(&self.row);
-        if let Some(entry) = row.get_mut(&no) {
-            self.used.fetch_add(bytes, Relaxed);
-            self.used.fetch_sub(entry.bytes.min(self.used.load(Relaxed)), Relaxed);
-            entry.bytes = bytes;
-            entry.spans = Some(spans);
-            entry.state = if sealed.is_ok() { State::Sealed } else { State::Broken };
-        }
-        sealed.map(|()| true).map_err(|e| ShelfError::Unavailable(format!("segment not sealed: {e}")))
-    }
-
-    /// Copies what is live out of a segment that is mostly consumed; the copy takes its place in the row.
-    fn copy_one(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        let old: Vec<(No, Spans, u64)> = {
-            let row = lock(&self.row);
-            row.iter()
-                .filter(|(_, e)| e.state == State::Sealed)
-                .filter_map(|(no, e)| Some((*no, e.spans.clone()?, e.bytes)))
-                .collect()
-        };
-        for (no, spans, bytes) in old {
-            // An upper bound first, from the cursors alone: what lies behind the slowest exporter of each lane.
-            let left = |lane: u32, s: &Span| {
-                let from = books.needed_from(Lane(lane)).map_or(s.first, |needed| needed.max(s.first));
-                (s.last + 1).saturating_sub(from)
-            };
-            let all: u64 = spans.values().map(|s| s.last + 1 - s.first).sum();
-            let lanes: Vec<_> =
-                spans.iter().filter(|(lane, s)| left(**lane, s) > 0).map(|(lane, s)| (Lane(*lane), *s)).collect();
-            let rest: u64 = spans.iter().map(|(lane, s)| left(*lane, s)).sum();
-            if rest > 0 && rest * COPY_BELOW < all && self.copy(no, bytes, &lanes, books)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn copy(&self, no: No, bytes: u64, lanes: &[(Lane, Span)], books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        let most = bytes / COPY_BELOW;
-        let live = self.with(no, |segment| {
-            let (mut copied, mut size) = (Vec::new(), 0);
-            for (lane, span) in lanes {
-                let mut at = span.first;
-                while let Some((key, value)) = segment.first(&block_key(*lane, at), &block_key(*lane, span.last))? {
-                    let Some((_, index)) = parse_block_key(&key) else { break };
-                    if books.is_live(*lane, index) {
-                        size += value.len() as u64;
-                        if size > most {
-                            return Ok(None);
-                        }
-                        copied.push((key.to_vec(), value));
-                    }
-                    at = index + 1;
-                }
-            }
-            Ok(Some(copied))
-        })?;
-        let Some(Some(live)) = live else { return Ok(false) };
-        // What is not copied is gone: the cursors that say so come first.
-        self.append(Vec::new(), books, true)?;
-        let _phase = during(Phase::Compaction);
-        let to: No = (no.0, no.1 + 1);
-        let mut spans = Spans::new();
-        let mut records: Vec<Record> = Vec::with_capacity(live.len());
-        for (key, value) in live {
-            if let Ok(header) = Header::read(&value) {
-                let header = Header { flags: header.flags | block::FLAG_COPIED, ..header };
-                extend(&mut spans, &header);
-                records.push((key, block::relabel(&value, &header)));
-            }
-        }
-        let made = Segment::create(&self.path(to))
-            .and_then(|copy| if records.is_empty() { Ok(()) } else { copy.append(records, true) }.map(|()| copy));
-        match made {
-            Ok(copy) => {
-                let size = allocated(&self.path(to));
-                self.used.fetch_add(size, Relaxed);
-                self.written.fetch_add(copy.appended(), Relaxed);
-                let entry = Entry {
-                    state: State::Closed,
-                    spans: Some(spans),
-                    bytes: size,
-                    door: Arc::new(Mutex::new(Some(Arc::new(copy)))),
-                    since: self.clock.now(),
-                };
-                lock(&self.row).insert(to, entry);
-                tracing::info!(from = %name(no), to = %name(to), before = %Bytes(bytes), after = %Bytes(size), "spool segment copied forward");
-                self.delete(&[no]);
-                Ok(true)
-            }
-            Err(error) => {
-                self.bin(to);
-                Err(ShelfError::Unavailable(format!("segment not copied forward: {error}")))
-            }
-        }
-    }
-
-    /// Over the budget, or too little left for the rest of the machine.
-    fn is_over(&self) -> bool {
-        self.used.load(Relaxed) > self.settings.max.0
-            || free(&self.settings.directory).is_some_and(|free| free < self.settings.min_free.0)
-    }
-
-    /// The oldest data gives way.
-    fn evict_one(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        if self.settings.when_full != WhenFull::DropOldest || !self.is_over() {
-            return Ok(false);
-        }
-        let old = |e: &Entry| matches!(e.state, State::Closed | State::Sealed | State::Broken);
-        let oldest = lock(&self.row).iter().find(|(_, e)| old(e)).map(|(no, e)| (*no, e.spans.clone()));
-        let Some((no, spans)) = oldest else { return Ok(false) };
-        let Some(spans) = spans else {
-            self.learn(no)?;
-            return Ok(true);
-        };
-        let lost: u64 = spans
-            .iter()
-            .map(|(lane, s)| books.evict(Lane(*lane), s.last + 1, s.totals.1, Fate::Lost(Reason::Evicted)))
-            .sum();
-        tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.settings.max, "spool is full and its oldest segment gives way");
-        self.append(Vec::new(), books, true)?; // the books that say so, synced
-        self.delete(&[no]);
-        Ok(true)
-    }
-
-    /// Counts what is on the disk, now and then: between two looks it is what was appended. A sealed segment does not
-    /// change any more.
-    fn measure(&self) {
-        let now = self.clock.now();
-        {
-            let mut measured = lock(&self.measured);
-            if measured.is_some_and(|then| now.since(then) < MEASURE_EVERY) {
-                return;
-            }
-            *measured = Some(now);
-        }
-        let nos: Vec<No> =
-            lock(&self.row).iter().filter(|(_, e)| e.state != State::Sealed).map(|(no, _)| *no).collect();
-        let sizes: Vec<(No, u64)> = nos.into_iter().map(|no| (no, allocated(&self.path(no)))).collect();
-        let mut row = lock(&self.row);
-        for (no, bytes) in sizes {
-            if let Some(entry) = row.get_mut(&no) {
-                entry.bytes = bytes;
-            }
-        }
-        self.used.store(row.values().map(|e| e.bytes).sum(), Relaxed);
-    }
 }
 
 impl Shelf for Disk {
@@ -817,28 +427,7 @@ impl Shelf for Disk {
     }
 
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        type Step = fn(&Disk, &dyn Bookkeeper) -> Result<bool, ShelfError>;
-        let steps: [Step; 8] = [
-            |disk, _| disk.empty_bin().map_err(|e| ShelfError::Unavailable(e.to_string())),
-            Disk::replace_idle,
-            |disk, _| disk.learn_front(),
-            Disk::delete_consumed,
-            Disk::evict_one,
-            |disk, _| disk.make_spare(),
-            |disk, _| if disk.settings.seal { disk.seal_one() } else { Ok(false) },
-            |disk, books| if disk.settings.compact { disk.copy_one(books) } else { Ok(false) },
-        ];
-        // What fails keeps nothing else from being done.
-        let mut failed = None;
-        for step in steps {
-            match step(self, books) {
-                Ok(true) => return Ok(true),
-                Ok(false) => {}
-                Err(error) => failed = failed.or(Some(error)),
-            }
-        }
-        self.measure();
-        failed.map_or(Ok(false), Err)
+        self.keep_house(books)
     }
 
     fn usage(&self) -> Usage {
@@ -863,94 +452,6 @@ impl Disk {
     }
 }
 
-/// A block as it lies there.
-type Found = (Header, bytes::Bytes);
-
-/// The first block in `from..=last` that can be read; damaged ones are passed over.
-///
-/// # Errors
-/// When the disk does not answer now: nothing is damaged, ask again later.
-fn first_readable(segment: &Segment, lane: Lane, from: u64, last: u64) -> Result<Option<Found>, SegmentError> {
-    let mut from = from;
-    while from <= last {
-        let found = match segment.first(&block_key(lane, from), &block_key(lane, last)) {
-            Ok(found) => found,
-            Err(error) if error.is_passing() => return Err(error),
-            Err(error) => {
-                // The table does not say which key is damaged: try them one by one. Indices inside a segment are dense.
-                tracing::error!(lane = lane.0, index = from, %error, "spool block cannot be read");
-                let one = |index: u64| segment.first(&block_key(lane, index), &block_key(lane, index)).ok().flatten();
-                (from + 1..=last).find_map(one)
-            }
-        };
-        let Some((key, value)) = found else { return Ok(None) };
-        let Some((_, index)) = parse_block_key(&key) else { return Ok(None) };
-        match Header::read(&value) {
-            Ok(header) if header.lane == lane && header.index == index => return Ok(Some((header, value))),
-            Ok(header) => {
-                tracing::error!(lane = lane.0, index, found = ?(header.lane, header.index), "spool block is another one than its key says")
-            }
-            Err(error) => tracing::error!(lane = lane.0, index, %error, "spool block's header is damaged"),
-        }
-        from = index + 1;
-    }
-    Ok(None)
-}
-
-/// What an open segment holds.
-fn spans_of(segment: &Segment) -> Result<Spans, SegmentError> {
-    let mut spans = Spans::new();
-    let mut at = 0_u32;
-    let end = block_key(Lane(0xFFFE_FFFF), u64::MAX);
-    while let Some((key, _)) = segment.first(&block_key(Lane(at), 0), &end)? {
-        let Some((lane, _)) = parse_block_key(&key) else { break };
-        let (from, to) = (block_key(lane, 0), block_key(lane, u64::MAX));
-        for (_, value) in [segment.first(&from, &to)?, segment.last(&from, &to)?].into_iter().flatten() {
-            if let Ok(header) = Header::read(&value) {
-                extend(&mut spans, &header);
-            }
-        }
-        let Some(next) = lane.0.checked_add(1) else { break };
-        at = next;
-    }
-    Ok(spans)
-}
-
-/// Opens a segment with a marker beside it that grows by a byte per try and goes when one succeeds: a segment that
-/// kills the process again and again is set aside. One that panics is damaged.
-fn guarded_open(path: &Path) -> Result<Segment, SegmentError> {
-    let marker = path.join("attempt");
-    let deaths = fs::metadata(&marker).map_or(0, |m| m.len());
-    if deaths >= DEATHS_MAX {
-        return Err(SegmentError::Damaged(format!("{deaths} processes died opening it")));
-    }
-    // With no space left the try goes unmarked, which is better than not to read.
-    let _ =
-        File::options().append(true).create(true).open(&marker).and_then(|mut f| io::Write::write_all(&mut f, b"."));
-    let opened = std::panic::catch_unwind(|| Segment::open(path, VALUE_MAX));
-    let _ = fs::remove_file(&marker);
-    opened.unwrap_or_else(|_| Err(SegmentError::Damaged("fjall panicked opening it".into())))
-}
-
-fn take_lock(dir: &Path) -> Result<File, StartError> {
-    let bad = |source| StartError::Directory { path: dir.to_owned(), source };
-    let path = dir.join("lock");
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(bad)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(fs::TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            let holder =
-                if holder.trim().is_empty() { "another process".into() } else { format!("process {}", holder.trim()) };
-            return Err(StartError::InUse { path: dir.to_owned(), holder });
-        }
-        Err(fs::TryLockError::Error(e)) => return Err(bad(e)),
-    }
-    // Only for people; with a full disk it stays what it was.
-    let _ = file.set_len(0).and_then(|()| io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes()));
-    Ok(file)
-}
-
 fn name((number, copy): No) -> String {
     if copy == 0 { format!("seg-{number:016x}") } else { format!("seg-{number:016x}.{copy}") }
 }
@@ -962,134 +463,9 @@ fn parse_name(name: &str) -> Option<No> {
     Some((u64::from_str_radix(number, 16).ok()?, copy?))
 }
 
-/// The segments of a directory. Half-made ones and originals that have a whole copy go to the bin.
-fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
-    let mut found = Vec::new();
-    let mut foreign = 0_u64;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let file_name = entry.file_name();
-        match file_name.to_str().and_then(parse_name) {
-            Some(no) => found.push(no),
-            None if file_name.to_string_lossy().starts_with("exporter_") => {
-                foreign += entry.metadata().map_or(0, |m| m.len())
-            }
-            None => {}
-        }
-    }
-    if foreign > 0 {
-        tracing::warn!(directory = %dir.display(), bytes = foreign, "otelcol's own queue files are here and stay as they are; run otelcol once more to send them, then remove them");
-    }
-    found.sort_unstable();
-    let bin = |no: No| {
-        let _ = fs::rename(dir.join(name(no)), dir.join(format!("trash-{}", &name(no)["seg-".len()..])));
-    };
-    let mut row = BTreeMap::new();
-    let newest = found.last().copied();
-    for no in found {
-        let path = dir.join(name(no));
-        if !segment::is_whole(&path) {
-            bin(no);
-            continue;
-        }
-        let is_copy = no.1 > 0;
-        let looked = if is_copy || Some(no) == newest { segment::content(&path).ok() } else { None };
-        if is_copy {
-            // A copy is one batch: whole, or its original still counts.
-            let original = (no.0, no.1 - 1);
-            match looked {
-                Some(Content::Some) if row.remove(&original).is_some() => bin(original),
-                Some(Content::Some) => {}
-                // It cannot be looked into now, and its original went long ago: it is all there is.
-                None if !row.contains_key(&original) => {}
-                _ => {
-                    bin(no);
-                    continue;
-                }
-            }
-        }
-        let empty = looked == Some(Content::None);
-        let state = if empty {
-            State::Spare
-        } else if is_sealed(&path) {
-            State::Sealed
-        } else {
-            State::Closed
-        };
-        let bytes = allocated(&path);
-        row.insert(
-            no,
-            Entry { state, spans: empty.then(Spans::new), bytes, door: Arc::default(), since: Stamp::default() },
-        );
-    }
-    Ok(row)
-}
-
-fn is_sealed(path: &Path) -> bool {
-    fs::metadata(path.join("0.jnl")).is_ok_and(|m| m.len() == 0)
-}
-
-/// Reads the control records of the newest segment that has some, and the headers of it and those after it.
-fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered {
-    let mut recovered = Recovered::default();
-    let nos: Vec<No> = row.iter().filter(|(_, e)| e.state != State::Spare).map(|(no, _)| *no).rev().collect();
-    for no in nos {
-        let path = dir.join(name(no));
-        let mut spans = Spans::new();
-        let (mut records, mut newest) = (Vec::new(), BTreeMap::<Lane, Header>::new());
-        let sealed = row.get(&no).is_some_and(|e| e.state == State::Sealed);
-        let read = if sealed {
-            guarded_open(&path).and_then(|s| {
-                records = s.control()?.into_iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
-                spans = spans_of(&s)?;
-                for (lane, span) in &spans {
-                    if let Some((header, _)) = first_readable(&s, Lane(*lane), span.last, span.last)? {
-                        newest.insert(header.lane, header);
-                    }
-                }
-                Ok(())
-            })
-        } else {
-            let keep = |key: &[u8], len: usize| if is_control_key(key) { len } else { HEADER_LEN };
-            let walked = segment::read_journals(&path, VALUE_MAX, keep, |item| match parse_block_key(&item.key) {
-                Some(_) => {
-                    if let Ok(header) = Header::read(&item.head) {
-                        extend(&mut spans, &header);
-                        newest.insert(header.lane, header); // in order, so the last one stays
-                    }
-                }
-                None if is_control_key(&item.key) => records.push((item.key, item.head)),
-                None => {}
-            });
-            walked.map(drop).map_err(SegmentError::Io)
-        };
-        if let Err(error) = read {
-            tracing::error!(segment = %name(no), %error, "spool segment's book cannot be read; the one before it is tried");
-            continue;
-        }
-        if let Some(entry) = row.get_mut(&no) {
-            entry.spans = Some(spans);
-        }
-        let floor = newest.values().map(|h| h.index >> 32).max().unwrap_or(0);
-        recovered.epoch_floor = recovered.epoch_floor.max(u32::try_from(floor).unwrap_or(u32::MAX));
-        recovered.headers.extend(newest.into_values());
-        if !records.is_empty() {
-            recovered.records = records;
-            break;
-        }
-    }
-    recovered
-}
-
 /// Bytes the filesystem has given a directory and all in it.
 pub(crate) fn allocated(path: &Path) -> u64 {
     let Ok(own) = fs::symlink_metadata(path) else { return 0 };
     let Some(entries) = own.is_dir().then(|| fs::read_dir(path).ok()).flatten() else { return own.blocks() * 512 };
     own.blocks() * 512 + entries.flatten().map(|e| allocated(&e.path())).sum::<u64>()
-}
-
-/// Bytes free to us on the filesystem of `dir`; `None` when it does not say.
-fn free(dir: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

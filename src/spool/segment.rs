@@ -140,7 +140,11 @@ impl Segment {
         for (key, value) in records {
             batch.insert(&self.q, key, value);
         }
+        #[cfg(test)]
+        fault::trip(fault::At::BeforeCommit);
         batch.commit()?;
+        #[cfg(test)]
+        fault::trip(fault::At::AfterCommit);
         self.appended.fetch_add(bytes as u64, Relaxed);
         Ok(())
     }
@@ -330,6 +334,37 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// A panic of fjall on command.
+#[cfg(test)]
+pub(crate) mod fault {
+    use std::cell::Cell;
+
+    /// Where an append of this thread panics.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum At {
+        /// Nothing is in the journal.
+        BeforeCommit,
+        /// All of it is.
+        AfterCommit,
+    }
+
+    thread_local! {
+        static NEXT: Cell<Option<At>> = const { Cell::new(None) };
+    }
+
+    /// The next append of this thread that comes by there panics.
+    pub(crate) fn arm(at: At) {
+        NEXT.set(Some(at));
+    }
+
+    pub(super) fn trip(at: At) {
+        if NEXT.get() == Some(at) {
+            NEXT.set(None);
+            panic!("a fault on command: {at:?}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,6 +431,54 @@ mod tests {
         let s = Segment::open(&path, MAX).expect("what is before it is whole");
         assert!(s.first(&[1], &[1]).expect("intact").is_some());
         assert!(s.first(&[2], &[2]).expect("intact").is_none());
+    }
+
+    /// What the disk may answer otherwise later is no damage, also where it comes wrapped by the tree below fjall: a
+    /// segment that is set aside for it would be acknowledged data out of reach.
+    #[test]
+    #[rustfmt::skip]
+    fn what_passes_is_told_from_what_is_damaged() {
+        let os = io::Error::from_raw_os_error;
+        for (number, passing, full) in [
+            (libc::EINTR,  true,  false),
+            (libc::ENOMEM, true,  false),
+            (libc::EDQUOT, true,  true),
+            (libc::EROFS,  true,  false),
+            (libc::EBUSY,  true,  false),
+            (libc::ENOSPC, true,  true),
+            (libc::ETIMEDOUT, true, false),
+            (libc::EMFILE, true,  false),
+            (libc::ENFILE, true,  false),
+            (libc::EIO,    false, false),
+            (libc::ENOENT, false, false),
+            (libc::EACCES, false, false),
+            (libc::EINVAL, false, false),
+        ] {
+            let wrapped: [SegmentError; 3] = [
+                os(number).into(),
+                fjall::Error::Io(os(number)).into(),
+                fjall::Error::Storage(lsm_tree::Error::Io(os(number))).into(),
+            ];
+            for error in wrapped {
+                assert!(matches!(error, SegmentError::Io(_)), "{error:?}");
+                assert_eq!((error.is_passing(), error.is_full()), (passing, full), "{error:?}");
+            }
+        }
+        let locked = SegmentError::from(fjall::Error::Locked);
+        assert!(locked.is_passing() && !locked.is_full(), "a handle of ours that is still being dropped: {locked:?}");
+        for damaged in [
+            fjall::Error::Poisoned,
+            fjall::Error::Unrecoverable,
+            fjall::Error::InvalidTrailer,
+            fjall::Error::KeyspaceDeleted,
+            fjall::Error::Storage(lsm_tree::Error::Unrecoverable),
+            fjall::Error::Storage(lsm_tree::Error::InvalidHeader("Block")),
+        ] {
+            let error = SegmentError::from(damaged);
+            assert!(matches!(error, SegmentError::Damaged(_)), "{error:?}");
+            assert!(!error.is_passing() && !error.is_full(), "{error:?}");
+        }
+        assert!(!SegmentError::Slow(FLUSH_MAX).is_passing());
     }
 
     #[test]

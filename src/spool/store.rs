@@ -9,16 +9,28 @@
 //! The *gate* keeps [number blocks, append them, publish them] in one piece. The shelf takes the changed control records
 //! under its own lock, so what is on the disk is never older than what was said last. The ledger's lock is held for
 //! moments only, never while the disk works.
+//!
+//! | file | what |
+//! |---|---|
+//! | `store/leasing.rs` | handing out windows |
+//! | `store/suspects.rs` | evidence against blocks, and what becomes of those with too much of it |
+//! | `store/books.rs` | the ledger as the shelf sees it |
 
-use super::block::{self, Header, frame, unframe};
+mod books;
+mod leasing;
+mod suspects;
+
+use self::books::Books;
+use self::suspects::{DEATH_EVIDENCE, Suspects};
+use super::block::{self, frame};
 use super::cursor::Fate;
 use super::disk::{Disk, DiskSettings, StartError};
-use super::ledger::{Ledger, Plan, Record, Side};
-use super::shelf::{Bookkeeper, Memory, Shelf, ShelfError, Usage, lock};
-use super::slots::{Mark, Slots};
+use super::ledger::{Ledger, Side};
+use super::shelf::{Memory, Shelf, ShelfError, Usage, lock};
+use super::slots::Slots;
 use super::{
-    Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, LeasedBlock, NewBlock, Outcome, Owner, Pos, Reason,
-    Settlement, Store, Waiting,
+    Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, NewBlock, Outcome, Owner, Pos, Reason, Settlement,
+    Store, Waiting,
 };
 use crate::base::{Bytes, Clock, Dice};
 use crate::otlp::Signal;
@@ -32,15 +44,6 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Block ids of the latest commits, to know one that is offered again. 4,096 of 16 bytes; the batcher offers again
 /// within seconds or not at all.
 const IDS_MAX: usize = 4_096;
-
-/// Most blocks of one window, whatever their size: bounds the window's bookkeeping. 4 MiB of requests of one record.
-const WINDOW_BLOCKS_MAX: usize = 8_192;
-
-/// Evidence against a block, at which it is set aside: two panics, or four deaths of the process while it was being
-/// handled (kills and power cuts happen, so a death alone proves little).
-const EVIDENCE_MAX: u8 = 4;
-const PANIC_EVIDENCE: u8 = 2;
-const DEATH_EVIDENCE: u8 = 1;
 
 /// See the module.
 pub struct Spool {
@@ -77,13 +80,6 @@ type Places = Vec<(u64, u64)>;
 #[derive(Debug, Default)]
 struct Gate {
     ids: VecDeque<u128>,
-}
-
-/// Blocks that are being handled, and the evidence against those whose handling ended badly.
-#[derive(Debug, Default)]
-struct Suspects {
-    slots: Option<Slots>,
-    marks: Vec<Mark>,
 }
 
 impl std::fmt::Debug for Spool {
@@ -124,6 +120,12 @@ impl Spool {
     pub fn in_memory(budget: Bytes, clock: Clock, mut dice: Dice) -> Spool {
         let uuid = dice.id128();
         Spool::new(Box::new(Memory::new(budget)), Ledger::new(1), Suspects::default(), clock, dice, uuid)
+    }
+
+    /// A spool above a shelf that a test has made.
+    #[cfg(test)]
+    pub(super) fn over(shelf: Box<dyn Shelf>, clock: Clock) -> Spool {
+        Spool::new(shelf, Ledger::new(1), Suspects::default(), clock, Dice::seeded(7), 7)
     }
 
     fn new(shelf: Box<dyn Shelf>, ledger: Ledger, suspects: Suspects, clock: Clock, dice: Dice, uuid: u128) -> Spool {
@@ -184,6 +186,13 @@ impl Spool {
         self.shelf.upkeep(&Books::of(self)).map_err(|e| e.to_string())
     }
 
+    /// Writes nothing for so long, as a disk that stalls: a fault on command. Blocks the caller, and whoever writes.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn stand_still(&self, time: std::time::Duration) {
+        let _gate = lock(&self.gate);
+        std::thread::sleep(time);
+    }
+
     /// Everything said so far is on stable storage, and the next start knows that this one stopped in order.
     ///
     /// # Errors
@@ -231,434 +240,6 @@ impl Spool {
             }
         }
     }
-
-    // ---- leasing ---------------------------------------------------------------------------------------------
-
-    /// Reads a window that was out before. What of it cannot be read any more is lost to corruption.
-    fn read_again(
-        &self,
-        owner: Owner,
-        lane: Lane,
-        index: &Range<u64>,
-        totals: &Range<u64>,
-    ) -> Result<Vec<(Header, bytes::Bytes)>, LeaseError> {
-        let mut blocks = Vec::new();
-        let (mut at, mut total) = (index.start, totals.start);
-        while let Some((header, value)) = self.next_block(lane, at)?.filter(|(h, _)| h.index < index.end) {
-            at = header.index + 1;
-            if self.take_out_suspect(owner, lane, &header, &value)? {
-                continue;
-            }
-            match unframe(&header, &value) {
-                Ok(raw) => {
-                    self.lose(owner, lane, total..header.accepted_before());
-                    total = header.accepted_total;
-                    blocks.push((header, raw));
-                }
-                Err(error) => {
-                    tracing::error!(lane = lane.0, index = header.index, %error, "spool block's payload is damaged")
-                }
-            }
-        }
-        self.lose(owner, lane, total..totals.end);
-        Ok(blocks)
-    }
-
-    /// Settles what of `part` is not settled yet as lost to corruption.
-    fn lose(&self, owner: Owner, lane: Lane, part: Range<u64>) {
-        if part.is_empty() {
-            return;
-        }
-        let mut ledger = lock(&self.ledger);
-        let Some(cursor) = ledger.cursor_mut(owner.exporter, lane) else { return };
-        let taken = cursor.taken();
-        let mut lost = 0;
-        for open in subtract(part, &taken) {
-            if let Ok(open) = cursor.settle(&open, Fate::Lost(Reason::Corrupt)) {
-                cursor.confirm(&open);
-                lost += open.end - open.start;
-            }
-        }
-        if lost > 0 {
-            tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
-        }
-    }
-
-    /// The next block of the lane that is not burnt.
-    fn next_block(&self, lane: Lane, from: u64) -> Result<Option<(Header, bytes::Bytes)>, LeaseError> {
-        let mut from = from;
-        loop {
-            let found = self.shelf.next(lane, from).map_err(|e| LeaseError::Unavailable(e.to_string()))?;
-            let Some((header, value)) = found else { return Ok(None) };
-            if !lock(&self.ledger).is_burnt(&header) {
-                return Ok(Some((header, value)));
-            }
-            from = header.index + 1;
-        }
-    }
-
-    /// Reads new blocks from the frontier, as many as one window takes; passes over what is damaged.
-    fn read_new(
-        &self,
-        owner: Owner,
-        lane: Lane,
-        index: u64,
-        total: u64,
-        cut: Cut,
-    ) -> Result<Vec<(Header, bytes::Bytes)>, LeaseError> {
-        let mut blocks: Vec<(Header, bytes::Bytes)> = Vec::new();
-        let (mut at, mut total) = (index, total);
-        let (mut items, mut bytes) = (0_u64, 0_u64);
-        let (next_index, tip) = lock(&self.ledger).tip(lane);
-        while blocks.len() < WINDOW_BLOCKS_MAX && total < tip {
-            self.mark(owner, lane, &(at..at + 1));
-            let found = self.next_block(lane, at);
-            self.unmark(owner, lane, &(at..at + 1));
-            let Some((header, value)) = found? else {
-                // The tip says there is more, and the shelf has nothing: it is gone.
-                if blocks.is_empty() {
-                    let lost =
-                        lock(&self.ledger).pass(owner.exporter, lane, next_index, tip, Fate::Lost(Reason::Corrupt));
-                    tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
-                }
-                break;
-            };
-            if header.accepted_total > lock(&self.ledger).tip(lane).1 {
-                break; // its commit is not answered yet
-            }
-            let one_more = bytes + u64::from(header.raw_len);
-            if !blocks.is_empty()
-                && (header.accepted_before() != total
-                    || one_more > u64::from(cut.max_bytes)
-                    || self.is_suspect(owner, lane, header.index))
-            {
-                break;
-            }
-            if self.take_out_suspect_new(owner, lane, &header, &value)? {
-                (at, total) = (header.index + 1, header.accepted_total);
-                continue;
-            }
-            let this = header.index..header.index + 1;
-            self.mark(owner, lane, &this);
-            let unframed = unframe(&header, &value);
-            self.unmark(owner, lane, &this);
-            let raw = match unframed {
-                Ok(raw) => raw,
-                Err(_) if !blocks.is_empty() => break, // it begins the next window, and is passed there
-                Err(error) => {
-                    tracing::error!(lane = lane.0, index = header.index, items = header.items, %error, "spool block's payload is damaged");
-                    lock(&self.ledger).pass(
-                        owner.exporter,
-                        lane,
-                        header.index + 1,
-                        header.accepted_total,
-                        Fate::Lost(Reason::Corrupt),
-                    );
-                    (at, total) = (header.index + 1, header.accepted_total);
-                    continue;
-                }
-            };
-            let suspect = self.is_suspect(owner, lane, header.index);
-            items += u64::from(header.items);
-            bytes = one_more;
-            (at, total) = (header.index + 1, header.accepted_total);
-            blocks.push((header, raw));
-            if items >= u64::from(cut.enough_items) || bytes >= u64::from(cut.max_bytes) || suspect {
-                break;
-            }
-        }
-        Ok(blocks)
-    }
-
-    fn try_lease(&self, owner: Owner, lane: Lane, cut: Cut, life: u64) -> Result<Tried, LeaseError> {
-        if self.reader_life.load(SeqCst) != life {
-            return Err(LeaseError::Unavailable("this reader was replaced".into()));
-        }
-        let plan = lock(&self.ledger).plan(owner, lane)?;
-        let Some(signal) = lock(&self.ledger).lane_signal(lane) else { return Ok(Tried::Nothing) };
-        match plan {
-            Plan::Nothing => Ok(Tried::Nothing),
-            Plan::Again(window) => {
-                self.mark(owner, lane, &window.index);
-                let blocks = self.read_again(owner, lane, &window.index, &window.totals);
-                let blocks = blocks.inspect_err(|_| self.give_back(owner, lane, window.index.clone()))?;
-                if window.settled.is_empty() && blocks.len() > 1 && self.is_suspect(owner, lane, window.index.start) {
-                    // Which of them is it? They go out one by one, each with its own evidence.
-                    let places: Vec<_> = blocks.iter().map(|(h, _)| (h.index, h.accepted_before())).collect();
-                    if let Some(cursor) = lock(&self.ledger).cursor_mut(owner.exporter, lane) {
-                        cursor.split(&window.index, &places);
-                    }
-                    self.unmark(owner, lane, &window.index);
-                    return Ok(Tried::Passed);
-                }
-                // What was lost or set aside while reading changed the window.
-                let now = lock(&self.ledger).cursor_mut(owner.exporter, lane).and_then(|c| c.window(&window.index));
-                match now {
-                    Some(now) if !now.done() => Ok(Tried::Lease(self.lease_of(owner, lane, signal, now, blocks))),
-                    _ => {
-                        self.forget(owner, lane, window.index);
-                        Ok(Tried::Passed)
-                    }
-                }
-            }
-            Plan::From { index, total } => {
-                let blocks = self.read_new(owner, lane, index, total, cut)?;
-                let (Some((first, _)), Some((last, _))) = (blocks.first(), blocks.last()) else {
-                    return Ok(Tried::Passed);
-                };
-                let (range, totals) = (first.index..last.index + 1, first.accepted_before()..last.accepted_total);
-                if totals.start < total {
-                    // Only a damaged book can make two blocks share a place. Said loudly, and not read for ever.
-                    tracing::error!(
-                        lane = lane.0,
-                        index = first.index,
-                        items = last.accepted_total - first.accepted_before(),
-                        "spool blocks have a place that is taken; they are passed over"
-                    );
-                    lock(&self.ledger).pass(owner.exporter, lane, range.end, total, Fate::Lost(Reason::Corrupt));
-                    return Ok(Tried::Passed);
-                }
-                self.mark(owner, lane, &range);
-                let taken = {
-                    let mut ledger = lock(&self.ledger);
-                    // Asked under the lock that a reader's fall is entered under.
-                    let is_ours = self.reader_life.load(SeqCst) == life;
-                    is_ours.then(|| ledger.take_new(owner, lane, range.clone(), totals, cut)).flatten()
-                };
-                let Some(window) = taken else {
-                    self.forget(owner, lane, range);
-                    return Ok(Tried::Passed);
-                };
-                // Written before the first send; unsynced is enough (docs/spool-format.md §1).
-                if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
-                    tracing::debug!(%error, "spool cursor not written; the next commit does");
-                }
-                Ok(Tried::Lease(self.lease_of(owner, lane, signal, window, blocks)))
-            }
-        }
-    }
-
-    fn lease_of(
-        &self,
-        owner: Owner,
-        lane: Lane,
-        signal: Signal,
-        window: super::cursor::Window,
-        blocks: Vec<(Header, bytes::Bytes)>,
-    ) -> Lease {
-        let places: Vec<(u64, u64)> = blocks.iter().map(|(h, _)| (h.index, h.accepted_before())).collect();
-        let settled = window.settled.iter().map(|s| pos_of(&places, s.start)..pos_of(&places, s.end)).collect();
-        lock(&self.out).insert((owner.exporter, lane, window.index.end), places);
-        let blocks = blocks
-            .into_iter()
-            .map(|(h, raw)| LeasedBlock { index: h.index, items: h.items, accepted: h.accepted, raw })
-            .collect();
-        Lease { lane, signal, window: window.index, cut: window.cut, settled, blocks }
-    }
-
-    // ---- suspects: promise P8, a block that makes us fall does so at most twice ---------------------------------
-
-    fn evidence(&self, owner: Owner, lane: Lane, index: u64) -> u8 {
-        let suspects = lock(&self.suspects);
-        let about = |m: &&Mark| m.exporter == owner.exporter.0 && m.lane == lane.0 && (m.from..m.to).contains(&index);
-        suspects.marks.iter().filter(about).map(|m| m.evidence).max().unwrap_or(0)
-    }
-
-    fn is_suspect(&self, owner: Owner, lane: Lane, index: u64) -> bool {
-        self.evidence(owner, lane, index) > 0
-    }
-
-    /// Sets a block aside whose evidence is complete: it moves to the quarantine lane, in one commit with the cursor.
-    /// For a block inside a window that is out. `true`: it is set aside, what of it was not settled already.
-    ///
-    /// # Errors
-    /// When the disk did not take it. It stays where it is then, and must not be handed out.
-    fn take_out_suspect(&self, owner: Owner, lane: Lane, header: &Header, value: &[u8]) -> Result<bool, LeaseError> {
-        if self.evidence(owner, lane, header.index) < EVIDENCE_MAX {
-            return Ok(false);
-        }
-        let part = header.accepted_before()..header.accepted_total;
-        self.set_aside(owner, lane, header, value, part)?;
-        self.forget(owner, lane, header.index..header.index + 1);
-        Ok(true)
-    }
-
-    /// The same for a block at the frontier: a window of its own, settled at once.
-    fn take_out_suspect_new(
-        &self,
-        owner: Owner,
-        lane: Lane,
-        header: &Header,
-        value: &[u8],
-    ) -> Result<bool, LeaseError> {
-        if self.evidence(owner, lane, header.index) < EVIDENCE_MAX {
-            return Ok(false);
-        }
-        let cut = Cut { enough_items: 0, max_items: 0, max_bytes: 0 };
-        let range = header.index..header.index + 1;
-        let totals = header.accepted_before()..header.accepted_total;
-        if lock(&self.ledger).take_new(owner, lane, range.clone(), totals, cut).is_none() {
-            return Err(LeaseError::Unavailable("the frontier moved".into()));
-        }
-        let moved = self.take_out_suspect(owner, lane, header, value);
-        if let (Err(_), Some(cursor)) = (&moved, lock(&self.ledger).cursor_mut(owner.exporter, lane)) {
-            cursor.give_back(&range);
-        }
-        moved
-    }
-
-    /// Moves what is open of `part` to the quarantine lane: the block goes there as it is.
-    fn set_aside(
-        &self,
-        owner: Owner,
-        lane: Lane,
-        header: &Header,
-        value: &[u8],
-        part: Range<u64>,
-    ) -> Result<(), LeaseError> {
-        let _gate = lock(&self.gate);
-        let mut entered = Vec::new();
-        let to = {
-            let mut ledger = lock(&self.ledger);
-            let to = ledger.side_lane(Side::Quarantine, owner.exporter, lane);
-            let cursor = ledger.cursor_mut(owner.exporter, lane).ok_or(LeaseError::Retired)?;
-            let taken = cursor.taken();
-            for open in subtract(part, &taken) {
-                // Not out: somebody gave the window back meanwhile, and it will come again.
-                if let Ok(part) = cursor.settle(&open, Fate::Quarantined) {
-                    entered.push(Entered { exporter: owner.exporter, lane, part });
-                }
-            }
-            to
-        };
-        let items: u64 = entered.iter().map(|e| e.part.end - e.part.start).sum();
-        if items == 0 {
-            return Ok(());
-        }
-        let block = NewBlock {
-            lane: to,
-            signal: header.signal,
-            block_id: header.block_id,
-            items: u32::try_from(items).expect("no more than the block's"),
-            raw_len: header.raw_len,
-            accepted: header.accepted,
-            data_ns: header.data_ns,
-            framed: value.to_vec(),
-        };
-        self.put(vec![block], &entered).map_err(|e| LeaseError::Unavailable(e.to_string()))?;
-        tracing::error!(
-            lane = lane.0,
-            index = header.index,
-            items,
-            "spool block set aside: handling it ended badly every time"
-        );
-        Ok(())
-    }
-
-    /// Notes that the window is being handled from now on, on the disk too: a death is noticed by the next life.
-    fn mark(&self, owner: Owner, lane: Lane, window: &Range<u64>) {
-        let mut suspects = lock(&self.suspects);
-        let mark = Mark {
-            exporter: owner.exporter.0,
-            lane: lane.0,
-            from: window.start,
-            to: window.end,
-            evidence: 0,
-            active: true,
-        };
-        let known = suspects.marks.iter().filter(|m| m.overlaps(&mark)).map(|m| m.evidence).max().unwrap_or(0);
-        suspects.marks.retain(|m| !m.is_of(&mark));
-        suspects.marks.push(Mark { evidence: known, ..mark });
-        suspects.save();
-    }
-
-    /// Takes exactly this mark back: what it covered is marked more exactly now. A suspicion stays one.
-    fn unmark(&self, owner: Owner, lane: Lane, range: &Range<u64>) {
-        let this = Mark {
-            exporter: owner.exporter.0,
-            lane: lane.0,
-            from: range.start,
-            to: range.end,
-            evidence: 0,
-            active: false,
-        };
-        let mut suspects = lock(&self.suspects);
-        suspects.marks.retain(|m| !m.is_of(&this) || m.evidence > 0);
-        suspects.marks.iter_mut().filter(|m| m.is_of(&this)).for_each(|m| m.active = false);
-    }
-
-    /// The window was handled without accident. Other blocks of a larger suspicion stay under it.
-    fn forget(&self, owner: Owner, lane: Lane, window: Range<u64>) {
-        let this = Mark {
-            exporter: owner.exporter.0,
-            lane: lane.0,
-            from: window.start,
-            to: window.end,
-            evidence: 0,
-            active: false,
-        };
-        let mut suspects = lock(&self.suspects);
-        let (over, mut rest): (Vec<Mark>, Vec<Mark>) = suspects.marks.iter().partition(|m| m.overlaps(&this));
-        if over.is_empty() {
-            return;
-        }
-        for m in over {
-            let around = [m.from..this.from.min(m.to), this.to.max(m.from)..m.to];
-            rest.extend(around.into_iter().filter(|r| !r.is_empty() && m.evidence > 0).map(|r| Mark {
-                from: r.start,
-                to: r.end,
-                ..m
-            }));
-        }
-        suspects.marks = rest;
-        suspects.save();
-    }
-
-    /// The owner fell: whatever it was handling is suspect.
-    fn accuse(&self, exporter: ExporterNo) {
-        let mut suspects = lock(&self.suspects);
-        let mut any = false;
-        for m in suspects.marks.iter_mut().filter(|m| m.exporter == exporter.0 && m.active) {
-            *m = m.ended_badly(PANIC_EVIDENCE);
-            any = true;
-        }
-        if any {
-            suspects.save();
-        }
-    }
-}
-
-impl Mark {
-    fn is_of(&self, other: &Mark) -> bool {
-        (self.exporter, self.lane, self.from, self.to) == (other.exporter, other.lane, other.from, other.to)
-    }
-
-    fn overlaps(&self, other: &Mark) -> bool {
-        (self.exporter, self.lane) == (other.exporter, other.lane) && self.from < other.to && other.from < self.to
-    }
-
-    /// Whoever handled these fell over it, if it was being done.
-    fn ended_badly(self, evidence: u8) -> Mark {
-        Mark { evidence: self.evidence.saturating_add(if self.active { evidence } else { 0 }), active: false, ..self }
-    }
-}
-
-impl Suspects {
-    fn save(&self) {
-        if let Some(slots) = &self.slots
-            && let Err(error) = slots.set_marks(&self.marks)
-        {
-            tracing::debug!(%error, "spool marks not written");
-        }
-    }
-}
-
-/// What one round of leasing came to.
-enum Tried {
-    Lease(Lease),
-    /// Nothing this round, but the frontier or a window moved: try again.
-    Passed,
-    Nothing,
 }
 
 /// What is in use, for metrics and status.
@@ -684,13 +265,6 @@ impl SpoolUsage {
     }
 }
 
-/// The total `at` as a place: blocks are given as index and total before.
-fn pos_of(places: &[(u64, u64)], at: u64) -> Pos {
-    let after = places.partition_point(|(_, before)| *before <= at);
-    let Some((index, before)) = after.checked_sub(1).and_then(|i| places.get(i)) else { return Pos::default() };
-    Pos { index: *index, item: u32::try_from(at - before).unwrap_or(u32::MAX) }
-}
-
 /// The place as a total; `None` for a block that is not out.
 fn total_of(places: &[(u64, u64)], at: Pos) -> Option<u64> {
     let i = places.binary_search_by_key(&at.index, |(index, _)| *index).ok()?;
@@ -711,59 +285,6 @@ fn subtract(part: Range<u64>, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
         open.push(at..part.end);
     }
     open
-}
-
-/// The ledger as the shelf sees it: each question takes its lock for a moment.
-struct Books<'a> {
-    spool: &'a Spool,
-    /// The settlements this append carries out.
-    entered: &'a [Entered],
-}
-
-impl<'a> Books<'a> {
-    fn of(spool: &'a Spool) -> Books<'a> {
-        Books { spool, entered: &[] }
-    }
-
-    fn writing(&self, ledger: &mut Ledger, writing: bool) {
-        for e in self.entered {
-            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
-                cursor.writing(&e.part, writing);
-            }
-        }
-    }
-}
-
-impl Bookkeeper for Books<'_> {
-    fn committed(&self, headers: &[Header]) {
-        // In one step: what moved is at no moment in both places or in none.
-        let mut ledger = lock(&self.spool.ledger);
-        ledger.committed(headers);
-        for e in self.entered {
-            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
-                cursor.confirm(&e.part);
-            }
-        }
-    }
-    fn failed(&self, headers: &[Header]) {
-        let mut ledger = lock(&self.spool.ledger);
-        ledger.failed(headers);
-        self.writing(&mut ledger, false);
-    }
-    fn needed_from(&self, lane: Lane) -> Option<u64> {
-        lock(&self.spool.ledger).needed_from(lane)
-    }
-    fn is_live(&self, lane: Lane, index: u64) -> bool {
-        lock(&self.spool.ledger).is_live(lane, index)
-    }
-    fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
-        lock(&self.spool.ledger).evict(lane, index, total, fate)
-    }
-    fn records(&self, all: bool) -> Vec<Record> {
-        let mut ledger = lock(&self.spool.ledger);
-        self.writing(&mut ledger, true);
-        ledger.take_records(all)
-    }
 }
 
 impl From<ShelfError> for CommitError {
@@ -817,16 +338,7 @@ impl Store for Spool {
     }
 
     fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {
-        let life = self.reader_life.load(SeqCst);
-        // Each round that gives no lease has passed over something damaged or set aside; there is an end to that.
-        for _ in 0..WINDOW_BLOCKS_MAX {
-            match self.try_lease(owner, lane, cut, life)? {
-                Tried::Lease(lease) => return Ok(Some(lease)),
-                Tried::Nothing => return Ok(None),
-                Tried::Passed => {}
-            }
-        }
-        Ok(None)
+        self.next_lease(owner, lane, cut)
     }
 
     fn handled(&self, owner: Owner, lane: Lane, window: Range<u64>) {

@@ -225,8 +225,9 @@ impl<A: Member> Office for Staff<A> {
     }
 
     fn stop(&self) {
-        self.slot.close();
+        // In this order: an actor that nobody can speak to any more ends, and that is no fall of a stopped seat.
         self.seat.stop();
+        self.slot.close();
     }
 
     #[cfg(any(test, feature = "testing"))]

@@ -182,7 +182,8 @@ impl Seat {
     /// Retires the present shift for good.
     pub(super) fn stop(&self) {
         let present = lock(&self.shift);
-        self.books().state = State::Stopped;
+        let mut books = self.books(); // held: what is entered from now on is entered by a retired shift, and is not
+        books.state = State::Stopped;
         present.retire();
     }
 

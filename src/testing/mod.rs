@@ -13,8 +13,10 @@
 //! | `far_end.rs` | the scripted collector: what it answers, and what it took |
 //! | `far_end/script.rs` | what it does when, and its standing rules |
 //! | `far_end/socket.rs` | the same on a real socket |
+//! | `child.rs` | the agent as a child process that is never left behind, and a port for it |
 //! | `wire.rs` | as much protobuf as that needs |
 
+pub mod child;
 pub mod far_end;
 pub mod load;
 pub mod numbered;

@@ -36,6 +36,8 @@ impl Body {
     /// The serialized request again: to halve, to park, to dead-letter.
     #[must_use]
     pub fn unpack(&self) -> Bytes {
+        #[cfg(test)]
+        UNPACKED.set(UNPACKED.get() + 1);
         match self.encoding {
             Encoding::Identity => self.bytes.clone(),
             Encoding::Gzip => {
@@ -46,6 +48,12 @@ impl Body {
             }
         }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Bodies unpacked by this thread.
+    pub(super) static UNPACKED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Packs one upload after the other.

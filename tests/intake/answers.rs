@@ -1,6 +1,6 @@
 //! Every answer a client may get (reference §2.2; opentelemetry-proto, docs/specification.md).
 
-use super::rig::{PATIENCE, PROTOBUF, Rig, plain};
+use super::rig::{PATIENCE, PROTOBUF, Rig, plain, yaml};
 use flate2::{Compression, write::GzEncoder};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
@@ -120,8 +120,21 @@ async fn what_is_refused_over_http_says_why_in_the_form_of_the_request() {
         let after = rig.number("tfo_agent_requests_refused", &[&format!("reason=\"{reason}\""), "otlp", "http"]).await;
         assert_eq!(after, before + 1.0, "{what}");
     }
-    let wrong = rig.http.get(rig.url("/v1/logs")).send().await.expect("an answer");
-    assert_eq!(wrong.status().as_u16(), 405);
+    for path in ["/v1/traces", "/v1/metrics", "/v1/logs"] {
+        for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+            let method = method.parse().expect("a method");
+            let what = format!("{method} {path}");
+            let wrong = rig.http.request(method, rig.url(path)).header("content-type", PROTOBUF).body("");
+            let wrong = wrong.send().await.expect("an answer");
+            assert_eq!(
+                (wrong.status().as_u16(), header(&wrong, "content-type").as_str()),
+                (405, "text/plain"),
+                "{what}"
+            );
+            let said = wrong.text().await.expect("a body");
+            assert!(what.starts_with("HEAD") || said == "405 method not allowed, supported: [POST]", "{what}: {said}");
+        }
+    }
     assert!(!rig.scrape().await.contains("otelcol_receiver_"), "nothing was counted, so nothing was refused");
 }
 
@@ -147,12 +160,12 @@ async fn the_budget_refuses_while_it_is_held_and_is_given_back_by_a_client_that_
     assert_eq!(large().await.status().as_u16(), 400, "there is room again; zeros are no request");
 }
 
-async fn client(rig: &Rig) -> LogsServiceClient<Channel> {
+pub(crate) async fn client(rig: &Rig) -> LogsServiceClient<Channel> {
     let channel = Channel::from_shared(rig.at("otlp/grpc")).expect("an address").connect().await.expect("it listens");
     LogsServiceClient::new(channel)
 }
 
-fn logs(bytes: &[u8]) -> ExportLogsServiceRequest {
+pub(crate) fn logs(bytes: &[u8]) -> ExportLogsServiceRequest {
     ExportLogsServiceRequest::decode(bytes).expect("our own request")
 }
 
@@ -219,9 +232,13 @@ async fn the_memory_limiter_asks_clients_to_come_back() {
 
 /// A gRPC call by hand: status of HTTP, `grpc-status`, `grpc-message`.
 async fn call(rig: &Rig, path: &str, media: &str, body: Vec<u8>) -> (u16, String, String) {
+    call_by(reqwest::Method::POST, rig, path, media, body).await
+}
+
+async fn call_by(method: reqwest::Method, rig: &Rig, path: &str, media: &str, body: Vec<u8>) -> (u16, String, String) {
     let h2 = reqwest::Client::builder().no_proxy().http2_prior_knowledge().timeout(PATIENCE).build().expect("a client");
     let url = format!("{}{path}", rig.at("otlp/grpc"));
-    let answer = h2.post(url).header("content-type", media).header("te", "trailers").body(body).send().await;
+    let answer = h2.request(method, url).header("content-type", media).header("te", "trailers").body(body).send().await;
     let answer = answer.expect("an answer");
     (answer.status().as_u16(), header(&answer, "grpc-status"), header(&answer, "grpc-message"))
 }
@@ -239,6 +256,9 @@ async fn what_no_client_library_sends_is_refused_over_grpc_too() {
         (export,          "application/grpc",       vec![0, 0, 0],              200, "13"),
         (export,          "application/grpc",       vec![0, 0xff, 0xff, 0xff, 0xff], 200, "8"),
         ("/other.Svc/Do", "application/grpc",       message(0, b""),            200, "12"),
+        ("/opentelemetry.proto.collector.logs.v1.LogsService/Import", "application/grpc", message(0, b""), 200, "12"),
+        ("/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export", "application/grpc", message(0, b""), 200, "12"),
+        ("/v1/logs",      "application/grpc",       message(0, b""),            200, "12"),
         (export,          "application/grpcish",    message(0, b""),            415, ""),
         (export,          "application/x-protobuf", message(0, b""),            415, ""),
     ];
@@ -246,6 +266,40 @@ async fn what_no_client_library_sends_is_refused_over_grpc_too() {
         let (status, code, why) = call(&rig, path, media, body.clone()).await;
         assert_eq!((status, code.as_str()), (*http, *grpc), "{path} {media} {body:?}: {why}");
     }
+    for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
+        let asked = call_by(method.parse().expect("a method"), &rig, export, "application/grpc", message(0, b"")).await;
+        assert_eq!(asked, (405, String::new(), String::new()), "{method}");
+    }
+    assert!(!rig.scrape().await.contains("otelcol_receiver_"), "nothing was counted");
+}
+
+/// A receiver serves the signals of its pipelines; the others it does not know, over either protocol.
+#[actix::test]
+async fn a_signal_without_a_pipeline_is_not_served() {
+    let rig = Rig::start(|endpoint, _| {
+        yaml(&format!(
+            "exporters: {{otlphttp: {{endpoint: '{endpoint}'}}}}, \
+             service: {{telemetry: {{metrics: {{address: '127.0.0.1:0'}}}}, \
+               pipelines: {{logs: {{receivers: [otlp], exporters: [otlphttp]}}}}}}"
+        ))
+    })
+    .await;
+    for (signal, service, http, grpc) in [
+        (Signal::Logs, "logs.v1.LogsService", 200, "0"),
+        (Signal::Traces, "trace.v1.TraceService", 404, "12"),
+        (Signal::Metrics, "metrics.v1.MetricsService", 404, "12"),
+    ] {
+        let request = Numbered::new(signal, Source(1)).request(1).bytes;
+        let answer = rig.post(&format!("/v1/{signal}"), &[("content-type", PROTOBUF)], request.clone()).await;
+        assert_eq!(answer.status().as_u16(), http, "{signal}");
+        let len = u32::try_from(request.len()).expect("short").to_be_bytes();
+        let path = format!("/opentelemetry.proto.collector.{service}/Export");
+        let (_, code, _) = call(&rig, &path, "application/grpc", [&[0], &len[..], &request].concat()).await;
+        // An OK comes in the trailers, which this client does not show.
+        assert_eq!(if code.is_empty() { "0" } else { &code }, grpc, "{signal}");
+    }
+    let found = rig.far_end.until(PATIENCE, |c| c.counts().items == 2).await;
+    assert!(found, "both logs arrive: {:?}", rig.books());
 }
 
 /// A connection that never finishes its head is closed by the server, and one that was idle is not held for ever: at

@@ -1,15 +1,16 @@
 //! Where what was taken goes.
 
-use super::answers::field;
+use super::answers::{client, field, logs};
 use super::rig::{PATIENCE, PROTOBUF, Rig, read, yaml};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tfo_otel_agent::app::plan::Config;
 use tfo_otel_agent::config::{Imagined, Locations};
-use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::otlp::{Signal, Status};
 use tfo_otel_agent::testing::far_end::{Act, Script};
 use tfo_otel_agent::testing::load::until;
 use tfo_otel_agent::testing::{Numbered, Source};
+use tonic::{Code, IntoRequest as _};
 
 const TELEMETRY: &str = "telemetry: {metrics: {address: '127.0.0.1:0'}}";
 
@@ -86,6 +87,39 @@ async fn where_all_stores_are_memory_a_full_one_refuses_the_client() {
     let refused = answers.iter().filter(|a| **a == 503).count() as f64;
     assert_eq!(rig.number("otelcol_exporter_enqueue_failed_log_records", &["otlphttp/memory"]).await, refused);
     assert_eq!(rig.number("otelcol_receiver_refused_log_records", &[]).await, refused);
+}
+
+/// Goal: what the store can never keep is refused for good, over both protocols: a client that came back with it would
+/// come back for ever. Method: ten megabytes that do not compress, for a store of eight.
+#[actix::test]
+async fn what_no_store_could_ever_keep_is_refused_for_good() {
+    let rig = Rig::start(|endpoint, _| {
+        let ports = "{grpc: {endpoint: '127.0.0.1:0', max_recv_msg_size_mib: 16}, http: {endpoint: '127.0.0.1:0'}}";
+        let text = format!(
+            "yaml:{{receivers: {{otlp: {{protocols: {ports}}}}}, \
+             processors: {{memory_limiter: {{limit_mib: 32, check_interval: 1s}}}}, \
+             exporters: {{otlphttp: {{endpoint: '{endpoint}'}}}}, \
+             service: {{{TELEMETRY}, pipelines: {{logs: {{receivers: [otlp], exporters: [otlphttp]}}}}}}}}"
+        );
+        read(&Locations::of(&text), &Imagined::with(&[]))
+    })
+    .await;
+    let huge: Vec<u8> = (0..10).flat_map(incompressible).collect();
+    let answer = rig.post("/v1/logs", &[("content-type", PROTOBUF)], huge.clone()).await;
+    assert_eq!((answer.status().as_u16(), answer.headers().get("retry-after")), (413, None));
+    let said = Status::decode(&answer.bytes().await.expect("a body")).expect("a Status");
+    assert_eq!((said.code, said.retry_delay), (8, None), "{said:?}");
+    let refused = client(&rig).await.export(logs(&huge).into_request()).await.expect_err("more than is ever kept");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.details().is_empty(), "RetryInfo would make the client come back with it");
+    for transport in ["http", "grpc"] {
+        let transport = format!("transport=\"{transport}\"");
+        assert_eq!(rig.number("tfo_agent_requests_refused", &["too_large", &transport]).await, 1.0);
+        assert_eq!(rig.number("otelcol_receiver_refused_log_records", &[&transport]).await, 10.0);
+    }
+    assert_eq!(rig.number("otelcol_exporter_enqueue_failed_log_records", &[]).await, 20.0);
+    assert_eq!(rig.books()[0].accepted, 0);
+    assert!(accepted(&rig, Signal::Logs, incompressible(1)).await, "others are taken as before");
 }
 
 /// The seed's own files; only ports, directories and the far end's address are ours.

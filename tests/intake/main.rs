@@ -5,10 +5,12 @@
 //! | `rig.rs` | an agent, a far end, and clients |
 //! | `answers.rs` | what is answered to whom, over HTTP and gRPC |
 //! | `flows.rs` | where what was taken goes: pipelines, stores, seeds, metrics |
+//! | `stall.rs` | a disk that stands still for a while |
 
 mod answers;
 mod flows;
 mod rig;
+mod stall;
 
 /// memory_limiter measures what this counts, as in `main.rs`.
 #[global_allocator]

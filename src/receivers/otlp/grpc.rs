@@ -33,6 +33,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -46,6 +47,8 @@ pub struct OtlpGrpc(Arc<Inner>);
 struct Inner {
     intake: Arc<Intake>,
     max_message: usize,
+    /// [`IDLE`], but in tests.
+    idle: Duration,
     metrics: ReceiverMetrics,
 }
 
@@ -54,7 +57,14 @@ impl OtlpGrpc {
     #[must_use]
     pub fn new(config: &GrpcConfig, intake: Arc<Intake>, metrics: ReceiverMetrics) -> OtlpGrpc {
         let max_message = usize::try_from(config.max_recv_msg_size.0).unwrap_or(usize::MAX);
-        OtlpGrpc(Arc::new(Inner { intake, max_message, metrics }))
+        OtlpGrpc(Arc::new(Inner { intake, max_message, idle: IDLE, metrics }))
+    }
+
+    /// The same with an end of its patience that a test can wait for.
+    #[cfg(test)]
+    pub(super) fn patient_for(self, idle: Duration) -> OtlpGrpc {
+        let inner = Arc::into_inner(self.0).expect("nobody serves it yet");
+        OtlpGrpc(Arc::new(Inner { idle, ..inner }))
     }
 }
 
@@ -122,7 +132,7 @@ impl Inner {
         };
         let end = Instant::now() + TOTAL;
         loop {
-            let until = end.min(Instant::now() + IDLE);
+            let until = end.min(Instant::now() + self.idle);
             let slow = |_| Status::deadline_exceeded("the message did not come in time");
             let Some(frame) = timeout_at(until, next_frame(&mut body)).await.map_err(slow)? else { break };
             let Ok(piece) = frame?.into_data() else { continue };

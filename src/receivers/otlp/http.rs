@@ -58,6 +58,8 @@ pub struct OtlpHttp {
     intake: Arc<Intake>,
     paths: [(String, Signal); 3],
     max_body: usize,
+    /// [`IDLE`], but in tests.
+    idle: Duration,
     metrics: ReceiverMetrics,
 }
 
@@ -71,7 +73,13 @@ impl OtlpHttp {
             (config.logs_url_path.clone(), Signal::Logs),
         ];
         let max_body = usize::try_from(config.server.max_request_body_size.0).unwrap_or(usize::MAX);
-        OtlpHttp { intake, paths, max_body, metrics }
+        OtlpHttp { intake, paths, max_body, idle: IDLE, metrics }
+    }
+
+    /// The same with an end of its patience that a test can wait for.
+    #[cfg(test)]
+    pub(super) fn patient_for(self, idle: Duration) -> OtlpHttp {
+        OtlpHttp { idle, ..self }
     }
 
     /// Answers one request.
@@ -106,7 +114,7 @@ impl OtlpHttp {
             Encoding::parse(&encoding).ok_or_else(|| No::Bad(format!("unsupported Content-Encoding: {encoding}")))?;
         let mut charge = self.intake.budget.open();
         let said = header(request, &CONTENT_LENGTH).parse().unwrap_or(0);
-        let body = read(body, said, self.max_body, &mut charge).await?;
+        let body = read(body, said, self.max_body, self.idle, &mut charge).await?;
         let body = inflate(encoding, body, self.max_body, &mut charge)?;
         charge.shrink_to(body.len());
         let body = match form {
@@ -138,6 +146,7 @@ async fn read(
     mut body: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
     said: usize,
     max: usize,
+    idle: Duration,
     charge: &mut Charge,
 ) -> Result<Bytes, No> {
     if said > max {
@@ -147,7 +156,7 @@ async fn read(
     let mut whole: Option<BytesMut> = None;
     let mut first = Bytes::new();
     loop {
-        let until = end.min(Instant::now() + IDLE);
+        let until = end.min(Instant::now() + idle);
         let Some(piece) = timeout_at(until, body.next()).await.map_err(|_| No::Slow)? else { break };
         let piece = piece.map_err(|e| No::Bad(e.to_string()))?;
         charge.grow(piece.len())?;
@@ -294,14 +303,14 @@ mod tests {
         let mut charge = budget.open();
         let begun = Instant::now();
         let silent = Box::pin(stream::iter(pieces(&["ab"])).chain(stream::pending()));
-        assert!(matches!(read(silent, 10, 100, &mut charge).await, Err(No::Slow)));
+        assert!(matches!(read(silent, 10, 100, IDLE, &mut charge).await, Err(No::Slow)));
         assert_eq!(begun.elapsed().as_secs(), 30);
         let begun = Instant::now();
         let dripping = Box::pin(stream::unfold((), |()| async {
             tokio::time::sleep(Duration::from_secs(20)).await;
             Some((Ok(Bytes::from_static(b"x")), ()))
         }));
-        assert!(matches!(read(dripping, 0, 100, &mut charge).await, Err(No::Slow)));
+        assert!(matches!(read(dripping, 0, 100, IDLE, &mut charge).await, Err(No::Slow)));
         assert_eq!(begun.elapsed().as_secs(), 600);
         drop(charge);
         assert_eq!(budget.used(), 0);
@@ -318,10 +327,10 @@ mod tests {
             (&[], 3, Some("")),
         ] {
             let mut charge = budget.open();
-            let body = read(stream::iter(pieces(all)), 0, max, &mut charge).await;
+            let body = read(stream::iter(pieces(all)), 0, max, IDLE, &mut charge).await;
             assert_eq!(body.ok().as_deref(), expected.map(str::as_bytes), "{all:?}");
         }
-        let promise = read(stream::iter(pieces(&["a"])), 5, 4, &mut budget.open()).await;
+        let promise = read(stream::iter(pieces(&["a"])), 5, 4, IDLE, &mut budget.open()).await;
         assert!(matches!(promise, Err(No::TooLarge(_))), "what is announced too large is not waited for");
     }
 }

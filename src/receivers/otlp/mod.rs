@@ -4,3 +4,5 @@ pub mod config;
 pub mod door;
 pub mod grpc;
 pub mod http;
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,8 @@ struct Inner {
     /// Nothing can be written.
     full: bool,
     leases: u64,
+    /// Settlements that came with data, taken or not.
+    moves: u64,
     deepest: usize,
 }
 
@@ -112,6 +114,11 @@ impl FakeStore {
 
     pub(crate) fn leases(&self) -> u64 {
         self.inner().leases
+    }
+
+    /// Settlements that came with data, taken or not.
+    pub(crate) fn moves(&self) -> u64 {
+        self.inner().moves
     }
 
     /// The next `calls` calls find the store unavailable.
@@ -319,7 +326,10 @@ impl Store for FakeStore {
     fn settle(&self, settlements: Vec<Settlement>) -> Result<(), LeaseError> {
         let mut inner = self.inner();
         let moves = |s: &Settlement| matches!(s.outcome, Outcome::Parked { .. } | Outcome::DeadLetter { .. });
-        if inner.full && settlements.iter().any(moves) {
+        let moving = settlements.iter().filter(|s| moves(s)).count();
+        assert!(moving <= 1, "bodies are unpacked one at a time: {moving}");
+        inner.moves += moving as u64;
+        if inner.full && moving > 0 {
             return Err(LeaseError::Unavailable("the disk is full".to_owned()));
         }
         // All or none: look at all of them first.

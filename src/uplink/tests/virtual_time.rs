@@ -9,7 +9,7 @@ use crate::testing::far_end::{self, Act, Collector, Script, UPLOAD_ID};
 use crate::testing::numbered::{Mark, Numbered};
 use crate::uplink::actor::Uplink;
 use crate::uplink::depot::Direct;
-use crate::uplink::pack::Encoding;
+use crate::uplink::pack::{Encoding, UNPACKED};
 use crate::uplink::retry::{OnExpiry, Retry};
 use crate::uplink::transport::{Parcel, Transport};
 use crate::uplink::verdict::Verdict;
@@ -220,6 +220,35 @@ fn a_full_disk_does_not_keep_the_delivered_from_making_room() {
         quiet.store.fill(false);
         quiet.pass(5 * S).await;
         assert_eq!((quiet.store.outcomes().dead.len(), quiet.store.waiting_items()), (1, 0));
+        quiet.store.assert_books();
+    });
+}
+
+/// Goal: a disk that stays full does not fill the memory with what waits to be moved to it.
+/// Method: ten uploads are dead letters and find no room for a minute; each stays packed but for the moment in which the
+/// spool is asked.
+#[test]
+fn what_waits_for_room_on_the_disk_stays_packed() {
+    run(async {
+        let guilty = (0..10).map(|n| Mark { source: SOURCE, seq: 2 * n });
+        let script = guilty.fold(Script::new(), |script, mark| script.poison(Signal::Logs, mark));
+        let mut quiet = Quiet::new(script, |_| {});
+        let _uplink = quiet.begin();
+        quiet.pass(S).await;
+        quiet.store.fill(true);
+        let unpacked = UNPACKED.get();
+        for _ in 0..21 {
+            quiet.put(1);
+            quiet.pass(S).await;
+        }
+        quiet.pass(60 * S).await;
+        let (outcomes, asked) = (quiet.store.outcomes(), quiet.store.moves());
+        assert_eq!((outcomes.delivered, outcomes.dead.len(), quiet.store.waiting_items()), (53, 0, 10));
+        assert!(asked >= 60, "once a second: {asked}");
+        assert_eq!(UNPACKED.get() - unpacked, asked, "once for each time the spool was asked");
+        quiet.store.fill(false);
+        quiet.pass(20 * S).await;
+        assert_eq!((quiet.store.outcomes().dead.len(), quiet.store.waiting_items()), (10, 0));
         quiet.store.assert_books();
     });
 }

@@ -1,0 +1,186 @@
+//! Taking over what an earlier life left: the lock, the row of segments as it lies there, and the newest book.
+//!
+//! Nothing of it is a reason not to start, but the directory itself (promise P4).
+
+use super::look::{first_readable, guarded_open, spans_of};
+use super::{Entry, No, Spans, State, VALUE_MAX, allocated, extend, name, parse_name};
+use crate::base::Stamp;
+use crate::spool::Lane;
+use crate::spool::block::{HEADER_LEN, Header};
+use crate::spool::ledger::{is_control_key, parse_block_key};
+use crate::spool::segment::{self, Content, SegmentError};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What an earlier life left.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    /// Control records, oldest first.
+    pub(crate) records: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The newest block of each lane beside them.
+    pub(crate) headers: Vec<Header>,
+    /// Above it lies no index.
+    pub(crate) epoch_floor: u32,
+}
+
+/// Why the spool cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The directory cannot be used at all.
+    #[error("spool directory {path} cannot be used: {source}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent has it.
+    #[error("spool directory {path} is in use by {holder}")]
+    InUse {
+        /// Which.
+        path: PathBuf,
+        /// Who, as its lock file says.
+        holder: String,
+    },
+}
+
+pub(super) fn take_lock(dir: &Path) -> Result<File, StartError> {
+    let bad = |source| StartError::Directory { path: dir.to_owned(), source };
+    let path = dir.join("lock");
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(bad)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            let holder =
+                if holder.trim().is_empty() { "another process".into() } else { format!("process {}", holder.trim()) };
+            return Err(StartError::InUse { path: dir.to_owned(), holder });
+        }
+        Err(fs::TryLockError::Error(e)) => return Err(bad(e)),
+    }
+    // Only for people; with a full disk it stays what it was.
+    let _ = file.set_len(0).and_then(|()| io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes()));
+    Ok(file)
+}
+
+/// The segments of a directory. Half-made ones and originals that have a whole copy go to the bin.
+pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
+    let mut found = Vec::new();
+    let mut foreign = 0_u64;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let file_name = entry.file_name();
+        match file_name.to_str().and_then(parse_name) {
+            Some(no) => found.push(no),
+            None if file_name.to_string_lossy().starts_with("exporter_") => {
+                foreign += entry.metadata().map_or(0, |m| m.len())
+            }
+            None => {}
+        }
+    }
+    if foreign > 0 {
+        tracing::warn!(directory = %dir.display(), bytes = foreign, "otelcol's own queue files are here and stay as they are; run otelcol once more to send them, then remove them");
+    }
+    found.sort_unstable();
+    let bin = |no: No| {
+        let _ = fs::rename(dir.join(name(no)), dir.join(format!("trash-{}", &name(no)["seg-".len()..])));
+    };
+    let mut row = BTreeMap::new();
+    let newest = found.last().copied();
+    for no in found {
+        let path = dir.join(name(no));
+        if !segment::is_whole(&path) {
+            bin(no);
+            continue;
+        }
+        let is_copy = no.1 > 0;
+        let looked = if is_copy || Some(no) == newest { segment::content(&path).ok() } else { None };
+        if is_copy {
+            // A copy is one batch: whole, or its original still counts.
+            let original = (no.0, no.1 - 1);
+            match looked {
+                Some(Content::Some) if row.remove(&original).is_some() => bin(original),
+                Some(Content::Some) => {}
+                // It cannot be looked into now, and its original went long ago: it is all there is.
+                None if !row.contains_key(&original) => {}
+                _ => {
+                    bin(no);
+                    continue;
+                }
+            }
+        }
+        let empty = looked == Some(Content::None);
+        let state = if empty {
+            State::Spare
+        } else if is_sealed(&path) {
+            State::Sealed
+        } else {
+            State::Closed
+        };
+        let bytes = allocated(&path);
+        row.insert(
+            no,
+            Entry { state, spans: empty.then(Spans::new), bytes, door: Arc::default(), since: Stamp::default() },
+        );
+    }
+    Ok(row)
+}
+
+fn is_sealed(path: &Path) -> bool {
+    fs::metadata(path.join("0.jnl")).is_ok_and(|m| m.len() == 0)
+}
+
+/// Reads the control records of the newest segment that has some, and the headers of it and those after it.
+pub(super) fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered {
+    let mut recovered = Recovered::default();
+    let nos: Vec<No> = row.iter().filter(|(_, e)| e.state != State::Spare).map(|(no, _)| *no).rev().collect();
+    for no in nos {
+        let path = dir.join(name(no));
+        let mut spans = Spans::new();
+        let (mut records, mut newest) = (Vec::new(), BTreeMap::<Lane, Header>::new());
+        let sealed = row.get(&no).is_some_and(|e| e.state == State::Sealed);
+        let read = if sealed {
+            guarded_open(&path).and_then(|s| {
+                records = s.control()?.into_iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+                spans = spans_of(&s)?;
+                for (lane, span) in &spans {
+                    if let Some((header, _)) = first_readable(&s, Lane(*lane), span.last, span.last)? {
+                        newest.insert(header.lane, header);
+                    }
+                }
+                Ok(())
+            })
+        } else {
+            let keep = |key: &[u8], len: usize| if is_control_key(key) { len } else { HEADER_LEN };
+            let walked = segment::read_journals(&path, VALUE_MAX, keep, |item| match parse_block_key(&item.key) {
+                Some(_) => {
+                    if let Ok(header) = Header::read(&item.head) {
+                        extend(&mut spans, &header);
+                        newest.insert(header.lane, header); // in order, so the last one stays
+                    }
+                }
+                None if is_control_key(&item.key) => records.push((item.key, item.head)),
+                None => {}
+            });
+            walked.map(drop).map_err(SegmentError::Io)
+        };
+        if let Err(error) = read {
+            tracing::error!(segment = %name(no), %error, "spool segment's book cannot be read; the one before it is tried");
+            continue;
+        }
+        if let Some(entry) = row.get_mut(&no) {
+            entry.spans = Some(spans);
+        }
+        let floor = newest.values().map(|h| h.index >> 32).max().unwrap_or(0);
+        recovered.epoch_floor = recovered.epoch_floor.max(u32::try_from(floor).unwrap_or(u32::MAX));
+        recovered.headers.extend(newest.into_values());
+        if !records.is_empty() {
+            recovered.records = records;
+            break;
+        }
+    }
+    recovered
+}

@@ -1,0 +1,61 @@
+//! The ledger as the shelf sees it.
+
+use super::{Entered, Spool};
+use crate::spool::Lane;
+use crate::spool::block::Header;
+use crate::spool::cursor::Fate;
+use crate::spool::ledger::{Ledger, Record};
+use crate::spool::shelf::{Bookkeeper, lock};
+
+/// The ledger as the shelf sees it: each question takes its lock for a moment.
+pub(super) struct Books<'a> {
+    pub(super) spool: &'a Spool,
+    /// The settlements this append carries out.
+    pub(super) entered: &'a [Entered],
+}
+
+impl<'a> Books<'a> {
+    pub(super) fn of(spool: &'a Spool) -> Books<'a> {
+        Books { spool, entered: &[] }
+    }
+
+    fn writing(&self, ledger: &mut Ledger, writing: bool) {
+        for e in self.entered {
+            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
+                cursor.writing(&e.part, writing);
+            }
+        }
+    }
+}
+
+impl Bookkeeper for Books<'_> {
+    fn committed(&self, headers: &[Header]) {
+        // In one step: what moved is at no moment in both places or in none.
+        let mut ledger = lock(&self.spool.ledger);
+        ledger.committed(headers);
+        for e in self.entered {
+            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
+                cursor.confirm(&e.part);
+            }
+        }
+    }
+    fn failed(&self, headers: &[Header]) {
+        let mut ledger = lock(&self.spool.ledger);
+        ledger.failed(headers);
+        self.writing(&mut ledger, false);
+    }
+    fn needed_from(&self, lane: Lane) -> Option<u64> {
+        lock(&self.spool.ledger).needed_from(lane)
+    }
+    fn is_live(&self, lane: Lane, index: u64) -> bool {
+        lock(&self.spool.ledger).is_live(lane, index)
+    }
+    fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
+        lock(&self.spool.ledger).evict(lane, index, total, fate)
+    }
+    fn records(&self, all: bool) -> Vec<Record> {
+        let mut ledger = lock(&self.spool.ledger);
+        self.writing(&mut ledger, true);
+        ledger.take_records(all)
+    }
+}

@@ -1,0 +1,283 @@
+//! Handing out windows: the oldest one nobody has out, read again or newly cut, without what is burnt, damaged or set
+//! aside.
+
+use super::books::Books;
+use super::{Spool, subtract};
+use crate::otlp::Signal;
+use crate::spool::block::{Header, unframe};
+use crate::spool::cursor::{Fate, Window};
+use crate::spool::ledger::Plan;
+use crate::spool::shelf::lock;
+use crate::spool::{Cut, Lane, Lease, LeaseError, LeasedBlock, Owner, Pos, Reason, Store as _};
+use std::ops::Range;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// Most blocks of one window, whatever their size: bounds the window's bookkeeping. 4 MiB of requests of one record.
+const WINDOW_BLOCKS_MAX: usize = 8_192;
+
+impl Spool {
+    /// The body of [`Store::lease`](crate::spool::Store::lease).
+    pub(super) fn next_lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {
+        let life = self.reader_life.load(SeqCst);
+        // Each round that gives no lease has passed over something damaged or set aside; there is an end to that.
+        for _ in 0..WINDOW_BLOCKS_MAX {
+            match self.try_lease(owner, lane, cut, life)? {
+                Tried::Lease(lease) => return Ok(Some(lease)),
+                Tried::Nothing => return Ok(None),
+                Tried::Passed => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a window that was out before. What of it cannot be read any more is lost to corruption.
+    fn read_again(
+        &self,
+        owner: Owner,
+        lane: Lane,
+        index: &Range<u64>,
+        totals: &Range<u64>,
+    ) -> Result<Vec<(Header, bytes::Bytes)>, LeaseError> {
+        let mut blocks = Vec::new();
+        let (mut at, mut total) = (index.start, totals.start);
+        while let Some((header, value)) = self.next_block(lane, at)?.filter(|(h, _)| h.index < index.end) {
+            at = header.index + 1;
+            if self.take_out_suspect(owner, lane, &header, &value)? {
+                continue;
+            }
+            match unframe(&header, &value) {
+                Ok(raw) => {
+                    self.lose(owner, lane, total..header.accepted_before());
+                    total = header.accepted_total;
+                    blocks.push((header, raw));
+                }
+                Err(error) => {
+                    tracing::error!(lane = lane.0, index = header.index, %error, "spool block's payload is damaged")
+                }
+            }
+        }
+        self.lose(owner, lane, total..totals.end);
+        Ok(blocks)
+    }
+
+    /// Settles what of `part` is not settled yet as lost to corruption.
+    fn lose(&self, owner: Owner, lane: Lane, part: Range<u64>) {
+        if part.is_empty() {
+            return;
+        }
+        let mut ledger = lock(&self.ledger);
+        let Some(cursor) = ledger.cursor_mut(owner.exporter, lane) else { return };
+        let taken = cursor.taken();
+        let mut lost = 0;
+        for open in subtract(part, &taken) {
+            if let Ok(open) = cursor.settle(&open, Fate::Lost(Reason::Corrupt)) {
+                cursor.confirm(&open);
+                lost += open.end - open.start;
+            }
+        }
+        if lost > 0 {
+            tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
+        }
+    }
+
+    /// The next block of the lane that is not burnt.
+    fn next_block(&self, lane: Lane, from: u64) -> Result<Option<(Header, bytes::Bytes)>, LeaseError> {
+        let mut from = from;
+        loop {
+            let found = self.shelf.next(lane, from).map_err(|e| LeaseError::Unavailable(e.to_string()))?;
+            let Some((header, value)) = found else { return Ok(None) };
+            if !lock(&self.ledger).is_burnt(&header) {
+                return Ok(Some((header, value)));
+            }
+            from = header.index + 1;
+        }
+    }
+
+    /// Reads new blocks from the frontier, as many as one window takes; passes over what is damaged.
+    fn read_new(
+        &self,
+        owner: Owner,
+        lane: Lane,
+        index: u64,
+        total: u64,
+        cut: Cut,
+    ) -> Result<Vec<(Header, bytes::Bytes)>, LeaseError> {
+        let mut blocks: Vec<(Header, bytes::Bytes)> = Vec::new();
+        let (mut at, mut total) = (index, total);
+        let (mut items, mut bytes) = (0_u64, 0_u64);
+        let (next_index, tip) = lock(&self.ledger).tip(lane);
+        while blocks.len() < WINDOW_BLOCKS_MAX && total < tip {
+            self.mark(owner, lane, &(at..at + 1));
+            let found = self.next_block(lane, at);
+            self.unmark(owner, lane, &(at..at + 1));
+            let Some((header, value)) = found? else {
+                // The tip says there is more, and the shelf has nothing: it is gone.
+                if blocks.is_empty() {
+                    let lost =
+                        lock(&self.ledger).pass(owner.exporter, lane, next_index, tip, Fate::Lost(Reason::Corrupt));
+                    tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
+                }
+                break;
+            };
+            if header.accepted_total > lock(&self.ledger).tip(lane).1 {
+                break; // its commit is not answered yet
+            }
+            let one_more = bytes + u64::from(header.raw_len);
+            if !blocks.is_empty()
+                && (header.accepted_before() != total
+                    || one_more > u64::from(cut.max_bytes)
+                    || self.is_suspect(owner, lane, header.index))
+            {
+                break;
+            }
+            if self.take_out_suspect_new(owner, lane, &header, &value)? {
+                (at, total) = (header.index + 1, header.accepted_total);
+                continue;
+            }
+            let this = header.index..header.index + 1;
+            self.mark(owner, lane, &this);
+            let unframed = unframe(&header, &value);
+            self.unmark(owner, lane, &this);
+            let raw = match unframed {
+                Ok(raw) => raw,
+                Err(_) if !blocks.is_empty() => break, // it begins the next window, and is passed there
+                Err(error) => {
+                    tracing::error!(lane = lane.0, index = header.index, items = header.items, %error, "spool block's payload is damaged");
+                    lock(&self.ledger).pass(
+                        owner.exporter,
+                        lane,
+                        header.index + 1,
+                        header.accepted_total,
+                        Fate::Lost(Reason::Corrupt),
+                    );
+                    (at, total) = (header.index + 1, header.accepted_total);
+                    continue;
+                }
+            };
+            let suspect = self.is_suspect(owner, lane, header.index);
+            items += u64::from(header.items);
+            bytes = one_more;
+            (at, total) = (header.index + 1, header.accepted_total);
+            blocks.push((header, raw));
+            if items >= u64::from(cut.enough_items) || bytes >= u64::from(cut.max_bytes) || suspect {
+                break;
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// Whether the reader of this life still is the reader. What one that was given up began to read came back when it
+    /// was, and may be out elsewhere: nothing of it is its own any more.
+    ///
+    /// # Errors
+    /// It is not.
+    fn is_present(&self, life: u64) -> Result<(), LeaseError> {
+        let present = self.reader_life.load(SeqCst) == life;
+        present.then_some(()).ok_or_else(|| LeaseError::Unavailable("this reader was replaced".into()))
+    }
+
+    fn try_lease(&self, owner: Owner, lane: Lane, cut: Cut, life: u64) -> Result<Tried, LeaseError> {
+        self.is_present(life)?;
+        let plan = lock(&self.ledger).plan(owner, lane)?;
+        let Some(signal) = lock(&self.ledger).lane_signal(lane) else { return Ok(Tried::Nothing) };
+        match plan {
+            Plan::Nothing => Ok(Tried::Nothing),
+            Plan::Again(window) => {
+                self.mark(owner, lane, &window.index);
+                let blocks = self.read_again(owner, lane, &window.index, &window.totals);
+                self.is_present(life)?;
+                let blocks = blocks.inspect_err(|_| self.give_back(owner, lane, window.index.clone()))?;
+                if window.settled.is_empty() && blocks.len() > 1 && self.is_suspect(owner, lane, window.index.start) {
+                    // Which of them is it? They go out one by one, each with its own evidence.
+                    let places: Vec<_> = blocks.iter().map(|(h, _)| (h.index, h.accepted_before())).collect();
+                    if let Some(cursor) = lock(&self.ledger).cursor_mut(owner.exporter, lane) {
+                        cursor.split(&window.index, &places);
+                    }
+                    self.unmark(owner, lane, &window.index);
+                    return Ok(Tried::Passed);
+                }
+                // What was lost or set aside while reading changed the window.
+                let now = lock(&self.ledger).cursor_mut(owner.exporter, lane).and_then(|c| c.window(&window.index));
+                match now {
+                    Some(now) if !now.done() => self.lease_of(owner, lane, signal, now, blocks, life).map(Tried::Lease),
+                    _ => {
+                        self.forget(owner, lane, window.index);
+                        Ok(Tried::Passed)
+                    }
+                }
+            }
+            Plan::From { index, total } => {
+                let blocks = self.read_new(owner, lane, index, total, cut)?;
+                let (Some((first, _)), Some((last, _))) = (blocks.first(), blocks.last()) else {
+                    return Ok(Tried::Passed);
+                };
+                let (range, totals) = (first.index..last.index + 1, first.accepted_before()..last.accepted_total);
+                if totals.start < total {
+                    // Only a damaged book can make two blocks share a place. Said loudly, and not read for ever.
+                    tracing::error!(
+                        lane = lane.0,
+                        index = first.index,
+                        items = last.accepted_total - first.accepted_before(),
+                        "spool blocks have a place that is taken; they are passed over"
+                    );
+                    lock(&self.ledger).pass(owner.exporter, lane, range.end, total, Fate::Lost(Reason::Corrupt));
+                    return Ok(Tried::Passed);
+                }
+                self.mark(owner, lane, &range);
+                let taken = {
+                    let mut ledger = lock(&self.ledger);
+                    // Asked under the lock that a reader's fall is entered under.
+                    let is_ours = self.reader_life.load(SeqCst) == life;
+                    is_ours.then(|| ledger.take_new(owner, lane, range.clone(), totals, cut)).flatten()
+                };
+                let Some(window) = taken else {
+                    self.forget(owner, lane, range);
+                    return Ok(Tried::Passed);
+                };
+                // Written before the first send; unsynced is enough (docs/spool-format.md §1).
+                if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
+                    tracing::debug!(%error, "spool cursor not written; the next commit does");
+                }
+                self.lease_of(owner, lane, signal, window, blocks, life).map(Tried::Lease)
+            }
+        }
+    }
+
+    fn lease_of(
+        &self,
+        owner: Owner,
+        lane: Lane,
+        signal: Signal,
+        window: Window,
+        blocks: Vec<(Header, bytes::Bytes)>,
+        life: u64,
+    ) -> Result<Lease, LeaseError> {
+        let places: Vec<(u64, u64)> = blocks.iter().map(|(h, _)| (h.index, h.accepted_before())).collect();
+        let settled = window.settled.iter().map(|s| pos_of(&places, s.start)..pos_of(&places, s.end)).collect();
+        {
+            let _ledger = lock(&self.ledger); // a reader's fall is entered under it
+            self.is_present(life)?;
+            lock(&self.out).insert((owner.exporter, lane, window.index.end), places);
+        }
+        let blocks = blocks
+            .into_iter()
+            .map(|(h, raw)| LeasedBlock { index: h.index, items: h.items, accepted: h.accepted, raw })
+            .collect();
+        Ok(Lease { lane, signal, window: window.index, cut: window.cut, settled, blocks })
+    }
+}
+
+/// What one round of leasing came to.
+enum Tried {
+    Lease(Lease),
+    /// Nothing this round, but the frontier or a window moved: try again.
+    Passed,
+    Nothing,
+}
+
+/// The total `at` as a place: blocks are given as index and total before.
+fn pos_of(places: &[(u64, u64)], at: u64) -> Pos {
+    let after = places.partition_point(|(_, before)| *before <= at);
+    let Some((index, before)) = after.checked_sub(1).and_then(|i| places.get(i)) else { return Pos::default() };
+    Pos { index: *index, item: u32::try_from(at - before).unwrap_or(u32::MAX) }
+}

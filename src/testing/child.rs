@@ -1,0 +1,129 @@
+//! The agent as a child process: on ports of its own, killed or asked to stop, and never left behind.
+
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::process::{self, Command, ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How often a child that was asked to stop is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A child process that ends with this value at the latest, whatever went wrong.
+#[derive(Debug)]
+pub struct Child(process::Child);
+
+impl Child {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn spawn(command: &mut Command) -> io::Result<Child> {
+        command.spawn().map(Child)
+    }
+
+    /// What signals are sent to.
+    #[must_use]
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.0)
+    }
+
+    /// SIGKILL; returns when it is gone.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn kill(mut self) -> io::Result<()> {
+        self.0.kill()?;
+        self.0.wait().map(drop)
+    }
+
+    /// SIGTERM; waits at most `patience`. `None`: it was still there then, and was killed.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn stop(mut self, patience: Duration) -> io::Result<Option<ExitStatus>> {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM)?;
+        let end = Instant::now() + patience;
+        loop {
+            let status = self.0.try_wait()?;
+            if status.is_some() || Instant::now() >= end {
+                return Ok(status);
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+impl Deref for Child {
+    type Target = process::Child;
+
+    fn deref(&self) -> &process::Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Child {
+    fn deref_mut(&mut self) -> &mut process::Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Both say no when it ended by itself, which is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `<binary> run --config <config>`; what it says goes to the end of `log`.
+///
+/// # Errors
+/// When the log cannot be opened.
+pub fn agent(binary: &Path, config: &Path, log: &Path) -> io::Result<Command> {
+    let log = File::options().create(true).append(true).open(log)?;
+    let mut command = Command::new(binary);
+    command.args(["run", "--config"]).arg(config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    Ok(command)
+}
+
+/// A port of 127.0.0.1 that nobody has at this moment; the agent takes it a moment later.
+///
+/// # Errors
+/// The system's: all are taken.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_there(pid: rustix::process::Pid) -> bool {
+        rustix::process::test_kill_process(pid).is_ok()
+    }
+
+    /// Killed, stopped, deaf or forgotten: no child of ours stays behind.
+    #[actix::test]
+    async fn no_child_stays_behind() {
+        let sleeper = || Child::spawn(Command::new("sleep").arg("600")).expect("every system has it");
+        let (killed, stopped, forgotten) = (sleeper(), sleeper(), sleeper());
+        let mut deaf = Child::spawn(
+            Command::new("sh").args(["-c", "trap '' TERM; echo; while :; do sleep 1; done"]).stdout(Stdio::piped()),
+        )
+        .expect("every system has it");
+        let mut ready = [0];
+        io::Read::read_exact(&mut deaf.stdout.take().expect("piped"), &mut ready).expect("it says a line");
+        let pids = [killed.pid(), stopped.pid(), forgotten.pid(), deaf.pid()];
+        assert!(pids.into_iter().all(is_there));
+        killed.kill().expect("our child");
+        let status = stopped.stop(Duration::from_secs(20)).await.expect("our child").expect("it hears");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15));
+        assert_eq!(deaf.stop(Duration::from_millis(100)).await.expect("our child"), None);
+        drop(forgotten);
+        assert!(!pids.into_iter().any(is_there));
+    }
+}
