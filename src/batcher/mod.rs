@@ -13,7 +13,7 @@
 //! * An offer is answered `Ok` only after the commit that holds all its parts was.
 //! * All parts of one offer go with one commit.
 //! * A commit without an answer is offered again with the same block ids; one that fells the writer every time is
-//!   taken apart, and the offer that does it is refused for good (promise P8).
+//!   taken apart, and the offer that does it is refused for good (promise P8). So is one with a block that is too large.
 
 pub mod budget;
 mod gather;
@@ -220,23 +220,36 @@ async fn carry(writer: Line<Commit>, blocks: Vec<NewBlock>, drafts: Vec<Draft>, 
     let (outcome, drafts) = commit(&writer, blocks, drafts).await;
     match outcome {
         Ok(Ok(())) => Draft::answer_all(drafts, &Ok(())),
+        Ok(Err(error @ CommitError::TooLarge { .. })) => {
+            // One block of them is; who happens to go with it is not to blame.
+            let offers = Draft::take_apart(drafts, || dice.id128());
+            match <[_; 1]>::try_from(offers) {
+                Ok([alone]) => Draft::answer_all(alone, &Err((&error).into())),
+                Err(offers) => one_by_one(&writer, offers).await,
+            }
+        }
         Ok(Err(error)) => Draft::answer_all(drafts, &Err((&error).into())),
         Err(Fallen::Down(_) | Fallen::Late(_)) => Draft::answer_all(drafts, &Err(down())),
         Err(fallen @ Fallen::Unanswered(_)) => {
             tracing::error!(%fallen, blocks = drafts.len(), "commit has no answer; its offers are tried one by one");
-            for alone in Draft::take_apart(drafts, || dice.id128()) {
-                let (outcome, alone) = commit(&writer, Vec::new(), alone).await;
-                let answer = match outcome {
-                    Ok(Ok(())) => Ok(()),
-                    Ok(Err(error)) => Err((&error).into()),
-                    Err(Fallen::Down(_) | Fallen::Late(_)) => Err(down()),
-                    Err(Fallen::Unanswered(_)) => {
-                        Err(OfferError::Never("the spool's writer fell over this request every time".into()))
-                    }
-                };
-                Draft::answer_all(alone, &answer);
-            }
+            one_by_one(&writer, Draft::take_apart(drafts, || dice.id128())).await;
         }
+    }
+}
+
+/// Each offer in a commit of its own, answered for itself.
+async fn one_by_one(writer: &Line<Commit>, offers: Vec<Vec<Draft>>) {
+    for alone in offers {
+        let (outcome, alone) = commit(writer, Vec::new(), alone).await;
+        let answer = match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err((&error).into()),
+            Err(Fallen::Down(_) | Fallen::Late(_)) => Err(down()),
+            Err(Fallen::Unanswered(_)) => {
+                Err(OfferError::Never("the spool's writer fell over this request every time".into()))
+            }
+        };
+        Draft::answer_all(alone, &answer);
     }
 }
 

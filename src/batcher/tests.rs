@@ -119,3 +119,34 @@ async fn an_unknown_outcome_is_offered_again_under_the_same_ids() {
         assert_eq!(*told.lock().expect("whole"), [if apart { Ok(()) } else { later }]);
     }
 }
+
+/// Goal: a batch that can never be kept is refused for good, and those that happen to go with it are not.
+#[actix::test]
+async fn what_is_too_large_takes_no_neighbour_with_it() {
+    let (line, mut questions) = writer();
+    let (batcher, _) = batcher(line);
+    let budget = Budget::new(Size(1_000));
+    let too_large = || Ok(Err(CommitError::TooLarge { size: Size(20), limit: Size(10) }));
+    let mut asked = Vec::new();
+    for bytes in [10, 20, 10] {
+        asked.push(actix_rt::spawn(batcher.send(offer(&budget, bytes))));
+        tokio::task::yield_now().await;
+    }
+    // The first went alone, and the others with the commit after it.
+    for answer in [Ok(Ok(())), too_large(), too_large(), Ok(Ok(()))] {
+        let soon = tokio::time::timeout(Duration::from_secs(20), questions.recv());
+        let (_, question) = soon.await.expect("each offer by itself").expect("a commit");
+        question.send(answer).expect("asked");
+    }
+    let mut told = Vec::new();
+    for answer in asked {
+        told.push(answer.await.expect("not aborted").expect("an answer"));
+    }
+    assert!(matches!(&told[..], [Ok(()), Err(OfferError::TooLarge(_)), Ok(())]), "{told:?}");
+    // Alone it is not asked again: nothing would change.
+    let alone = actix_rt::spawn(batcher.send(offer(&budget, 20)));
+    questions.recv().await.expect("a commit").1.send(too_large()).expect("asked");
+    assert!(matches!(alone.await.expect("not aborted"), Ok(Err(OfferError::TooLarge(_)))));
+    assert!(questions.try_recv().is_err());
+    assert_eq!(budget.used(), 0);
+}
