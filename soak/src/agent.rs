@@ -52,6 +52,8 @@ pub(crate) struct Agent {
 pub(crate) struct Seen {
     pub(crate) cpu_s: f64,
     pub(crate) rss_mib: f64,
+    /// Of these its own; the rest is pages of the binary and the C library, which the kernel can drop.
+    pub(crate) own_mib: f64,
     pub(crate) peak_mib: f64,
     /// Bytes given to write(2) and its like.
     pub(crate) written: f64,
@@ -76,8 +78,9 @@ impl Rig {
         self.dir.path().join("queue")
     }
 
-    /// A configuration; `processors` are the names in the pipeline before `batch`.
-    pub(crate) fn configure(&self, far_end: &str, production: bool) -> io::Result<()> {
+    /// A configuration, with the seed's Production processors or none; `max_mib` limits the spool.
+    pub(crate) fn configure(&self, far_end: &str, production: bool, max_mib: Option<u64>) -> io::Result<()> {
+        let max = max_mib.map(|mib| format!(", max_size_mib: {mib}")).unwrap_or_default();
         let (definitions, names) = if production {
             (
                 "
@@ -107,7 +110,7 @@ exporters:
     endpoint: {far_end}
     retry_on_failure: {{initial_interval: 100ms, max_interval: 500ms}}
     sending_queue: {{storage: file_storage}}
-extensions: {{file_storage: {{directory: '{}'}}}}
+extensions: {{file_storage: {{directory: '{}'{max}}}}}
 service:
   extensions: [file_storage]
   telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
@@ -180,6 +183,7 @@ impl Agent {
         Ok(Seen {
             cpu_s,
             rss_mib: kib("VmRSS:"),
+            own_mib: kib("RssAnon:"),
             peak_mib: kib("VmHWM:"),
             written: named(&io, "wchar:"),
             to_device: named(&io, "write_bytes:"),

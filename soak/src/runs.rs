@@ -37,7 +37,7 @@ async fn drained(rig: &Rig) -> io::Result<()> {
 /// As fast as it goes.
 pub(crate) async fn speed(rig: &Rig, speed: &Speed) -> io::Result<Figures> {
     let sink = Sink::start()?;
-    rig.configure(&sink.endpoint(), speed.production)?;
+    rig.configure(&sink.endpoint(), speed.production, None)?;
     let mut agent = rig.start()?;
     rig.listens(&mut agent).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -95,13 +95,14 @@ async fn common(
     figures.add("bytes to the device over block bytes", (after.to_device - before.to_device) / blocks.max(1.0));
     figures.add("peak RSS, MiB", after.peak_mib);
     figures.add("RSS at the end, MiB", after.rss_mib);
+    figures.add("  of these its own (anonymous), MiB", after.own_mib);
     Ok(())
 }
 
 /// A gateway's load.
 pub(crate) async fn steady(rig: &Rig, steady: &Steady) -> io::Result<Figures> {
     let sink = Sink::start()?;
-    rig.configure(&sink.endpoint(), false)?;
+    rig.configure(&sink.endpoint(), false, None)?;
     let mut agent = rig.start()?;
     rig.listens(&mut agent).await?;
     let load = load(rig, steady.rate, steady.request, 1);
@@ -124,7 +125,7 @@ pub(crate) async fn steady(rig: &Rig, steady: &Steady) -> io::Result<Figures> {
 /// The far end is away while the load lasts, then back.
 pub(crate) async fn outage(rig: &Rig, steady: &Steady) -> io::Result<Figures> {
     let sink = Sink::start()?;
-    rig.configure(&sink.endpoint(), false)?;
+    rig.configure(&sink.endpoint(), false, None)?;
     sink.be_away(true);
     let mut agent = rig.start()?;
     rig.listens(&mut agent).await?;
@@ -138,6 +139,7 @@ pub(crate) async fn outage(rig: &Rig, steady: &Steady) -> io::Result<Figures> {
     let away = agent.see()?;
     figures.add("records spooled", records);
     figures.add("peak RSS during the outage, MiB", away.peak_mib);
+    figures.add("  of the last its own (anonymous), MiB", away.own_mib);
     figures.add("on disk, B per record", rig.allocated() as f64 / records);
     figures.add("CPU, % of a core", (away.cpu_s - before.cpu_s) / steady.seconds as f64 * 100.0);
     sink.be_away(false);
@@ -154,7 +156,7 @@ pub(crate) async fn outage(rig: &Rig, steady: &Steady) -> io::Result<Figures> {
 /// Nothing.
 pub(crate) async fn idle(rig: &Rig, seconds: u64) -> io::Result<Figures> {
     let sink = Sink::start()?;
-    rig.configure(&sink.endpoint(), false)?;
+    rig.configure(&sink.endpoint(), false, None)?;
     let mut agent = rig.start()?;
     rig.listens(&mut agent).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -164,14 +166,15 @@ pub(crate) async fn idle(rig: &Rig, seconds: u64) -> io::Result<Figures> {
     let mut figures = Figures::default();
     figures.add("CPU, % of a core", (after.cpu_s - before.cpu_s) / seconds as f64 * 100.0);
     figures.add("RSS, MiB", after.rss_mib);
+    figures.add("  of these its own (anonymous), MiB", after.own_mib);
     figures.add("peak RSS, MiB", after.peak_mib);
     Ok(figures)
 }
 
-/// From exec to the first durable answer.
+/// From exec to the first durable answer, with little and much spooled, and the drain of it.
 pub(crate) async fn start(rig: &Rig, times: u32, spooled_mib: u64) -> io::Result<Figures> {
     let sink = Sink::start()?;
-    rig.configure(&sink.endpoint(), false)?;
+    rig.configure(&sink.endpoint(), false, Some(spooled_mib * 2 + 1_024))?;
     let mut figures = Figures::default();
     let mut measured = |name: &str, mut all: Vec<(f64, f64)>| {
         all.sort_by(|a, b| a.1.total_cmp(&b.1));
@@ -210,6 +213,17 @@ pub(crate) async fn start(rig: &Rig, times: u32, spooled_mib: u64) -> io::Result
         full.push(times);
     }
     measured(&format!("{spooled_mib} MiB spooled"), full);
+    // Memory must not follow the backlog: looked at before the drain, and at its end.
+    let (agent, _) = first_answer(rig).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (before, waiting) = (agent.see()?, rig.metric("tfo_agent_items_waiting").await?);
+    sink.be_away(false);
+    let began = Instant::now();
+    drained(rig).await?;
+    figures.add("records waiting", waiting);
+    figures.add("peak RSS before the drain, MiB", before.peak_mib);
+    figures.add("drain, records/s (with the retry's rest)", waiting / began.elapsed().as_secs_f64());
+    figures.add("peak RSS of the drain, MiB", agent.see()?.peak_mib);
     Ok(figures)
 }
 
