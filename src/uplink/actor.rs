@@ -200,12 +200,7 @@ impl Uplink {
                 Do::Cut(at, key, items) => self.cut(at, key, items, "cut to size"),
                 Do::Park(at, key) => {
                     let why = self.last_failure.clone();
-                    self.decide(
-                        at,
-                        key,
-                        &Fate::Expired(OnExpiry::Park),
-                        &Verdict::Later { after: None, overload: false, why },
-                    );
+                    self.decide(at, key, &Fate::Expired(OnExpiry::Park), &Verdict::Later { after: None, why });
                 }
                 Do::GiveBack(at, window) => self.give_back(at, window, ctx),
                 Do::Rest(until) => {

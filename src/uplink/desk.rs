@@ -448,10 +448,7 @@ impl Desk {
                 self.fell_alone(key, *after, true, world)
             }
             Verdict::Later { after: None, .. } if up && self.failures == 0 => self.fell_first(key, world),
-            Verdict::Later { after, overload, .. } => {
-                let trouble = if *overload { Trouble::Busy } else { Trouble::Failing };
-                self.fell_with_all(key, trouble, *after, world)
-            }
+            Verdict::Later { after, .. } => self.fell_with_all(key, Trouble::Busy, *after, world),
             Verdict::Hold { .. } if alone => self.fell_alone(key, None, false, world),
             Verdict::Hold { .. } if up && self.failures == 0 => self.fell_first(key, world),
             Verdict::Hold { .. } => self.fell_with_all(key, Trouble::Held, None, world),

@@ -10,7 +10,7 @@
 //! What always holds:
 //! * While the far end is away at most one upload is out, of whichever lane (promise P9).
 //! * Lanes take turns, so none waits for another's backlog; bodies in memory stay below `budget` plus one window for
-//!   each lane that has nothing in hand. A lane that is down fetches its share of them, or an eighth where no upload can be the reason.
+//!   each lane that has nothing in hand. A lane that is down leaves the others that have something their shares of it.
 
 use super::assemble::Part;
 use super::desk::{Desk, Step, World};
@@ -27,10 +27,6 @@ use tokio::time::Instant;
 /// Compressed bodies in memory before nothing more is fetched: 4 MiB. Ten uploads of 4,000 log records; on a link of
 /// 1 Mbit/s half a minute of sending.
 pub const BUDGET: usize = 4 << 20;
-
-/// A lane that is down through no fault of its uploads fetches no more than this part of its share: what will be sent
-/// first when it comes back, one upload at a time. The rest is as well kept on the disk, and comes in larger windows.
-const DOWN_PART: usize = 8;
 
 /// What the uplink of one exporter has in hand.
 #[derive(Debug)]
@@ -236,13 +232,12 @@ impl Flow {
         let share = self.budget / self.desks.iter().filter(in_use).count().max(1);
         let desk = &mut self.desks[at];
         let (down, held) = (!desk.link().is_up(), desk.held_bytes());
-        let explores = desk.link().trouble().is_some_and(Trouble::may_be_the_upload);
         let mut world = World {
             now,
             link_up: self.link.is_up(),
             taken: self.taken[signal_index(desk)],
             taken_of_all: self.taken.iter().sum(),
-            room: room && !(down && held >= if explores { share } else { share / DOWN_PART }),
+            room: room && !(down && held >= share),
             crowds: down && held > share && !room,
             may_lease: self.leasing.is_none() && !self.closing,
             retry: &self.retry,

@@ -53,10 +53,8 @@ pub enum Trouble {
     NoAnswer,
     /// Somebody else answers in its place: a captive portal.
     Portal,
-    /// It asked to wait: 429, 502, 503, 504.
+    /// It asked to wait: 429, 502, 503, 504, or it failed: 500.
     Busy,
-    /// It failed, over this upload or over itself: 500, 408, INTERNAL.
-    Failing,
     /// It does not let us: 401, 403, 404, a redirect. A person must mend it.
     Held,
     /// It refuses everything we send as bad.
@@ -64,12 +62,6 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// The upload that met it may be the reason, so that others must be tried to find out.
-    #[must_use]
-    pub const fn may_be_the_upload(self) -> bool {
-        matches!(self, Trouble::NoAnswer | Trouble::Failing | Trouble::Refusing)
-    }
-
     /// For logs, labels and the status page.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -78,7 +70,6 @@ impl Trouble {
             Trouble::NoAnswer => "no_answer",
             Trouble::Portal => "captive_portal",
             Trouble::Busy => "busy",
-            Trouble::Failing => "failing",
             Trouble::Held => "held",
             Trouble::Refusing => "refusing",
         }

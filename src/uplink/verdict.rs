@@ -33,8 +33,6 @@ pub enum Verdict {
     Later {
         /// Not before that.
         after: Option<Duration>,
-        /// It speaks of itself (429, 502, 503, 504), so that the upload cannot be the reason.
-        overload: bool,
         /// In words.
         why: String,
     },
@@ -96,11 +94,7 @@ impl Verdict {
             // Network Authentication Required: the status made for captive portals (RFC 6585 §6).
             511 => Verdict::Silence { trouble: Trouble::Portal, why: why() },
             // 408 and 425 are about this moment, 423 about a lock; all other 5xx about the far end's health.
-            408 | 423 | 425 | 429 | 500..=599 => Verdict::Later {
-                after: retry_after(answer, wall_ns),
-                overload: matches!(answer.status, 429 | 502..=504),
-                why: why(),
-            },
+            408 | 423 | 425 | 429 | 500..=599 => Verdict::Later { after: retry_after(answer, wall_ns), why: why() },
             // 401 403 404 405 407 415, redirects we do not follow, and every 4xx nobody told us about.
             _ => Verdict::Hold { why: why() },
         }
@@ -137,11 +131,7 @@ impl Verdict {
             | Code::DataLoss
             // Not retryable by the letter; Unknown is what otelcol 0.88 answers when its queue is full.
             | Code::Unknown
-            | Code::Internal => Verdict::Later {
-                after,
-                overload: matches!(code, Code::Unavailable | Code::ResourceExhausted),
-                why,
-            },
+            | Code::Internal => Verdict::Later { after, why },
             Code::Unauthenticated
             | Code::PermissionDenied
             | Code::Unimplemented
