@@ -7,7 +7,7 @@ use super::cursor::Fate;
 use super::ledger::Record;
 use crate::base::Bytes;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// What went wrong with the medium.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,15 @@ pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
 /// A lock whose holder panicked guards plain data that every method leaves whole: go on.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same without waiting; `None` when somebody holds it.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(fallen)) => Some(fallen.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 /// Blocks in memory, for exporters without storage.

@@ -26,7 +26,7 @@ use super::block::{self, frame};
 use super::cursor::Fate;
 use super::disk::{Disk, DiskSettings, StartError};
 use super::ledger::{Ledger, Side};
-use super::shelf::{Memory, Shelf, ShelfError, Usage, lock};
+use super::shelf::{Memory, Shelf, ShelfError, Usage, lock, try_lock};
 use super::slots::Slots;
 use super::{
     Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, NewBlock, Outcome, Owner, Pos, Reason, Settlement,
@@ -182,7 +182,8 @@ impl Spool {
     /// # Errors
     /// The disk's, as text; ask again later.
     pub fn upkeep(&self) -> Result<bool, String> {
-        let Ok(_keeping) = self.keeping.try_lock() else { return Ok(false) };
+        // One that fell while it held this left nothing broken in it.
+        let Some(_keeping) = try_lock(&self.keeping) else { return Ok(false) };
         self.shelf.upkeep(&Books::of(self)).map_err(|e| e.to_string())
     }
 
@@ -258,10 +259,11 @@ pub struct SpoolUsage {
 }
 
 impl SpoolUsage {
-    /// Over nine tenths of the budget: something may have to give way soon.
+    /// Less than a tenth of the budget is left, or than 32 MiB, which come in within half a second when all is fast:
+    /// something may have to give way soon.
     #[must_use]
     pub fn is_nearly_full(&self) -> bool {
-        self.bytes.0 > self.budget.0 / 10 * 9
+        self.bytes.0 + (self.budget.0 / 10).max(32 << 20) > self.budget.0
     }
 }
 

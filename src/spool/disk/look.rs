@@ -4,7 +4,7 @@ use super::{Disk, Entry, No, Spans, State, VALUE_MAX, extend, name};
 use crate::spool::block::Header;
 use crate::spool::ledger::{block_key, parse_block_key};
 use crate::spool::segment::{Segment, SegmentError};
-use crate::spool::shelf::{ShelfError, lock};
+use crate::spool::shelf::{ShelfError, lock, try_lock};
 use crate::spool::{Lane, summary};
 use std::fs::{self, File};
 use std::io;
@@ -57,12 +57,12 @@ impl Disk {
         let open = row
             .iter()
             .filter(|(no, e)| **no != keep && old(e))
-            .filter(|(_, e)| e.door.try_lock().is_ok_and(|d| d.is_some()));
+            .filter(|(_, e)| try_lock(&e.door).is_some_and(|d| d.is_some()));
         let doors: Vec<_> =
             open.skip(OPEN_MAX - 1).filter(|(_, e)| e.state == State::Sealed).map(|(_, e)| e.door.clone()).collect();
         drop(row);
         for door in doors {
-            if let Ok(mut door) = door.try_lock() {
+            if let Some(mut door) = try_lock(&door) {
                 *door = None;
             }
         }

@@ -82,7 +82,7 @@ fn deliver(store: &Spool, owner: Owner, lane: Lane, index: u64, items: u32) {
 /// What a stuck shelf is told and tells.
 #[derive(Debug, Default)]
 struct Snag {
-    /// Wanted: the next one is caught. Caught: it stands there. Free: it goes on.
+    /// Wanted: the next one is caught. Caught: it stands there. Free: it goes on. Doomed: it panics.
     state: Mutex<State>,
     moved: Condvar,
 }
@@ -93,6 +93,7 @@ enum State {
     Free,
     Wanted,
     Caught,
+    Doomed,
 }
 
 impl Snag {
@@ -108,9 +109,14 @@ impl Snag {
         assert!(!late.timed_out(), "somebody comes by");
     }
 
-    /// Whoever comes by first while somebody is wanted stands still here.
+    /// Whoever comes by first while somebody is wanted stands still here, or panics.
     fn pass(&self) {
         let mut state = self.state.lock().expect("whole");
+        if *state == State::Doomed {
+            *state = State::Free;
+            drop(state);
+            panic!("as ordered");
+        }
         if *state == State::Wanted {
             *state = State::Caught;
             drop(state);
@@ -224,4 +230,16 @@ fn a_keeper_that_was_given_up_keeps_its_successor_out_until_it_wakes() {
     assert_eq!(drain_all(&store, owner, lane), [9]);
     assert_eq!(store.upkeep(), Ok(false), "the successor works from now on");
     assert_eq!(store.usage().bytes, Bytes(0));
+}
+
+/// Goal: a keeper that panics is followed by one that works.
+#[test]
+fn a_keeper_that_panics_leaves_the_house_to_its_successor() {
+    let (store, _, keeping, owner, lane) = stuck();
+    drain_all(&store, owner, lane);
+    keeping.set(State::Doomed);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.upkeep())).expect_err("it panics");
+    assert!(store.usage().bytes > Bytes(0), "it did nothing");
+    while store.upkeep().expect("it works") {}
+    assert_eq!(store.usage().bytes, Bytes(0), "what is consumed is gone");
 }
