@@ -263,6 +263,26 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
 }
 
 /// Every key the readers ask for stands in the reference; that nothing else stands there, the test above shows.
+/// What `print-config` prints is the same configuration but for the headers, which nobody shall see.
+#[test]
+fn what_is_printed_is_the_configuration_that_was_read() {
+    for name in ["minimal", "production", "edge-gateway", "reference"] {
+        let outcome = read(name, &SEED_VARS, &[QUEUE]);
+        let (mut before, text) = (outcome.config.expect(name), outcome.effective);
+        assert!(!text.contains("${"), "{text}");
+        let again = plan::read(&Locations::of(&format!("yaml:{text}")), &Imagined::with(&[]));
+        let mut after = again.config.unwrap_or_else(|| panic!("{name}: {}\n{text}", again.report));
+        for config in [&mut before, &mut after] {
+            for exporter in config.exporters.values_mut() {
+                if let ExporterConfig::OtlpHttp(exporter) = exporter {
+                    exporter.headers.iter_mut().for_each(|(_, value)| *value = Secret::new(""));
+                }
+            }
+        }
+        assert_eq!(before, after, "{name}:\n{text}");
+    }
+}
+
 #[test]
 fn every_key_stands_in_the_reference() {
     let (locations, host) = machine("reference", &[], &[]);
