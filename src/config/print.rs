@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_reference_that_is_a_list_is_printed_as_one_where_a_list_was_read() {
-        let out = printed("{a: {l: \"${L}\"}}", &[("L", "[x, y: 1]")], |a| drop(a.free("l")));
+        let out = printed("{a: {l: \"${L}\"}}", &[("L", "[x, y: 1]")], |a| assert_eq!(a.free("l").len(), 0));
         assert_eq!(out, "a:\n  l:\n    - x\n    -\n      y: 1\n");
     }
 
