@@ -164,6 +164,7 @@ async fn reloads_under_load_lose_and_refuse_nothing() {
         }
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
+    let _ = rig.metric("tfo_agent_spool_seconds_to_full{").await; // there is a rate from the second scrape on
     load.stop();
     let whole = || books(&load, &[&a, &b]).report().lost() == 0;
     assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&load, &[&a, &b]).report(), rig.log());
@@ -171,6 +172,8 @@ async fn reloads_under_load_lose_and_refuse_nothing() {
     assert_eq!(load.refused(), 0, "{}", rig.log());
     assert!(load.acknowledged() > 10_000, "{}", load.acknowledged());
     assert_eq!(rig.metric("tfo_agent_config_reloads{outcome=\"applied\"").await, 7, "{}", rig.log());
+    assert!(rig.metric("tfo_agent_spool_commit_seconds_count{").await > 10);
+    assert!(rig.metric("tfo_agent_spool_seconds_to_full{").await > 60, "data came in since the scrape before");
     assert!(!rig.log().contains("fell"), "a post that is given up is no fall:\n{}", rig.log());
     rustix::process::kill_process(rig.child.pid(), rustix::process::Signal::TERM).expect("our child");
     let status = rig.child.wait().expect("our child");

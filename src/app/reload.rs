@@ -71,7 +71,13 @@ impl Agent {
         let tasks = exporters::tasks(&config, &stores);
         let changed: BTreeSet<Id> = changed(&self.tasks, &tasks);
         let mut crews = self.crews.clone();
-        crews.extend(man_stores(&self.supervisor, &stores.all[crews.len()..], &self.health, &self.clock));
+        crews.extend(man_stores(
+            &self.supervisor,
+            &stores.all[crews.len()..],
+            &self.metrics,
+            &self.health,
+            &self.clock,
+        ));
         let begin = tasks.iter().filter(|(id, _)| changed.contains(id));
         let ready = exporters::prepare(begin, &stores, &crews, &self.metrics, &self.health, &self.clock);
         // A store that was opened has its crew, whatever follows.

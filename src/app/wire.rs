@@ -114,7 +114,7 @@ impl Agent {
         let stores = Arc::new(Stores::open(config, clock)?);
         let pipes = pipes(config, &stores, &metrics, clock)?;
         let supervisor = Supervisor::start(roster, settings).map_err(StartError::Thread)?;
-        let crews = man_stores(&supervisor, &stores.all, &health, clock);
+        let crews = man_stores(&supervisor, &stores.all, &metrics, &health, clock);
         let tasks = exporters::tasks(config, &stores);
         for ready in exporters::prepare(&tasks, &stores, &crews, &metrics, &health, clock)? {
             exporters::post(&supervisor, ready);
@@ -254,10 +254,20 @@ pub struct Crew {
     pub batcher: Line<Offer>,
 }
 
-pub(super) fn man_stores(supervisor: &Supervisor, stores: &[Stored], health: &Health, clock: &Clock) -> Vec<Crew> {
+pub(super) fn man_stores(
+    supervisor: &Supervisor,
+    stores: &[Stored],
+    metrics: &Metrics,
+    health: &Health,
+    clock: &Clock,
+) -> Vec<Crew> {
     let man = |stored: &Stored| {
         let spool = stored.spool.clone();
-        let writer = supervisor.post(row(supervisor, &WRITER_), &stored.name, move || SpoolWriter(spool.clone()));
+        let commits = super::numbers::commit_times(metrics, &stored.name);
+        let writer = supervisor.post(row(supervisor, &WRITER_), &stored.name, move || SpoolWriter {
+            spool: spool.clone(),
+            commits: commits.clone(),
+        });
         let spool = stored.spool.clone();
         let reader = supervisor.post(row(supervisor, &READER), &stored.name, move || SpoolReader::new(spool.clone()));
         let spool = stored.spool.clone();
