@@ -262,6 +262,44 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
     assert_eq!(config.service.telemetry.metrics.address, Listen::new("", 8_888));
 }
 
+/// The README holds the reference of every key: `configs/reference.yaml`, whose completeness the test above shows.
+/// `TFO_WRITE=1` writes it anew.
+#[test]
+fn the_readme_holds_the_reference() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).expect("it is shipped");
+    let reference = std::fs::read_to_string(root.join("configs/reference.yaml")).expect("it is shipped");
+    let (begin, end) = ("<!-- reference: begin -->\n", "<!-- reference: end -->");
+    let (before, rest) = readme.split_once(begin).expect("the README has a place for it");
+    let (held, after) = rest.split_once(end).expect("which ends");
+    let wanted = format!("```yaml\n{reference}```\n");
+    if std::env::var_os("TFO_WRITE").is_some() {
+        std::fs::write(root.join("README.md"), format!("{before}{begin}{wanted}{end}{after}")).expect("space");
+    } else {
+        assert!(held == wanted, "`TFO_WRITE=1 cargo test --test config_golden` brings the README up to date");
+    }
+}
+
+/// What `print-config` prints is the same configuration but for the headers, which nobody shall see.
+#[test]
+fn what_is_printed_is_the_configuration_that_was_read() {
+    for name in ["minimal", "production", "edge-gateway", "reference"] {
+        let outcome = read(name, &SEED_VARS, &[QUEUE]);
+        let (mut before, text) = (outcome.config.expect(name), outcome.effective);
+        assert!(!text.contains("${"), "{text}");
+        let again = plan::read(&Locations::of(&format!("yaml:{text}")), &Imagined::with(&[]));
+        let mut after = again.config.unwrap_or_else(|| panic!("{name}: {}\n{text}", again.report));
+        for config in [&mut before, &mut after] {
+            for exporter in config.exporters.values_mut() {
+                if let ExporterConfig::OtlpHttp(exporter) = exporter {
+                    exporter.headers.iter_mut().for_each(|(_, value)| *value = Secret::new(""));
+                }
+            }
+        }
+        assert_eq!(before, after, "{name}:\n{text}");
+    }
+}
+
 /// Every key the readers ask for stands in the reference; that nothing else stands there, the test above shows.
 #[test]
 fn every_key_stands_in_the_reference() {

@@ -7,6 +7,7 @@ use super::wire::{Crew, StartError};
 use crate::base::{Clock, Dice};
 use crate::config::Id;
 use crate::processors::Tee;
+use crate::processors::pipe::StoreNo;
 use crate::supervise::Supervisor;
 use crate::telemetry::health::Health;
 use crate::telemetry::{BatchMetrics, Metrics};
@@ -19,47 +20,96 @@ use crate::uplink::metrics::UplinkMetrics;
 use crate::uplink::otlp_http::Maker;
 use crate::uplink::pack::{Encoding, LEVEL};
 use crate::uplink::wiring::{LaneSettings, Lines, UplinkSettings, View};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Fills the uplinks' posts.
+/// What one uplink works by: as long as it stays the same, a reload leaves the uplink alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    section: OtlpHttpConfig,
+    store: StoreNo,
+    sources: Vec<Source>,
+    /// The pipelines whose batches it counts: each pipeline's are counted once, by its first exporter.
+    counted: BTreeSet<String>,
+}
+
+impl Task {
+    /// Whether it reads the store of this number.
+    #[must_use]
+    pub fn reads(&self, store: usize) -> bool {
+        self.store.0 == store
+    }
+}
+
+/// What each sending exporter has to do.
+#[must_use]
+pub fn tasks(config: &Config, stores: &Stores) -> BTreeMap<Id, Task> {
+    let mut taken = BTreeSet::new();
+    let mut tasks = BTreeMap::new();
+    for (id, (no, sources)) in &stores.exporters {
+        let Some(ExporterConfig::OtlpHttp(section)) = config.exporters.get(id) else { continue };
+        let batched = sources.iter().filter(|s| s.batch.is_some());
+        let counted = batched.filter(|s| taken.insert(s.pipeline.clone())).map(|s| s.pipeline.clone()).collect();
+        let task = Task { section: (**section).clone(), store: *no, sources: sources.clone(), counted };
+        tasks.insert(id.clone(), task);
+    }
+    tasks
+}
+
+/// An uplink that can be posted; nothing can go wrong any more.
+#[derive(Debug)]
+pub struct Ready {
+    /// The exporter.
+    pub id: Id,
+    settings: Arc<UplinkSettings>,
+    lines: Lines,
+}
+
+/// Makes ready what `tasks` say.
 ///
 /// # Errors
 /// When a client cannot be built from its section.
-pub fn start(
-    config: &Config,
-    supervisor: &Supervisor,
+pub fn prepare<'a>(
+    tasks: impl IntoIterator<Item = (&'a Id, &'a Task)>,
     stores: &Stores,
     crews: &[Crew],
     metrics: &Metrics,
     health: &Health,
     clock: &Clock,
-) -> Result<(), StartError> {
-    // Each pipeline's batches are counted once, by its first exporter.
-    let mut counted = BTreeSet::new();
-    for (id, (no, sources)) in &stores.exporters {
-        let Some(ExporterConfig::OtlpHttp(section)) = config.exporters.get(id) else { continue };
-        let (stored, crew) = (&stores.all[no.0], &crews[no.0]);
-        let settings = Arc::new(settings(id, section, sources, stored, metrics, &mut counted));
-        let lines = lines(id, section, stored, crew, metrics, health, clock)?;
-        supervisor.post(row(supervisor, &UPLINK), &id.to_string(), move || {
-            Uplink::new(settings.clone(), lines.clone(), Dice::shaken())
-        });
-    }
-    Ok(())
+) -> Result<Vec<Ready>, StartError> {
+    let one = |(id, task): (&Id, &Task)| {
+        let (stored, crew) = (&stores.all[task.store.0], &crews[task.store.0]);
+        let settings = Arc::new(settings(id, task, stored, metrics));
+        let lines = lines(id, &task.section, stored, crew, metrics, health, clock)?;
+        Ok(Ready { id: id.clone(), settings, lines })
+    };
+    tasks.into_iter().map(one).collect()
 }
 
-fn settings(
-    id: &Id,
-    section: &OtlpHttpConfig,
-    sources: &[Source],
-    stored: &Stored,
-    metrics: &Metrics,
-    counted: &mut BTreeSet<String>,
-) -> UplinkSettings {
+/// Fills the post of one uplink.
+pub fn post(supervisor: &Supervisor, ready: Ready) {
+    let Ready { id, settings, lines } = ready;
+    supervisor.post(row(supervisor, &UPLINK), &id.to_string(), move || {
+        Uplink::new(settings.clone(), lines.clone(), Dice::shaken())
+    });
+}
+
+/// Takes what an uplink that is gone for good said of itself from the status board.
+pub fn forget(id: &Id, task: &Task, metrics: &Metrics, health: &Health) {
+    UplinkMetrics::new(metrics, health, &id.to_string()).given_up(task.sources.iter().map(|s| s.pipeline.as_str()));
+}
+
+/// The seat of an exporter's uplink.
+#[must_use]
+pub fn seat(id: &Id) -> String {
+    format!("{}/{id}", UPLINK.name)
+}
+
+fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkSettings {
+    let section = &task.section;
     let lane = |source: &Source| {
-        let first = source.batch.as_ref().filter(|_| counted.insert(source.pipeline.clone()));
+        let first = source.batch.as_ref().filter(|_| task.counted.contains(&source.pipeline));
         LaneSettings {
             lane: source.lane,
             name: source.pipeline.clone(),
@@ -71,7 +121,7 @@ fn settings(
     };
     UplinkSettings {
         exporter: id.to_string(),
-        lanes: sources.iter().map(lane).collect(),
+        lanes: task.sources.iter().map(lane).collect(),
         retry: (&section.retry_on_failure).into(),
         consumers: if section.sending_queue.enabled { section.sending_queue.num_consumers.max(1) } else { 1 },
         encoding: match section.compression {

@@ -5,6 +5,7 @@ pub mod listen;
 pub mod machine;
 pub mod numbers;
 pub mod plan;
+pub mod reload;
 pub mod roster;
 pub mod run;
 pub mod stop;

@@ -8,16 +8,18 @@ use crate::processors::pipe::StoreNo;
 use crate::spool::store::SpoolUsage;
 use crate::spool::{Book, Reason, Store as _};
 use crate::supervise::Lookout;
-use crate::telemetry::metrics::Pulled;
+use crate::telemetry::metrics::{Histogram, Pulled};
 use crate::telemetry::{Metrics, Queue, queues};
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Shows them.
 pub fn register(config: &Config, metrics: &Metrics, stores: &Arc<Stores>, lookout: Lookout) {
     queue_gauges(config, metrics, stores);
     books(metrics, stores);
     spools(metrics, stores);
+    time_to_full(metrics, stores);
     seats(metrics, lookout);
 }
 
@@ -94,6 +96,49 @@ fn books(metrics: &Metrics, stores: &Arc<Stores>) {
     });
 }
 
+/// How long commits of a store take: what a client waits for, most of it the disk's.
+#[must_use]
+pub fn commit_times(metrics: &Metrics, storage: &str) -> Histogram {
+    const BUCKETS: [f64; 13] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0];
+    let text = "Seconds a group commit took, fdatasync included.";
+    metrics.histograms("tfo_agent_spool_commit_seconds", text, &["storage"], &BUCKETS).with(&[storage])
+}
+
+/// The rate of intake is taken over this time, or what there is of it.
+const RATE_OVER: Duration = Duration::from_secs(60);
+
+/// How long the spool takes what comes in if nothing leaves it, at the rate of the last minute: an hour of outage is
+/// an hour of this. Shown when there is a rate: from the second scrape on, and only while data comes in.
+fn time_to_full(metrics: &Metrics, stores: &Arc<Stores>) {
+    let stores = stores.clone();
+    let seen = Mutex::new(HashMap::<String, VecDeque<(Instant, u64)>>::new());
+    let text = "Seconds until the spool is full if nothing leaves it and data comes in as in the last minute.";
+    metrics.pull(Pulled::Gauge, "tfo_agent_spool_seconds_to_full", text, &["storage"], move |samples| {
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for stored in &stores.all {
+            let (now, usage) = (Instant::now(), stored.spool.usage());
+            let seen = seen.entry(stored.name.clone()).or_default();
+            while seen.get(1).is_some_and(|(then, _)| now - *then >= RATE_OVER) {
+                seen.pop_front();
+            }
+            if let Some((then, bytes)) = seen.front()
+                && let Some(seconds) = seconds_to_full(&usage, *bytes, now - *then)
+            {
+                samples.push(&[&stored.name], seconds);
+            }
+            if seen.back().is_none_or(|(then, _)| now - *then >= RATE_OVER / 10) {
+                seen.push_back((now, usage.block_bytes.0));
+            }
+        }
+    });
+}
+
+fn seconds_to_full(usage: &SpoolUsage, block_bytes_before: u64, time: Duration) -> Option<f64> {
+    let came = usage.block_bytes.0.checked_sub(block_bytes_before).filter(|came| *came > 0)?;
+    let free = usage.budget.0.saturating_sub(usage.bytes.0);
+    Some(free as f64 * time.as_secs_f64() / came as f64)
+}
+
 fn spools(metrics: &Metrics, stores: &Arc<Stores>) {
     type Of = fn(&SpoolUsage) -> u64;
     let families: [(Pulled, &'static str, &str, Of); 5] = [
@@ -136,4 +181,28 @@ fn seats(metrics: &Metrics, lookout: Lookout) {
     metrics.pull(Pulled::Counter, "tfo_agent_panics_contained", text, &[], move |samples| {
         samples.push_count(&[], lookout.watch().panics.contained);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Bytes;
+
+    #[test]
+    #[rustfmt::skip]
+    fn the_time_to_full_is_that_of_an_outage_at_the_present_rate() {
+        let usage = |bytes, block_bytes| SpoolUsage {
+            bytes: Bytes(bytes), budget: Bytes(1_000), block_bytes: Bytes(block_bytes), ..SpoolUsage::default()
+        };
+        let second = Duration::from_secs(1);
+        for (usage, before, time, expected) in [
+            (usage(0, 110),     100, second,     Some(100.0)),
+            (usage(500, 110),   100, second * 2, Some(100.0)),
+            (usage(1_200, 110), 100, second,     Some(0.0)),
+            (usage(0, 100),     100, second,     None), // nothing comes
+            (usage(0, 50),      100, second,     None), // begun anew
+        ] {
+            assert_eq!(seconds_to_full(&usage, before, time), expected, "{usage:?}");
+        }
+    }
 }

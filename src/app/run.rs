@@ -2,14 +2,17 @@
 
 use super::machine::address_towards;
 use super::plan::{Config, ExporterConfig, Outcome, read};
+use super::reload::Reloaded;
 use super::stop::last_look;
 use super::wire::{Agent, StartError};
 use crate::base::Clock;
-use crate::config::problems::Severity;
+use crate::config::problems::{Report, Severity};
 use crate::config::{Any, Locations, Machine};
-use crate::supervise::{Exit, Signals, install_hook};
+use crate::supervise::{Exit, Hangups, Signals, install_hook};
+use crate::telemetry::Metrics;
 use crate::telemetry::alloc;
 use crate::telemetry::logs::{LogSettings, Logs};
+use crate::telemetry::metrics::Counters;
 use std::time::Duration;
 
 /// How long one stage of the stop may take. Six stages stay far below systemd's 90 s.
@@ -39,19 +42,17 @@ pub fn run(locations: &Locations, mut told: impl FnMut(&str)) -> Exit {
             return Exit::Config;
         }
     };
-    for problem in outcome.report.problems().iter().filter(|p| p.severity == Severity::Warning) {
-        tracing::warn!(path = problem.path, at = %format_args!("{}:{}", outcome.report.source_of(problem.at), problem.at.line), "{}", problem.told().trim_start_matches("warning: "));
-    }
-    let exit = actix::System::new().block_on(live(&config, &clock, &logs));
+    log_problems(&outcome.report);
+    let exit = actix::System::new().block_on(live(&config, locations, &clock, &logs));
     logs.flush(Duration::from_secs(1));
     exit
 }
 
-async fn live(config: &Config, clock: &Clock, logs: &Logs) -> Exit {
+async fn live(config: &Config, locations: &Locations, clock: &Clock, logs: &Logs) -> Exit {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cores = super::machine::cores(), "Starting tfo-otel-agent...");
-    let signals = match Signals::listen() {
-        Ok(signals) => signals,
-        Err(error) => {
+    let (signals, mut hangups) = match (Signals::listen(), Hangups::listen()) {
+        (Ok(signals), Ok(hangups)) => (signals, hangups),
+        (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, "signals cannot be heard");
             return Exit::Config;
         }
@@ -66,7 +67,16 @@ async fn live(config: &Config, clock: &Clock, logs: &Logs) -> Exit {
     logs.register(&agent.metrics);
     actix_rt::spawn(signals.obey(agent.supervisor.lookout()));
     tracing::info!("Everything is ready. Begin running and processing data.");
-    let end = agent.supervisor.run_until_end().await;
+    let reloads = Reloads::new(&agent.metrics);
+    let end = loop {
+        tokio::select! {
+            end = agent.supervisor.run_until_end() => break end,
+            () = hangups.next() => {
+                logs.reopen();
+                reload(&mut agent, locations, &reloads).await;
+            }
+        }
+    };
     agent.health.stopping();
     if end.exit() != Exit::Clean {
         return end.exit();
@@ -75,6 +85,67 @@ async fn live(config: &Config, clock: &Clock, logs: &Logs) -> Exit {
     let exit = last_look(&agent.stores, &drained, STAGE).await;
     tracing::info!(missed = drained.missed.len(), %exit, "Shutdown complete.");
     exit
+}
+
+/// How reloads went, for metrics.
+struct Reloads(Counters);
+
+impl Reloads {
+    fn new(metrics: &Metrics) -> Reloads {
+        let text = "Reloads of the configuration (SIGHUP) by outcome: applied, unchanged, refused.";
+        let counters = metrics.counters("tfo_agent_config_reloads", text, &["outcome"]);
+        ["applied", "unchanged", "refused"].iter().for_each(|outcome| counters.with(&[outcome]).add(0));
+        Reloads(counters)
+    }
+}
+
+/// What is on the status board while the last configuration is not the one in force.
+const CONFIGURATION: &str = "configuration";
+
+/// Reads the configuration again and carries it out, or says why not.
+async fn reload(agent: &mut Agent, locations: &Locations, reloads: &Reloads) {
+    tracing::info!("reload requested");
+    let locations = locations.clone();
+    // Files may lie on a disk that stands still; the main thread must not.
+    let Ok(outcome) = actix_rt::task::spawn_blocking(move || load(&locations)).await else {
+        return tracing::error!("configuration could not be read; the old one stays in force");
+    };
+    log_problems(&outcome.report);
+    let told = match outcome.config {
+        None => Err("it has errors; see the log".to_owned()),
+        Some(config) => agent.reload(config).await.map_err(|error| error.to_string()),
+    };
+    let outcome = match told {
+        Ok(Reloaded::Unchanged) => {
+            tracing::info!("configuration is unchanged");
+            "unchanged"
+        }
+        Ok(Reloaded::Applied { exporters }) => {
+            tracing::info!(?exporters, "configuration is in force");
+            "applied"
+        }
+        Err(why) => {
+            tracing::error!(why, "configuration is not carried out; the old one stays in force");
+            agent.health.degraded(CONFIGURATION, &why);
+            reloads.0.with(&["refused"]).inc();
+            return;
+        }
+    };
+    agent.health.recovered(CONFIGURATION);
+    reloads.0.with(&[outcome]).inc();
+}
+
+/// Tells problems of a configuration in the log.
+fn log_problems(report: &Report) {
+    for problem in report.problems() {
+        let at = format!("{}:{}", report.source_of(problem.at), problem.at.line);
+        match problem.severity {
+            Severity::Warning => {
+                tracing::warn!(path = problem.path, at, "{}", problem.told().trim_start_matches("warning: "))
+            }
+            Severity::Error => tracing::error!(path = problem.path, at, "{}", problem.told()),
+        }
+    }
 }
 
 #[cfg(not(feature = "testing"))]

@@ -35,10 +35,12 @@ pub struct Stored {
     pub spool: Arc<Spool>,
     /// Least time between two syncs.
     pub commit_interval: Duration,
+    /// What it was opened by; `None`: memory.
+    pub section: Option<FileStorageConfig>,
 }
 
 /// A pipeline as one exporter reads it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     /// The pipeline's id.
     pub pipeline: String,
@@ -55,7 +57,7 @@ pub struct Source {
 }
 
 /// All stores, and the lines from pipelines to exporters.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Stores {
     /// By [`StoreNo`].
     pub all: Vec<Stored>,
@@ -63,6 +65,8 @@ pub struct Stores {
     pub exporters: BTreeMap<Id, (StoreNo, Vec<Source>)>,
     /// Each pipeline's lanes.
     pub lanes: BTreeMap<String, Vec<(StoreNo, Lane)>>,
+    /// Which storage is which store; `None`: memory.
+    by_storage: BTreeMap<Option<Id>, StoreNo>,
 }
 
 impl Stores {
@@ -71,20 +75,36 @@ impl Stores {
     /// # Errors
     /// When a directory cannot be used at all.
     pub fn open(config: &Config, clock: &Clock) -> Result<Stores, StartError> {
-        let mut stores = Stores { all: Vec::new(), exporters: BTreeMap::new(), lanes: BTreeMap::new() };
-        let mut by_storage: BTreeMap<Option<Id>, StoreNo> = BTreeMap::new();
+        let none =
+            Stores { all: Vec::new(), exporters: BTreeMap::new(), lanes: BTreeMap::new(), by_storage: BTreeMap::new() };
+        none.follow(config, clock)
+    }
+
+    /// The stores of another configuration: those that are open stay so, under their numbers, also when nobody reads
+    /// them any more; what is new is opened and put behind them. An exporter goes on reading its lanes undisturbed and
+    /// joins new ones at their tip.
+    ///
+    /// # Errors
+    /// As [`Stores::open`]; a store opened before the one that failed is closed again.
+    pub fn follow(&self, config: &Config, clock: &Clock) -> Result<Stores, StartError> {
+        let mut stores = Stores {
+            all: self.all.clone(),
+            exporters: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            by_storage: self.by_storage.clone(),
+        };
         let memory = memory_limit(config);
         for pipeline in &config.service.pipelines {
             for id in &pipeline.exporters {
                 let Some(ExporterConfig::OtlpHttp(exporter)) = config.exporters.get(id) else { continue };
                 let queue = &exporter.sending_queue;
                 let storage = queue.storage.clone().filter(|_| queue.enabled);
-                let no = match by_storage.get(&storage) {
+                let no = match stores.by_storage.get(&storage) {
                     Some(no) => *no,
                     None => {
                         let no = StoreNo(stores.all.len());
                         stores.all.push(open_one(config, storage.as_ref(), memory, clock)?);
-                        by_storage.insert(storage, no);
+                        stores.by_storage.insert(storage, no);
                         no
                     }
                 };
@@ -99,9 +119,24 @@ impl Stores {
         }
         for (id, (no, sources)) in &stores.exporters {
             let lanes: Vec<Lane> = sources.iter().map(|s| s.lane).collect();
-            stores.all[no.0].spool.own(&id.to_string(), &lanes);
+            stores.all[no.0].spool.admit(&id.to_string(), &lanes);
         }
         Ok(stores)
+    }
+}
+
+impl Stores {
+    /// Takes over the stores of `others` that are not here yet, which stand behind ours there.
+    pub fn adopt(&mut self, others: Stores) {
+        self.all = others.all;
+        self.by_storage = others.by_storage;
+    }
+
+    /// What an open storage was opened by.
+    #[must_use]
+    pub fn section(&self, storage: &Id) -> Option<&FileStorageConfig> {
+        let no = self.by_storage.get(&Some(storage.clone()))?;
+        self.all.get(no.0)?.section.as_ref()
     }
 }
 
@@ -124,12 +159,24 @@ fn open_one(config: &Config, storage: Option<&Id>, memory: Bytes, clock: &Clock)
         let budget = Bytes((memory.0 / 4).clamp(MEMORY_STORE.0 / 4, MEMORY_STORE.0 * 4));
         tracing::warn!(%budget, "no storage is configured for some exporters: what they acknowledge is in memory and ends with this process");
         let spool = Arc::new(Spool::in_memory(budget, clock.clone(), Dice::shaken()));
-        return Ok(Stored { name: "memory".into(), durable: false, spool, commit_interval: Duration::ZERO });
+        return Ok(Stored {
+            name: "memory".into(),
+            durable: false,
+            spool,
+            commit_interval: Duration::ZERO,
+            section: None,
+        });
     };
     let settings = disk_settings(section, memory);
     tracing::info!(storage = %id, directory = %settings.directory.display(), budget = %settings.max, segment_max = %settings.segment_max, "opening spool");
     let spool = Arc::new(Spool::on_disk(settings, clock.clone(), Dice::shaken())?);
-    Ok(Stored { name: id.to_string(), durable: true, spool, commit_interval: section.commit_interval })
+    Ok(Stored {
+        name: id.to_string(),
+        durable: true,
+        spool,
+        commit_interval: section.commit_interval,
+        section: Some(section.clone()),
+    })
 }
 
 fn disk_settings(section: &FileStorageConfig, memory: Bytes) -> DiskSettings {

@@ -6,11 +6,12 @@
 //!
 //! Everything that can fail for a reason of the machine fails before the first post is filled.
 
+use super::exporters;
 use super::listen::{NoPort, bind};
 use super::machine;
 use super::plan::{Config, ExporterConfig, ExtensionConfig, ProcessorConfig, ReceiverConfig};
 use super::roster::{BATCHER, DOORMAN, KEEPER, OTLP_GRPC, READER, WEB, WRITER_, roster, row};
-use super::stores::Stores;
+use super::stores::{Stored, Stores};
 use super::web::{Behind, Port, Web};
 use crate::base::{Bytes, Clock, Dice, Stamp};
 use crate::batcher::budget::Budget;
@@ -71,6 +72,13 @@ pub struct Agent {
     pub metrics: Metrics,
     /// The stores, for the books.
     pub stores: Arc<Stores>,
+    /// By what it works.
+    pub(super) config: Config,
+    pub(super) clock: Clock,
+    /// By [`StoreNo`].
+    pub(super) crews: Vec<Crew>,
+    pub(super) tasks: BTreeMap<Id, super::exporters::Task>,
+    pub(super) intakes: BTreeMap<Id, Arc<Intake>>,
     /// Where each receiver, extension and the metrics listen, by name: `otlp/grpc`, `otlp/http`, `health_check`,
     /// `metrics`.
     pub addresses: BTreeMap<String, SocketAddr>,
@@ -106,16 +114,21 @@ impl Agent {
         let stores = Arc::new(Stores::open(config, clock)?);
         let pipes = pipes(config, &stores, &metrics, clock)?;
         let supervisor = Supervisor::start(roster, settings).map_err(StartError::Thread)?;
-        let crews = man_stores(&supervisor, &stores, &health, clock);
-        super::exporters::start(config, &supervisor, &stores, &crews, &metrics, &health, clock)?;
+        let crews = man_stores(&supervisor, &stores.all, &metrics, &health, clock);
+        let tasks = exporters::tasks(config, &stores);
+        for ready in exporters::prepare(&tasks, &stores, &crews, &metrics, &health, clock)? {
+            exporters::post(&supervisor, ready);
+        }
         let addresses = bound.addresses();
-        receive(config, bound, &supervisor, &pipes, outlets(&stores, &crews, &metrics), &metrics, &health);
+        let intakes =
+            receive(config, bound, &supervisor, &pipes, outlets(&stores, &crews, &metrics), &metrics, &health);
         super::numbers::register(config, &metrics, &stores, supervisor.lookout());
         for post in supervisor.unstaffed() {
             tracing::debug!(post, "nobody needed in this post");
         }
         health.ready();
-        Ok(Agent { supervisor, health, metrics, stores, addresses })
+        let (config, clock) = (config.clone(), clock.clone());
+        Ok(Agent { supervisor, health, metrics, stores, config, clock, crews, tasks, intakes, addresses })
     }
 }
 
@@ -175,10 +188,15 @@ fn metrics_of(config: &Config, clock: &Clock, started: Stamp) -> Metrics {
 }
 
 /// A pipeline and the receivers that feed it.
-type Fed = (Vec<Id>, Arc<Pipe>);
+pub(super) type Fed = (Vec<Id>, Arc<Pipe>);
 
 /// The pipelines, ready to take requests.
-fn pipes(config: &Config, stores: &Stores, metrics: &Metrics, clock: &Clock) -> Result<Vec<Fed>, StartError> {
+pub(super) fn pipes(
+    config: &Config,
+    stores: &Stores,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> Result<Vec<Fed>, StartError> {
     let total = machine::memory().unwrap_or(Bytes::mib(256));
     let mut limiters: BTreeMap<Id, Arc<Limiter>> = BTreeMap::new();
     let mut pipes = Vec::new();
@@ -236,10 +254,20 @@ pub struct Crew {
     pub batcher: Line<Offer>,
 }
 
-fn man_stores(supervisor: &Supervisor, stores: &Stores, health: &Health, clock: &Clock) -> Vec<Crew> {
-    let man = |stored: &super::stores::Stored| {
+pub(super) fn man_stores(
+    supervisor: &Supervisor,
+    stores: &[Stored],
+    metrics: &Metrics,
+    health: &Health,
+    clock: &Clock,
+) -> Vec<Crew> {
+    let man = |stored: &Stored| {
         let spool = stored.spool.clone();
-        let writer = supervisor.post(row(supervisor, &WRITER_), &stored.name, move || SpoolWriter(spool.clone()));
+        let commits = super::numbers::commit_times(metrics, &stored.name);
+        let writer = supervisor.post(row(supervisor, &WRITER_), &stored.name, move || SpoolWriter {
+            spool: spool.clone(),
+            commits: commits.clone(),
+        });
         let spool = stored.spool.clone();
         let reader = supervisor.post(row(supervisor, &READER), &stored.name, move || SpoolReader::new(spool.clone()));
         let spool = stored.spool.clone();
@@ -251,12 +279,12 @@ fn man_stores(supervisor: &Supervisor, stores: &Stores, health: &Health, clock: 
         });
         Crew { writer, reader, batcher: batcher.line() }
     };
-    stores.all.iter().map(man).collect()
+    stores.iter().map(man).collect()
 }
 
 /// The stores as receivers see them.
-fn outlets(stores: &Stores, crews: &[Crew], metrics: &Metrics) -> Vec<Outlet> {
-    let outlet = |(n, (stored, crew)): (usize, (&super::stores::Stored, &Crew))| {
+pub(super) fn outlets(stores: &Stores, crews: &[Crew], metrics: &Metrics) -> Vec<Outlet> {
+    let outlet = |(n, (stored, crew)): (usize, (&Stored, &Crew))| {
         let here = stores.exporters.iter().filter(|(_, (no, _))| *no == StoreNo(n));
         let reads = here.flat_map(|(id, (_, sources))| sources.iter().map(move |source| (source.lane, id)));
         let readers = reads.map(|(lane, id)| (lane, ExporterMetrics::new(metrics, &id.to_string()))).collect();
@@ -279,12 +307,12 @@ fn receive(
     outlets: Vec<Outlet>,
     metrics: &Metrics,
     health: &Health,
-) {
+) -> BTreeMap<Id, Arc<Intake>> {
     let budget = in_flight(pipes);
     debug_assert!(pipes.iter().flat_map(|(_, p)| &p.lanes).all(|(StoreNo(no), _)| *no < outlets.len()));
     let mut intakes: BTreeMap<Id, Arc<Intake>> = BTreeMap::new();
     let mut intake_of = |id: &Id| {
-        let mine = pipes.iter().filter(|(receivers, _)| receivers.contains(id)).map(|(_, pipe)| pipe.clone());
+        let mine = fed_by(pipes, id);
         intakes
             .entry(id.clone())
             .or_insert_with(|| Arc::new(Intake::new(mine, outlets.clone(), budget.clone())))
@@ -331,6 +359,12 @@ fn receive(
     }
     let ports = Arc::new(ports);
     supervisor.post(row(supervisor, &WEB), "", move || Web::new(ports.clone()));
-    let intakes: Vec<Arc<Intake>> = intakes.into_values().collect();
-    supervisor.post(row(supervisor, &DOORMAN), "", move || Doorman(intakes.clone()));
+    let all: Vec<Arc<Intake>> = intakes.values().cloned().collect();
+    supervisor.post(row(supervisor, &DOORMAN), "", move || Doorman(all.clone()));
+    intakes
+}
+
+/// The pipelines a receiver feeds.
+pub(super) fn fed_by(pipes: &[Fed], receiver: &Id) -> Vec<Arc<Pipe>> {
+    pipes.iter().filter(|(receivers, _)| receivers.contains(receiver)).map(|(_, pipe)| pipe.clone()).collect()
 }

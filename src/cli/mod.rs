@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `run` | the agent; also plain `tfo-otel-agent --config=…`, as the original is started |
 //! | `validate` | reads a configuration and says everything that is wrong with it |
+//! | `print-config` | the configuration as it is read: merged, references resolved, secrets masked |
 //! | `components` | what this build knows |
+//! | `completions`, `man` | what a package installs beside the binary |
 //! | `demo` | agent, spool, far end, outage, crash, and the proof that nothing was lost |
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // this is where the program prints
@@ -15,11 +17,12 @@ use crate::app::plan::{EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS};
 use crate::app::run;
 use crate::config::Locations;
 use crate::supervise::Exit;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::io::Write as _;
 
 /// A supervised, outage-proof OpenTelemetry agent: what it acknowledged arrives, or is accounted for.
 #[derive(Debug, Parser)]
-#[command(name = "tfo-otel-agent", version, args_conflicts_with_subcommands = true)]
+#[command(name = "tfo-otel-agent", version, args_conflicts_with_subcommands = true, after_help = exit_codes())]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -33,8 +36,18 @@ enum Command {
     Run(From),
     /// Check a configuration and say everything that is wrong with it.
     Validate(From),
+    /// Print the configuration as it is read: merged, its references resolved, secrets masked.
+    #[command(name = "print-config")]
+    PrintConfig(From),
     /// List the components this build knows.
     Components,
+    /// Print the completions of a shell: source them, or install them where it looks.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff): `tfo-otel-agent man | man -l -`.
+    Man,
     /// Watch it keep its promise: load, an outage, a crash, and the count at the far end.
     Demo(demo::Options),
 }
@@ -56,6 +69,11 @@ impl From {
     }
 }
 
+fn exit_codes() -> String {
+    let lines = Exit::ALL.iter().map(|exit| format!("\n  {:>3}  {}", exit.code(), exit.meaning()));
+    format!("Exit codes:{}", lines.collect::<String>())
+}
+
 /// Understands the command line and does what it says.
 #[must_use]
 pub fn main() -> Exit {
@@ -71,7 +89,10 @@ pub fn main() -> Exit {
     match cli.command.unwrap_or(Command::Run(cli.from)) {
         Command::Run(from) => run::run(&from.locations(), |text| eprintln!("{}", text.trim_end())),
         Command::Validate(from) => validate(&from.locations()),
+        Command::PrintConfig(from) => print_config(&from.locations()),
         Command::Components => components(),
+        Command::Completions { shell } => completions(shell),
+        Command::Man => man(),
         Command::Demo(options) => demo::main(&options),
     }
 }
@@ -82,6 +103,41 @@ fn validate(locations: &Locations) -> Exit {
         eprint!("{}", outcome.report);
     }
     if outcome.config.is_some() { Exit::Clean } else { Exit::Config }
+}
+
+/// The configuration on stdout, problems on stderr; also what has errors is printed, to find them.
+fn print_config(locations: &Locations) -> Exit {
+    let outcome = run::load(locations);
+    if !outcome.report.problems().is_empty() {
+        eprint!("{}", outcome.report);
+    }
+    print!("{}", outcome.effective);
+    if outcome.config.is_some() { Exit::Clean } else { Exit::Config }
+}
+
+fn completions(shell: clap_complete::Shell) -> Exit {
+    let mut command = Cli::command();
+    let name = command.get_name().to_owned();
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut text);
+    put(&text)
+}
+
+fn man() -> Exit {
+    let mut text = Vec::new();
+    let page = clap_mangen::Man::new(Cli::command());
+    page.render(&mut text).expect("a vector takes every byte");
+    text.extend_from_slice(b".SH EXIT STATUS\n");
+    for exit in Exit::ALL {
+        text.extend_from_slice(format!(".TP\n\\fB{}\\fR\n{}\n", exit.code(), exit.meaning()).as_bytes());
+    }
+    put(&text)
+}
+
+/// A closed pipe hears nothing, and that is no reason to fail.
+fn put(text: &[u8]) -> Exit {
+    let _ = std::io::stdout().write_all(text);
+    Exit::Clean
 }
 
 /// As the original prints it: YAML with what can be named under each class.

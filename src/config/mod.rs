@@ -26,6 +26,7 @@
 //! | `reference`, `expand` | `${…}`: syntax, and what it leads to |
 //! | `host` | the machine: variables, files, names |
 //! | `problems` | what is wrong, and how it is told |
+//! | `print` | a tree back to text, secrets masked |
 //! | `section`, `typed` | one map into one struct: known keys, typed getters |
 //! | `id`, `value` | ids of components; attribute values, secrets, patterns, addresses |
 //! | `net`, `tls` | blocks that several components share |
@@ -38,6 +39,7 @@ mod host;
 mod id;
 mod load;
 mod net;
+mod print;
 pub mod problems;
 mod reference;
 mod section;
@@ -54,6 +56,7 @@ pub use host::{FILE_MAX, Host, Machine};
 pub use id::{BadId, Id};
 pub use load::{Locations, load};
 pub use net::{BODY_MAX, Cors, Headers, HttpServer, authenticator};
+pub use print::print;
 #[cfg(test)]
 pub(crate) use section::try_out;
 pub use section::{Reading, Section};

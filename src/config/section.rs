@@ -12,6 +12,7 @@
 //! * Every key asked for is noted ([`Reading::asked`]), so a test can compare them with `configs/reference.yaml`.
 
 use super::host::Host;
+use super::print::Remarks;
 use super::problems::{At, Problems, quote};
 use super::tree::{Entry, Node, Scalar, Value};
 use std::cell::RefCell;
@@ -24,13 +25,14 @@ pub struct Reading<'a> {
     /// The machine.
     pub host: &'a dyn Host,
     asked: RefCell<BTreeSet<String>>,
+    remarks: RefCell<Remarks>,
 }
 
 impl<'a> Reading<'a> {
     /// A run that has not begun.
     #[must_use]
     pub fn new(problems: &'a Problems, host: &'a dyn Host) -> Reading<'a> {
-        Reading { problems, host, asked: RefCell::default() }
+        Reading { problems, host, asked: RefCell::default(), remarks: RefCell::default() }
     }
 
     /// Every key asked for so far: `exporters.otlphttp.timeout`, `processors.attributes.actions[].key`. Ids are
@@ -38,6 +40,20 @@ impl<'a> Reading<'a> {
     #[must_use]
     pub fn asked(&self) -> BTreeSet<String> {
         self.asked.borrow().clone()
+    }
+
+    /// Nobody shall see the value of this path.
+    pub(super) fn is_secret(&self, path: String) {
+        self.remarks.borrow_mut().secret(path);
+    }
+
+    /// The value of this path came from a variable and was taken as text.
+    pub(super) fn is_text(&self, path: &str) {
+        self.remarks.borrow_mut().text(path.to_owned());
+    }
+
+    pub(super) fn with_remarks<T>(&self, f: impl FnOnce(&Remarks) -> T) -> T {
+        f(&self.remarks.borrow())
     }
 }
 
@@ -368,7 +384,7 @@ fn tell_no_map(reading: &Reading<'_>, node: &Node, path: &str) {
     reading.problems.error(node.at, path, message);
 }
 
-fn join(path: &str, key: &str) -> String {
+pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 

@@ -148,7 +148,8 @@ impl Node {
         }
     }
 
-    fn seen_through(&self) -> &Node {
+    /// What a reference that is a list or a map leads to, else the node itself.
+    pub(super) fn seen_through(&self) -> &Node {
         match &self.value {
             Value::Scalar(Scalar { expanded: Some(e), .. }) => e.structure.as_ref().unwrap_or(self),
             _ => self,

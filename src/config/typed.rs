@@ -34,6 +34,7 @@ impl<'a> Section<'a> {
     /// A text nobody shall see in a log.
     #[must_use]
     pub fn secret_if_given(&self, key: &'static str) -> Option<Secret> {
+        self.reading().is_secret(self.path_of(key));
         self.text_if_given(key).map(Secret::new)
     }
 
@@ -239,6 +240,7 @@ impl<'a> Section<'a> {
         let entries = self.free(key).iter();
         let one = |entry: &'a super::tree::Entry| {
             let path = format!("{}.{}", self.path_of(key), entry.key);
+            self.reading().is_secret(path.clone());
             let problems = self.reading().problems;
             if http::HeaderName::from_bytes(entry.key.as_bytes()).is_err() {
                 problems.error(entry.key_at, &path, format!("{} is not the name of a header", quote(&entry.key)));
@@ -303,7 +305,12 @@ impl<'a> Section<'a> {
 
     fn any_scalar(&self, scalar: &Scalar, at: At, path: &str) -> Option<Any> {
         // What came from a variable is text, whatever it looks like: a tenant `0123` is no number (reference §0).
-        let kind = if scalar.written == Written::Expanded { Typed::Text } else { scalar.typed() };
+        let kind = if scalar.written == Written::Expanded {
+            self.reading().is_text(path);
+            Typed::Text
+        } else {
+            scalar.typed()
+        };
         Some(match kind {
             Typed::Null => return None,
             Typed::Bool(b) => Any::Bool(b),

@@ -40,7 +40,7 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[REDACTED]") // the word otelcol's configopaque uses
+        f.write_str(super::print::MASK)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::supervise::{Fallen, Line, Wire, contained, tripwire};
 use crate::telemetry::{ExporterMetrics, ReceiverMetrics};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -20,13 +20,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One receiver's way into the agent.
 #[derive(Debug)]
 pub struct Intake {
+    /// Where requests go from now on; those under way go where they were sent.
+    routes: RwLock<Arc<Routes>>,
+    /// Bytes in flight, over all receivers.
+    pub budget: Budget,
+    door: Door,
+}
+
+/// Where a receiver's requests go.
+#[derive(Debug)]
+struct Routes {
     /// The pipelines this receiver feeds, by signal.
     pipes: BTreeMap<Signal, Vec<Arc<Pipe>>>,
     /// By [`StoreNo`].
     outlets: Vec<Outlet>,
-    /// Bytes in flight, over all receivers.
-    pub budget: Budget,
-    door: Door,
 }
 
 /// One store, as a receiver sees it.
@@ -43,6 +50,7 @@ pub struct Outlet {
 /// What a request came to: where its parts go, and who is shown it afterwards.
 #[derive(Debug)]
 struct Work {
+    routes: Arc<Routes>,
     walked: Walked,
     offers: BTreeMap<StoreNo, Vec<Part>>,
     shows: Vec<(Arc<Pipe>, Bytes)>,
@@ -88,17 +96,24 @@ impl Intake {
     /// Over these pipelines; `outlets` by [`StoreNo`].
     #[must_use]
     pub fn new(pipes: impl IntoIterator<Item = Arc<Pipe>>, outlets: Vec<Outlet>, budget: Budget) -> Intake {
-        let mut by_signal: BTreeMap<Signal, Vec<Arc<Pipe>>> = BTreeMap::new();
-        for pipe in pipes {
-            by_signal.entry(pipe.signal).or_default().push(pipe);
-        }
-        Intake { pipes: by_signal, outlets, budget, door: Door(watch::Sender::new((false, 0))) }
+        let routes = RwLock::new(Arc::new(Routes::new(pipes, outlets)));
+        Intake { routes, budget, door: Door(watch::Sender::new((false, 0))) }
+    }
+
+    /// From now on requests go through these pipelines. Those under way are not touched.
+    pub fn reroute(&self, pipes: impl IntoIterator<Item = Arc<Pipe>>, outlets: Vec<Outlet>) {
+        let routes = Arc::new(Routes::new(pipes, outlets));
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
+    }
+
+    fn routes(&self) -> Arc<Routes> {
+        self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether any pipeline takes this signal from this receiver; if not, the receiver does not serve it.
     #[must_use]
     pub fn serves(&self, signal: Signal) -> bool {
-        self.pipes.contains_key(&signal)
+        self.routes().pipes.contains_key(&signal)
     }
 
     /// Takes a request: when what is returned gives `Ok`, every part of it that a disk is to keep is on stable storage.
@@ -123,14 +138,14 @@ impl Intake {
             None => Ok(Err((0, Refusal::Later("the agent is stopping".into())))),
         };
         drop(request); // its parts are what is held from here on
-        let (this, metrics) = (self.clone(), metrics.clone());
+        let metrics = metrics.clone();
         async move {
             match worked {
                 Ok(Ok(work)) if work.walked.items == 0 => Ok(()), // otelcol does not call the pipeline for it
                 Ok(Ok(work)) => {
                     let brought = tokio::spawn(async move {
                         let _inside = inside;
-                        this.bring(signal, work, &metrics).await
+                        bring(signal, work, &metrics).await
                     });
                     match tokio::time::timeout(PATIENCE, brought).await {
                         Ok(Ok(outcome)) => outcome,
@@ -154,19 +169,46 @@ impl Intake {
         self.door.close().await;
     }
 
-    /// Offers, counts, shows.
-    async fn bring(&self, signal: Signal, work: Work, metrics: &ReceiverMetrics) -> Result<(), Refusal> {
-        let Work { walked, offers, shows, charge } = work;
-        let outcome = self.offer(signal, offers, Arc::new(charge)).await;
-        match &outcome {
-            Ok(()) => metrics.accepted(signal, walked.items.into()),
-            Err(_) => metrics.refused(signal, walked.items.into()),
+    /// Everything that needs no waiting. On an error: how many items the refusal is about.
+    fn work(
+        &self,
+        signal: Signal,
+        request: &Bytes,
+        mut charge: Charge,
+        context: &Context<'_>,
+    ) -> Result<Work, (u64, Refusal)> {
+        tripwire(Wire::Request, request);
+        let routes = self.routes();
+        let walked = walk(signal, request).map_err(|e| (0, e.into()))?;
+        let items = u64::from(walked.items);
+        let (mut offers, mut shows) = (BTreeMap::<StoreNo, Vec<Part>>::new(), Vec::new());
+        if items == 0 {
+            let lost = "items stand in instrumentation_library_* (field 1000) only, which OTLP removed in 0.15";
+            let refused = is_deprecated(request).then(|| (0, Refusal::Never(lost.into())));
+            return refused.map_or(Ok(Work { routes, walked, offers, shows, charge }), Err);
         }
-        if outcome.is_ok() && !shows.is_empty() {
-            // Contained: a panic of somebody who only looks is counted there and is no reason to refuse.
-            let _ = contained("debug exporter", || shows.iter().for_each(|(pipe, raw)| pipe.show(raw, walked)));
+        let pipes = routes.pipes.get(&signal).map_or(&[][..], Vec::as_slice);
+        pipes.iter().try_for_each(|pipe| pipe.admit(walked.items)).map_err(|e| (items, e))?;
+        for pipe in pipes {
+            let raw = pipe.edit(request, context, &mut charge).map_err(|e| (items, e))?;
+            for (store, part) in pipe.parts(&raw, walked) {
+                offers.entry(store).or_default().push(part);
+            }
+            if !pipe.tees.is_empty() {
+                shows.push((pipe.clone(), raw));
+            }
         }
-        outcome
+        Ok(Work { routes, walked, offers, shows, charge })
+    }
+}
+
+impl Routes {
+    fn new(pipes: impl IntoIterator<Item = Arc<Pipe>>, outlets: Vec<Outlet>) -> Routes {
+        let mut by_signal: BTreeMap<Signal, Vec<Arc<Pipe>>> = BTreeMap::new();
+        for pipe in pipes {
+            by_signal.entry(pipe.signal).or_default().push(pipe);
+        }
+        Routes { pipes: by_signal, outlets }
     }
 
     /// Stores on a disk first, up to the first that does not take it: nothing was promised then. What a store in memory
@@ -199,37 +241,21 @@ impl Intake {
         }
         Ok(())
     }
+}
 
-    /// Everything that needs no waiting. On an error: how many items the refusal is about.
-    fn work(
-        &self,
-        signal: Signal,
-        request: &Bytes,
-        mut charge: Charge,
-        context: &Context<'_>,
-    ) -> Result<Work, (u64, Refusal)> {
-        tripwire(Wire::Request, request);
-        let walked = walk(signal, request).map_err(|e| (0, e.into()))?;
-        let items = u64::from(walked.items);
-        let (mut offers, mut shows) = (BTreeMap::<StoreNo, Vec<Part>>::new(), Vec::new());
-        if items == 0 {
-            let lost = "items stand in instrumentation_library_* (field 1000) only, which OTLP removed in 0.15";
-            let refused = is_deprecated(request).then(|| (0, Refusal::Never(lost.into())));
-            return refused.map_or(Ok(Work { walked, offers, shows, charge }), Err);
-        }
-        let pipes = self.pipes.get(&signal).map_or(&[][..], Vec::as_slice);
-        pipes.iter().try_for_each(|pipe| pipe.admit(walked.items)).map_err(|e| (items, e))?;
-        for pipe in pipes {
-            let raw = pipe.edit(request, context, &mut charge).map_err(|e| (items, e))?;
-            for (store, part) in pipe.parts(&raw, walked) {
-                offers.entry(store).or_default().push(part);
-            }
-            if !pipe.tees.is_empty() {
-                shows.push((pipe.clone(), raw));
-            }
-        }
-        Ok(Work { walked, offers, shows, charge })
+/// Offers, counts, shows.
+async fn bring(signal: Signal, work: Work, metrics: &ReceiverMetrics) -> Result<(), Refusal> {
+    let Work { routes, walked, offers, shows, charge } = work;
+    let outcome = routes.offer(signal, offers, Arc::new(charge)).await;
+    match &outcome {
+        Ok(()) => metrics.accepted(signal, walked.items.into()),
+        Err(_) => metrics.refused(signal, walked.items.into()),
     }
+    if outcome.is_ok() && !shows.is_empty() {
+        // Contained: a panic of somebody who only looks is counted there and is no reason to refuse.
+        let _ = contained("debug exporter", || shows.iter().for_each(|(pipe, raw)| pipe.show(raw, walked)));
+    }
+    outcome
 }
 
 impl Outlet {

@@ -13,6 +13,7 @@ use super::store::Spool;
 use super::{CommitError, Cut, Lane, Lease, LeaseError, NewBlock, Owner, Settlement, Store as _};
 use crate::supervise::{Drain, beat};
 use crate::supervised;
+use crate::telemetry::metrics::Histogram;
 use actix::{Actor, AsyncContext as _, Context, Handler, Message, WrapFuture as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +56,12 @@ pub struct LeaseNext {
 
 /// Writes. Vital: without it nothing can be acknowledged.
 #[derive(Debug)]
-pub struct SpoolWriter(pub Arc<Spool>);
+pub struct SpoolWriter {
+    /// The spool.
+    pub spool: Arc<Spool>,
+    /// Told how long each commit took, fdatasync included, in seconds.
+    pub commits: Histogram,
+}
 
 impl Actor for SpoolWriter {
     type Context = Context<Self>;
@@ -66,7 +72,10 @@ impl Handler<Commit> for SpoolWriter {
     type Result = Result<(), CommitError>;
 
     fn handle(&mut self, Commit(blocks): Commit, _: &mut Self::Context) -> Self::Result {
-        self.0.commit(blocks)
+        let began = std::time::Instant::now();
+        let outcome = self.spool.commit(blocks);
+        self.commits.observe(began.elapsed().as_secs_f64());
+        outcome
     }
 }
 
@@ -74,7 +83,7 @@ impl Handler<Settle> for SpoolWriter {
     type Result = Result<(), LeaseError>;
 
     fn handle(&mut self, Settle(settlements): Settle, _: &mut Self::Context) -> Self::Result {
-        self.0.settle(settlements)
+        self.spool.settle(settlements)
     }
 }
 
@@ -83,7 +92,7 @@ impl Handler<Drain> for SpoolWriter {
 
     /// Everything said so far is synced; what comes after this still works.
     fn handle(&mut self, _: Drain, _: &mut Self::Context) {
-        if let Err(error) = self.0.close() {
+        if let Err(error) = self.spool.close() {
             tracing::warn!(error, "spool could not be closed in order; its last cursors may be repeated");
         }
     }

@@ -156,6 +156,19 @@ impl Ledger {
 
     /// A new owner for the exporter; the former one's leases come back.
     pub(crate) fn own(&mut self, exporter: &str, lanes: &[Lane]) -> Owner {
+        let no = self.admit(exporter, lanes);
+        for ((exporter, _), cursor) in &mut self.cursors {
+            if *exporter == no {
+                cursor.give_back_all();
+            }
+        }
+        let state = self.exporters.get_mut(&no).expect("admitted above");
+        state.generation += 1;
+        Owner { exporter: ExporterNo(no), generation: state.generation }
+    }
+
+    /// An exporter reads these lanes from now on, and goes on with what it has out.
+    pub(crate) fn admit(&mut self, exporter: &str, lanes: &[Lane]) -> u32 {
         let no = match self.exporters.iter().find(|(_, e)| e.name == exporter) {
             Some((no, _)) => *no,
             None => {
@@ -167,14 +180,7 @@ impl Ledger {
         for lane in lanes {
             self.join(ExporterNo(no), *lane);
         }
-        for ((exporter, _), cursor) in &mut self.cursors {
-            if *exporter == no {
-                cursor.give_back_all();
-            }
-        }
-        let state = self.exporters.get_mut(&no).expect("found or made above");
-        state.generation += 1;
-        Owner { exporter: ExporterNo(no), generation: state.generation }
+        no
     }
 
     fn join(&mut self, exporter: ExporterNo, lane: Lane) {

@@ -151,6 +151,11 @@ impl Spool {
         self.uuid
     }
 
+    /// Everything committed from now on to these lanes waits for this exporter too. Whoever works for it goes on.
+    pub fn admit(&self, exporter: &str, lanes: &[Lane]) {
+        lock(&self.ledger).admit(exporter, lanes);
+    }
+
     /// Bytes and segments in use.
     #[must_use]
     pub fn usage(&self) -> SpoolUsage {

@@ -62,6 +62,16 @@ impl House {
         offices.push(office);
     }
 
+    /// Stops one and forgets it: its name is free again.
+    pub(super) fn dismiss(&self, name: &str) -> Option<Arc<dyn Office>> {
+        let mut offices = lock(&self.offices);
+        let at = offices.iter().position(|office| office.seat().name == name)?;
+        let office = offices.remove(at);
+        drop(offices);
+        office.stop();
+        Some(office)
+    }
+
     /// Stops everybody and forgets them: factories hold handles and resources, which must not outlive this.
     pub(super) fn stop(&self) {
         let offices = std::mem::take(&mut *lock(&self.offices));

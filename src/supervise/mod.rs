@@ -68,7 +68,7 @@ pub use sabotage::Saboteur;
 pub use sabotage::{Sabotage, carry_out};
 pub use seat::{Reason, State};
 pub use shift::{Helper, Pulse, beat};
-pub use signals::{Signals, StopSignal};
+pub use signals::{Hangups, Signals, StopSignal};
 pub use supervisor::{Drained, End, Lookout, Settings, Supervisor};
 pub use tripwire::{Wire, tripwire};
 pub use watch::{SeatView, Watch};

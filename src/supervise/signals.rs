@@ -42,6 +42,27 @@ impl StopSignal {
     }
 }
 
+/// SIGHUP: `systemctl reload`, `kill -HUP`. Several that come while nobody listens are one.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// From here on the signal no longer kills the process. Needs a running runtime.
+    ///
+    /// # Errors
+    /// The handler cannot be installed.
+    pub fn listen() -> std::io::Result<Hangups> {
+        signal(SignalKind::hangup()).map(Hangups)
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await; // the runtime is ending
+        }
+    }
+}
+
 impl Signals {
     /// From here on the signals no longer kill the process. Needs a running runtime.
     ///

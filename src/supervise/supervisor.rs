@@ -191,6 +191,18 @@ impl Supervisor {
         all
     }
 
+    /// Takes a seat away while the others go on: asks it to bring to an end what it has in hand, for at most `within`,
+    /// then stops it. Its name is free afterwards. False when it did not finish, or there is no such seat.
+    pub async fn dismiss(&self, name: &str, within: Duration) -> bool {
+        let house = &self.lookout.house;
+        let Some(office) = house.offices().into_iter().find(|office| office.seat().name == name) else { return false };
+        let drained = tokio::time::timeout(within, office.drain()).await;
+        house.dismiss(name);
+        let finished = matches!(drained, Ok(Ok(())));
+        info!(post = name, finished, "post was given up");
+        finished
+    }
+
     /// Stops everybody and waits until their actors are gone, at most for `within`; the names of those who are not.
     ///
     /// For who goes on afterwards and needs what they held: files, ports, threads. Drain first.

@@ -69,6 +69,12 @@ impl UplinkMetrics {
         lanes.for_each(|lane| self.health.recovered(&self.lane_on_board(lane)));
     }
 
+    /// The configuration has it no more: nothing it said on the board is true any longer.
+    pub fn given_up<'a>(&self, lanes: impl Iterator<Item = &'a str>) {
+        self.begun(lanes);
+        self.up.set_count(0);
+    }
+
     fn lane_on_board(&self, lane: &str) -> String {
         format!("{}/{lane}", self.exporter)
     }

@@ -4,7 +4,7 @@
 use super::catalogue::{Class, EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS};
 use super::{Config, ExtensionConfig, PipelineConfig, ServiceConfig, check};
 use crate::config::problems::{At, Problems, Report, quote};
-use crate::config::{Host, Id, Locations, Reading, Section, load};
+use crate::config::{Host, Id, Locations, Reading, Section, load, print};
 use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::otlp::Signal;
 use crate::telemetry::config::TelemetryConfig;
@@ -19,6 +19,8 @@ pub struct Outcome {
     pub report: Report,
     /// Every key the readers asked for (see [`Reading::asked`]).
     pub asked: BTreeSet<String>,
+    /// The configuration as it was read: merged, its references resolved, what nobody shall see masked; as YAML.
+    pub effective: String,
 }
 
 /// Reads a configuration whole.
@@ -26,14 +28,16 @@ pub struct Outcome {
 pub fn read(locations: &Locations, host: &dyn Host) -> Outcome {
     let problems = Problems::new();
     let mut asked = BTreeSet::new();
+    let mut effective = String::new();
     let config = load(locations, host, &problems).map(|root| {
         let reading = Reading::new(&problems, host);
         let config = Section::read(&reading, &root, "", "", read_top);
         asked = reading.asked();
+        effective = print(&root, &reading);
         config
     });
     let config = config.filter(|_| !problems.has_errors());
-    Outcome { config, report: problems.into_report(), asked }
+    Outcome { config, report: problems.into_report(), asked, effective }
 }
 
 fn read_top(top: &Section<'_>) -> Config {

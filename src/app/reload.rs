@@ -1,0 +1,189 @@
+//! SIGHUP: another configuration for an agent that runs.
+//!
+//! ```text
+//!  read ─▶ what may change? ─▶ open new stores ─▶ pipelines, clients ─▶ ┆ give up changed uplinks ─▶ post ─▶ reroute
+//!          (all or nothing)         everything that can fail            ┆ nothing can fail any more
+//! ```
+//!
+//! | keys | a change |
+//! |---|---|
+//! | `processors`, `exporters`, `service.pipelines` | is in force when the reload is done: requests under way end as they began |
+//! | a `file_storage` that is not open yet | opens it; one that nobody reads any more stays open |
+//! | everything else: `receivers`, an open `file_storage`, other `extensions`, `service.telemetry` | needs a restart; the reload is refused and says so |
+//!
+//! What always holds:
+//! * No request is refused or lost, and no port is closed: receivers stay and hand what comes to the new pipelines.
+//! * What waits keeps its lane and goes by the new settings of its exporter. An exporter whose settings did not change
+//!   goes on undisturbed; one that changed brings home what it has out first.
+//! * A configuration that cannot be carried out changes nothing.
+
+use super::exporters::{self, Task};
+use super::plan::{Config, ExtensionConfig};
+use super::wire::{Agent, StartError, fed_by, man_stores, outlets, pipes};
+use crate::config::Id;
+use crate::spool::Store as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long an uplink may take to bring home what it has out; what is out then is sent again by its successor.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a reload did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reloaded {
+    /// Nothing: the configuration is the same.
+    Unchanged,
+    /// It is in force. The exporters whose uplinks were replaced, begun or given up.
+    Applied {
+        /// By id.
+        exporters: BTreeSet<String>,
+    },
+}
+
+/// Why a configuration is not carried out; the old one stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// These keys are read at the start only.
+    #[error("a change of {} needs a restart; nothing was changed", .0.join(", "))]
+    Restart(Vec<String>),
+    /// Something in it cannot be built.
+    #[error("{0}; nothing was changed")]
+    Start(#[from] StartError),
+}
+
+impl Agent {
+    /// Takes over another configuration.
+    ///
+    /// # Errors
+    /// See [`ReloadError`]; nothing has changed then.
+    pub async fn reload(&mut self, config: Config) -> Result<Reloaded, ReloadError> {
+        if config == self.config {
+            return Ok(Reloaded::Unchanged);
+        }
+        let fixed = self.fixed(&config);
+        if !fixed.is_empty() {
+            return Err(ReloadError::Restart(fixed));
+        }
+        // Everything that can fail.
+        let stores = self.stores.follow(&config, &self.clock).map_err(StartError::from)?;
+        let pipes = pipes(&config, &stores, &self.metrics, &self.clock)?;
+        let tasks = exporters::tasks(&config, &stores);
+        let changed: BTreeSet<Id> = changed(&self.tasks, &tasks);
+        let mut crews = self.crews.clone();
+        crews.extend(man_stores(
+            &self.supervisor,
+            &stores.all[crews.len()..],
+            &self.metrics,
+            &self.health,
+            &self.clock,
+        ));
+        let begin = tasks.iter().filter(|(id, _)| changed.contains(id));
+        let ready = exporters::prepare(begin, &stores, &crews, &self.metrics, &self.health, &self.clock);
+        // A store that was opened has its crew, whatever follows.
+        self.crews = crews;
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(error) => {
+                self.keep_open(stores);
+                return Err(error.into());
+            }
+        };
+        // Nothing that can fail.
+        let stores = Arc::new(stores);
+        for (id, intake) in &self.intakes {
+            intake.reroute(fed_by(&pipes, id), outlets(&stores, &self.crews, &self.metrics));
+        }
+        for id in changed.iter().filter(|id| self.tasks.contains_key(id)) {
+            self.supervisor.dismiss(&exporters::seat(id), PATIENCE).await;
+            if let Some(task) = self.tasks.get(id).filter(|_| !tasks.contains_key(id)) {
+                exporters::forget(id, task, &self.metrics, &self.health);
+            }
+        }
+        for ready in ready {
+            exporters::post(&self.supervisor, ready);
+        }
+        super::numbers::register(&config, &self.metrics, &stores, self.supervisor.lookout());
+        self.stores = stores;
+        self.tasks = tasks;
+        self.config = config;
+        self.tell_the_orphaned();
+        Ok(Reloaded::Applied { exporters: changed.iter().map(Id::to_string).collect() })
+    }
+
+    /// Keys that differ and are read at the start only.
+    fn fixed(&self, new: &Config) -> Vec<String> {
+        let old = &self.config;
+        let mut fixed = Vec::new();
+        fixed.extend(differing("receivers", &old.receivers, &new.receivers, |_, _| true));
+        // A storage is opened when an exporter needs it, and stays as it was opened.
+        let matters = |id: &Id, _: &ExtensionConfig| match (self.stores.section(id), new.extensions.get(id)) {
+            (Some(open), Some(ExtensionConfig::FileStorage(wanted))) => open != wanted,
+            (_, wanted) => {
+                let is_storage = |section: &ExtensionConfig| matches!(section, ExtensionConfig::FileStorage(_));
+                !wanted.or(old.extensions.get(id)).is_some_and(is_storage)
+            }
+        };
+        fixed.extend(differing("extensions", &old.extensions, &new.extensions, matters));
+        let started = |config: &Config| -> Vec<Id> {
+            let is_storage = |id: &&Id| matches!(config.extensions.get(id), Some(ExtensionConfig::FileStorage(_)));
+            config.service.extensions.iter().filter(|id| !is_storage(id)).cloned().collect()
+        };
+        if started(old) != started(new) {
+            fixed.push("service.extensions".to_owned());
+        }
+        if old.service.telemetry != new.service.telemetry {
+            fixed.push("service.telemetry".to_owned());
+        }
+        // A receiver that no pipeline used has no port.
+        let fed = new.service.pipelines.iter().flat_map(|p| &p.receivers);
+        let portless: BTreeSet<&Id> = fed.filter(|id| !self.intakes.contains_key(id)).collect();
+        fixed.extend(
+            portless.into_iter().map(|id| format!("the pipelines of receivers.{id}, which does not listen yet")),
+        );
+        fixed
+    }
+
+    /// Stores that were opened for a configuration that is not carried out stay open, under their numbers.
+    fn keep_open(&mut self, opened: super::stores::Stores) {
+        let mut stores = (*self.stores).clone();
+        stores.adopt(opened);
+        self.stores = Arc::new(stores);
+    }
+
+    /// Data that waits in a storage for an exporter that does not read there any more goes nowhere until it comes back.
+    fn tell_the_orphaned(&self) {
+        for (no, stored) in self.stores.all.iter().enumerate() {
+            let here = self.tasks.iter().filter(|(_, task)| task.reads(no)).map(|(id, _)| id.to_string());
+            let here: BTreeSet<String> = here.collect();
+            let books = stored.spool.books();
+            for book in books.iter().filter(|book| book.waiting > 0 && !here.contains(&book.exporter)) {
+                tracing::warn!(
+                    storage = stored.name,
+                    exporter = book.exporter,
+                    pipeline = book.lane,
+                    items = book.waiting,
+                    "data waits for an exporter that does not read here any more"
+                );
+            }
+        }
+    }
+}
+
+fn changed(old: &BTreeMap<Id, Task>, new: &BTreeMap<Id, Task>) -> BTreeSet<Id> {
+    let ids: BTreeSet<&Id> = old.keys().chain(new.keys()).collect();
+    ids.into_iter().filter(|id| old.get(id) != new.get(id)).cloned().collect()
+}
+
+/// Ids under `class` whose sections differ, where `matters`.
+fn differing<T: PartialEq>(
+    class: &str,
+    old: &BTreeMap<Id, T>,
+    new: &BTreeMap<Id, T>,
+    matters: impl Fn(&Id, &T) -> bool,
+) -> Vec<String> {
+    let ids: BTreeSet<&Id> = old.keys().chain(new.keys()).collect();
+    let differs = |id: &&Id| old.get(id) != new.get(id);
+    let matter = |id: &&Id| old.get(id).into_iter().chain(new.get(id)).any(|section| matters(id, section));
+    ids.into_iter().filter(differs).filter(matter).map(|id| format!("{class}.{id}")).collect()
+}
