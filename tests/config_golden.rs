@@ -243,7 +243,10 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
     let config = outcome.config.expect("nothing is wrong");
     let otlp = OtlpReceiverConfig { grpc: Some(GrpcConfig::default()), http: Some(HttpConfig::default()) };
     let own = ReceiverConfig::Own(OwnConfig::default());
-    assert_eq!(config.receivers, BTreeMap::from([(id("otlp"), ReceiverConfig::Otlp(otlp)), (id("self"), own)]));
+    assert_eq!(
+        config.receivers,
+        BTreeMap::from([(id("otlp"), ReceiverConfig::Otlp(Box::new(otlp))), (id("self"), own)])
+    );
     assert_eq!(config.processors.get(&id("batch")), Some(&ProcessorConfig::Batch(BatchConfig::default())));
     let sent = OtlpHttpConfig {
         // What has no default is an example.

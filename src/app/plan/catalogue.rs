@@ -55,7 +55,11 @@ pub static RECEIVERS: Class<ReceiverConfig> = Class {
     key: "receivers",
     one: "receiver",
     kinds: &[
-        Kind { names: &["otlp"], signals: ALL, read: Some(|s| ReceiverConfig::Otlp(OtlpReceiverConfig::read(s))) },
+        Kind {
+            names: &["otlp"],
+            signals: ALL,
+            read: Some(|s| ReceiverConfig::Otlp(Box::new(OtlpReceiverConfig::read(s)))),
+        },
         Kind { names: &["self"], signals: &[Signal::Metrics], read: Some(|s| ReceiverConfig::Own(OwnConfig::read(s))) },
         Kind { names: &["prometheus"], signals: &[Signal::Metrics], read: None },
         Kind { names: &["filelog"], signals: &[Signal::Logs], read: None },

@@ -62,7 +62,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReceiverConfig {
     /// `otlp`.
-    Otlp(OtlpReceiverConfig),
+    Otlp(Box<OtlpReceiverConfig>),
     /// `self`.
     Own(OwnConfig),
 }
