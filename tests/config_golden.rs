@@ -16,6 +16,7 @@ use tfo_otel_agent::processors::attributes::action::{Action, Source};
 use tfo_otel_agent::processors::batch::config::BatchConfig;
 use tfo_otel_agent::processors::memory_limiter::config::{Limit, MemoryLimiterConfig};
 use tfo_otel_agent::receivers::otlp::config::{GrpcConfig, HttpConfig, OtlpReceiverConfig};
+use tfo_otel_agent::receivers::own::config::OwnConfig;
 use tfo_otel_agent::telemetry::config::TelemetryConfig;
 use tfo_otel_agent::uplink::config::{DebugConfig, OtlpHttpConfig, QueueConfig, RetryConfig};
 
@@ -241,7 +242,11 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
     assert_eq!(outcome.report.to_string(), "");
     let config = outcome.config.expect("nothing is wrong");
     let otlp = OtlpReceiverConfig { grpc: Some(GrpcConfig::default()), http: Some(HttpConfig::default()) };
-    assert_eq!(config.receivers, BTreeMap::from([(id("otlp"), ReceiverConfig::Otlp(otlp))]));
+    let own = ReceiverConfig::Own(OwnConfig::default());
+    assert_eq!(
+        config.receivers,
+        BTreeMap::from([(id("otlp"), ReceiverConfig::Otlp(Box::new(otlp))), (id("self"), own)])
+    );
     assert_eq!(config.processors.get(&id("batch")), Some(&ProcessorConfig::Batch(BatchConfig::default())));
     let sent = OtlpHttpConfig {
         // What has no default is an example.

@@ -1,4 +1,5 @@
-//! SIGHUP to the real binary under load: what changes, what does not, and that no request notices.
+//! SIGHUP to the real binary under load: what changes, what does not, and that no request notices; and log files that
+//! are moved away.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,6 +31,10 @@ struct Wish {
     storages: Vec<&'static str>,
     /// Added to the receiver's.
     receiver: &'static str,
+    /// More receivers, pipelines and telemetry.
+    receivers: &'static str,
+    also: &'static str,
+    telemetry: String,
 }
 
 impl Wish {
@@ -39,6 +44,9 @@ impl Wish {
             exporters: vec![("otlphttp", endpoint, Some("file_storage"))],
             storages: vec!["file_storage"],
             receiver: "",
+            receivers: "",
+            also: "",
+            telemetry: String::new(),
         }
     }
 }
@@ -110,17 +118,20 @@ fn write(dir: &Path, port: u16, metrics: u16, wish: &Wish) {
         names(wish.exporters.iter().map(|e| e.0).collect()),
     );
     let text = format!(
-        "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'{}}}}}}}}}
+        "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'{}}}}}}}{}}}
 processors:
 {processors}exporters:
 {exporters}extensions:
 {storages}service:
   extensions: [{}]
-  telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
-  pipelines: {{logs: {pipeline}, traces: {pipeline}, metrics: {pipeline}}}
+  telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}{}}}
+  pipelines: {{logs: {pipeline}, traces: {pipeline}, metrics: {pipeline}{}}}
 ",
         wish.receiver,
+        wish.receivers,
         names(wish.storages.clone()),
+        wish.telemetry,
+        wish.also,
     );
     std::fs::write(dir.join("agent.yaml"), text).expect("space");
 }
@@ -215,4 +226,34 @@ async fn what_cannot_be_carried_out_changes_nothing() {
     let whole = || books(&load, &[&a]).report().lost() == 0;
     assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&load, &[&a]).report(), rig.log());
     assert_eq!(load.refused(), 0);
+}
+
+/// Goal: a log file that was moved away (logrotate) is made anew.
+#[actix::test]
+async fn log_files_are_opened_anew() {
+    let a = FarEnd::start(Script::new()).expect("a port");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let log = dir.path().join("own.log");
+    let mut wish = Wish::to(a.endpoint());
+    wish.telemetry = format!(", logs: {{output_paths: ['{}']}}", log.display());
+    let rig = Rig::start(&wish);
+    let said = |what: &str| std::fs::read_to_string(&log).is_ok_and(|text| text.contains(what));
+    assert!(until(PATIENCE, || said("Everything is ready")).await, "{}", rig.log());
+    std::fs::rename(&log, dir.path().join("own.log.1")).expect("the same directory");
+    rustix::process::kill_process(rig.child.pid(), rustix::process::Signal::HUP).expect("our child");
+    assert!(until(PATIENCE, || said("configuration is unchanged")).await, "{}", rig.log());
+    assert!(!said("Everything is ready"), "it is a new file");
+}
+
+/// Goal: the agent's own metrics arrive like anybody's, with what changes while they are sent.
+#[actix::test]
+async fn own_metrics_go_through_a_pipeline() {
+    let a = FarEnd::start(Script::new()).expect("a port");
+    let mut wish = Wish::to(a.endpoint());
+    wish.receivers = ", self: {collection_interval: 100ms}";
+    wish.also = ", metrics/own: {receivers: [self], exporters: [otlphttp]}";
+    let rig = Rig::start(&wish);
+    let arrived = || a.with(|a| a.tally().unnumbered(Signal::Metrics));
+    assert!(until(PATIENCE, || arrived() > 100).await, "{}", rig.log());
+    assert!(rig.metric("otelcol_receiver_accepted_metric_points{receiver=\"self\"").await > 100);
 }

@@ -99,12 +99,13 @@ impl Rig {
 
 fn configured(endpoint: &str, dir: &Path) -> Config {
     let text = format!(
-        "yaml:{{receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '127.0.0.1:0'}}, http: {{endpoint: '127.0.0.1:0'}}}}}}}}, \
-         exporters: {{otlphttp: {{endpoint: '{endpoint}', sending_queue: {{storage: file_storage}}, \
+        "yaml:{{receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '127.0.0.1:0'}}, http: {{endpoint: '127.0.0.1:0'}}}}}}, self: {{collection_interval: 200ms}}}}, \
+         exporters: {{debug: {{}}, otlphttp: {{endpoint: '{endpoint}', sending_queue: {{storage: file_storage}}, \
            retry_on_failure: {{initial_interval: 100ms, max_interval: 200ms}}}}}}, \
          extensions: {{file_storage: {{directory: '{}'}}}}, \
          service: {{extensions: [file_storage], telemetry: {{metrics: {{level: none}}}}, \
-           pipelines: {{logs: {{receivers: [otlp], exporters: [otlphttp]}}}}}}}}",
+           pipelines: {{logs: {{receivers: [otlp], exporters: [otlphttp]}}, \
+           metrics: {{receivers: [self], exporters: [debug]}}}}}}}}",
         dir.join("queue").display()
     );
     let outcome = plan::read(&Locations::of(&text), &Imagined::with(&[]));

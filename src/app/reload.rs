@@ -91,6 +91,7 @@ impl Agent {
         };
         // Nothing that can fail.
         let stores = Arc::new(stores);
+        stores.join();
         for (id, intake) in &self.intakes {
             intake.reroute(fed_by(&pipes, id), outlets(&stores, &self.crews, &self.metrics));
         }

@@ -70,19 +70,20 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Opens every store a pipeline needs. Exporters join their lanes here, before anything is let in.
+    /// Opens every store a pipeline needs, and lets exporters join their lanes.
     ///
     /// # Errors
     /// When a directory cannot be used at all.
     pub fn open(config: &Config, clock: &Clock) -> Result<Stores, StartError> {
         let none =
             Stores { all: Vec::new(), exporters: BTreeMap::new(), lanes: BTreeMap::new(), by_storage: BTreeMap::new() };
-        none.follow(config, clock)
+        let stores = none.follow(config, clock)?;
+        stores.join();
+        Ok(stores)
     }
 
     /// The stores of another configuration: those that are open stay so, under their numbers, also when nobody reads
-    /// them any more; what is new is opened and put behind them. An exporter goes on reading its lanes undisturbed and
-    /// joins new ones at their tip.
+    /// them any more; what is new is opened and put behind them. Exporters join their lanes with [`Stores::join`].
     ///
     /// # Errors
     /// As [`Stores::open`]; a store opened before the one that failed is closed again.
@@ -117,11 +118,16 @@ impl Stores {
                 stores.exporters.entry(id.clone()).or_insert_with(|| (no, Vec::new())).1.push(source);
             }
         }
-        for (id, (no, sources)) in &stores.exporters {
-            let lanes: Vec<Lane> = sources.iter().map(|s| s.lane).collect();
-            stores.all[no.0].spool.admit(&id.to_string(), &lanes);
-        }
         Ok(stores)
+    }
+
+    /// From now on what comes in waits for these exporters. Before anything is let in; at a reload, when nothing can fail
+    /// any more, for data that waits for an exporter nobody runs goes nowhere.
+    pub fn join(&self) {
+        for (id, (no, sources)) in &self.exporters {
+            let lanes: Vec<Lane> = sources.iter().map(|s| s.lane).collect();
+            self.all[no.0].spool.admit(&id.to_string(), &lanes);
+        }
     }
 }
 

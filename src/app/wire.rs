@@ -10,7 +10,7 @@ use super::exporters;
 use super::listen::{NoPort, bind};
 use super::machine;
 use super::plan::{Config, ExporterConfig, ExtensionConfig, ProcessorConfig, ReceiverConfig};
-use super::roster::{BATCHER, DOORMAN, KEEPER, OTLP_GRPC, READER, WEB, WRITER_, roster, row};
+use super::roster::{BATCHER, DOORMAN, KEEPER, OTLP_GRPC, READER, SELF_, WEB, WRITER_, roster, row};
 use super::stores::{Stored, Stores};
 use super::web::{Behind, Port, Web};
 use crate::base::{Bytes, Clock, Dice, Stamp};
@@ -26,6 +26,7 @@ use crate::receivers::intake::{Intake, Outlet};
 use crate::receivers::otlp::door::{Doorman, GrpcDoor};
 use crate::receivers::otlp::grpc::OtlpGrpc;
 use crate::receivers::otlp::http::OtlpHttp;
+use crate::receivers::own::OwnMetrics;
 use crate::spool::crew::{SpoolKeeper, SpoolReader, SpoolWriter};
 use crate::spool::disk;
 use crate::supervise::{Handle, Line, Roster, Settings, Supervisor};
@@ -122,6 +123,7 @@ impl Agent {
         let addresses = bound.addresses();
         let intakes =
             receive(config, bound, &supervisor, &pipes, outlets(&stores, &crews, &metrics), &metrics, &health);
+        watch_ourselves(config, &supervisor, &intakes, &metrics, clock, started);
         super::numbers::register(config, &metrics, &stores, supervisor.lookout());
         for post in supervisor.unstaffed() {
             tracing::debug!(post, "nobody needed in this post");
@@ -137,7 +139,7 @@ impl Bound {
         let used = |id: &Id| config.service.pipelines.iter().any(|p| p.receivers.contains(id));
         let mut bound = Bound { grpc: Vec::new(), http: Vec::new(), health: Vec::new(), metrics: None };
         for (id, receiver) in config.receivers.iter().filter(|(id, _)| used(id)) {
-            let ReceiverConfig::Otlp(otlp) = receiver;
+            let ReceiverConfig::Otlp(otlp) = receiver else { continue };
             if let Some(grpc) = &otlp.grpc {
                 let (listener, address) = bind(&format!("receiver {id} (grpc)"), &grpc.endpoint)?;
                 bound.grpc.push((id.clone(), listener, address));
@@ -357,11 +359,35 @@ fn receive(
             GrpcDoor::new(listener.clone(), service.clone(), section.clone())
         });
     }
+    for id in config.service.pipelines.iter().flat_map(|p| &p.receivers) {
+        if matches!(config.receivers.get(id), Some(ReceiverConfig::Own(_))) {
+            intake_of(id);
+        }
+    }
     let ports = Arc::new(ports);
     supervisor.post(row(supervisor, &WEB), "", move || Web::new(ports.clone()));
     let all: Vec<Arc<Intake>> = intakes.values().cloned().collect();
     supervisor.post(row(supervisor, &DOORMAN), "", move || Doorman(all.clone()));
     intakes
+}
+
+fn watch_ourselves(
+    config: &Config,
+    supervisor: &Supervisor,
+    intakes: &BTreeMap<Id, Arc<Intake>>,
+    metrics: &Metrics,
+    clock: &Clock,
+    started: Stamp,
+) {
+    for (id, receiver) in &config.receivers {
+        let (ReceiverConfig::Own(section), Some(intake)) = (receiver, intakes.get(id)) else { continue };
+        let counts = ReceiverMetrics::new(metrics, &id.to_string(), "");
+        let parts = (section.clone(), metrics.clone(), counts, intake.clone(), clock.clone());
+        supervisor.post(row(supervisor, &SELF_), &id.to_string(), move || {
+            let (section, metrics, counts, intake, clock) = parts.clone();
+            OwnMetrics::new(section, metrics, counts, intake, clock, started)
+        });
+    }
 }
 
 /// The pipelines a receiver feeds.

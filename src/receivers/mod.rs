@@ -3,3 +3,4 @@
 pub mod inflate;
 pub mod intake;
 pub mod otlp;
+pub mod own;

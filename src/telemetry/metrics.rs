@@ -88,6 +88,7 @@ pub struct Metrics(Arc<Root>);
 struct Root {
     registry: Registry,
     level: Level,
+    resource: Resource,
     constant_labels: BTreeMap<String, String>,
     families: Mutex<HashMap<&'static str, Family>>,
 }
@@ -128,13 +129,30 @@ impl Metrics {
     pub fn new(resource: &Resource, level: Level) -> Metrics {
         let constant_labels = resource.iter().map(|(key, value)| (label_name(key), value.to_owned())).collect();
         let registry = Registry::new();
-        Metrics(Arc::new(Root { registry, level, constant_labels, families: Mutex::default() }))
+        let resource = resource.clone();
+        Metrics(Arc::new(Root { registry, level, resource, constant_labels, families: Mutex::default() }))
     }
 
     /// A registry for a test or a tool: basic level, and an instance id that does not change.
     #[must_use]
     pub fn detached() -> Metrics {
         Metrics::new(&Resource::new(&BTreeMap::new(), &mut Dice::seeded(0)), Level::Basic)
+    }
+
+    /// Who speaks.
+    #[must_use]
+    pub fn resource(&self) -> &Resource {
+        &self.0.resource
+    }
+
+    /// The names of the labels every series has: the resource's attributes.
+    pub fn constant_labels(&self) -> impl Iterator<Item = &str> {
+        self.0.constant_labels.keys().map(String::as_str)
+    }
+
+    /// Everything now, families by name.
+    pub(super) fn families(&self) -> Vec<MetricFamily> {
+        self.0.registry.gather()
     }
 
     /// How much is to be measured.

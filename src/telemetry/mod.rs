@@ -61,6 +61,7 @@ pub mod health;
 pub mod logs;
 pub mod metrics;
 pub mod otelcol;
+pub mod own;
 pub mod process;
 pub mod serve;
 

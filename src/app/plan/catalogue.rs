@@ -10,6 +10,7 @@ use crate::processors::batch::config::BatchConfig;
 use crate::processors::memory_limiter::config::MemoryLimiterConfig;
 use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
+use crate::receivers::own::config::OwnConfig;
 use crate::uplink::config::{DebugConfig, OtlpHttpConfig};
 
 /// One component type.
@@ -54,7 +55,12 @@ pub static RECEIVERS: Class<ReceiverConfig> = Class {
     key: "receivers",
     one: "receiver",
     kinds: &[
-        Kind { names: &["otlp"], signals: ALL, read: Some(|s| ReceiverConfig::Otlp(OtlpReceiverConfig::read(s))) },
+        Kind {
+            names: &["otlp"],
+            signals: ALL,
+            read: Some(|s| ReceiverConfig::Otlp(Box::new(OtlpReceiverConfig::read(s)))),
+        },
+        Kind { names: &["self"], signals: &[Signal::Metrics], read: Some(|s| ReceiverConfig::Own(OwnConfig::read(s))) },
         Kind { names: &["prometheus"], signals: &[Signal::Metrics], read: None },
         Kind { names: &["filelog"], signals: &[Signal::Logs], read: None },
         Kind { names: &["fluentforward", "fluent_forward"], signals: &[Signal::Logs], read: None },

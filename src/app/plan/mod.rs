@@ -35,6 +35,7 @@ use crate::processors::batch::config::BatchConfig;
 use crate::processors::memory_limiter::config::MemoryLimiterConfig;
 use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
+use crate::receivers::own::config::OwnConfig;
 use crate::telemetry::config::TelemetryConfig;
 use crate::uplink::config::{DebugConfig, OtlpHttpConfig};
 use std::collections::BTreeMap;
@@ -61,7 +62,9 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReceiverConfig {
     /// `otlp`.
-    Otlp(OtlpReceiverConfig),
+    Otlp(Box<OtlpReceiverConfig>),
+    /// `self`.
+    Own(OwnConfig),
 }
 
 /// One of `processors`.
