@@ -195,8 +195,7 @@ fn pipes(config: &Config, stores: &Stores, metrics: &Metrics, clock: &Clock) -> 
                 }
                 Some(ProcessorConfig::Resource(section)) => rules.push(edits::of_resource(section)),
                 Some(ProcessorConfig::Attributes(section)) => {
-                    let rule = edits::of_attributes(section);
-                    rules.push(rule.map_err(|why| StartError::Component { id: id.to_string(), why: why.into() })?);
+                    rules.push(edits::of_attributes(section, pipeline.signal));
                 }
                 Some(ProcessorConfig::Batch(_)) | None => {}
             }

@@ -31,6 +31,7 @@
 //! | `merge.rs` | many requests in one |
 //! | `split.rs` `outline.rs` | cutting at item borders; where the items lie |
 //! | `rewrite.rs` `list.rs` | processors on wire bytes; one list of attributes |
+//! | `only.rs` `peek.rs` | for which items; looking into a message without decoding it |
 //! | `edits.rs` `value.rs` | the actions; values computed from values |
 //! | `json/` | OTLP/JSON to protobuf |
 //! | `answer.rs` | what is answered to an export request |
@@ -51,7 +52,9 @@ mod edits;
 mod json;
 mod list;
 mod merge;
+mod only;
 mod outline;
+mod peek;
 mod rewrite;
 mod schema;
 mod split;
@@ -64,8 +67,12 @@ pub use edits::{Action, Find, Groups, Keys, Pattern, Source, Type, VALUE_DEPTH_M
 pub use json::{BadJson, from_json, from_json_within};
 pub use list::Context;
 pub use merge::merge;
+#[cfg(any(test, feature = "testing"))]
+pub use only::Item;
+pub use only::{Level, Look, Only, Test};
 pub use outline::{count, is_deprecated};
-pub use rewrite::{Filter, Item, Rewriter, Rule, Target, TooDeep};
+pub use peek::{Leaf, Peek, PeekAny};
+pub use rewrite::{Rewriter, Rule, Target, TooDeep};
 pub use split::Cutter;
 pub use walk::{Walked, walk};
 pub use wire::{CONCERNED_MAX, DEPTH_MAX, Malformed, PARTS_MAX, Place, REQUEST_MAX, What};

@@ -2,27 +2,23 @@
 
 use super::attributes::action::{Action as Written, Kind, Source as From, Target as Named};
 use super::attributes::config::AttributesConfig;
+use super::conditions;
 use super::resource::config::ResourceConfig;
 use crate::config::{Any, Pattern as Regexp};
-use crate::otlp::{Action, Groups, Keys, Pattern, Rule, Source, Target, Type, Value, When};
+use crate::otlp::{Action, Groups, Keys, Only, Pattern, Rule, Signal, Source, Target, Type, Value, When};
 use std::sync::Arc;
 
 /// The rule of a `resource` processor.
 #[must_use]
 pub fn of_resource(config: &ResourceConfig) -> Rule {
-    Rule { target: Target::Resource, actions: config.actions.iter().map(action).collect(), only: None }
+    Rule { target: Target::Resource, actions: config.actions.iter().map(action).collect(), only: Only::default() }
 }
 
-/// The rule of an `attributes` processor.
-///
-/// # Errors
-/// When it has `include` or `exclude`, which this version reads but cannot carry out: better not to start than to
-/// edit what was not meant.
-pub fn of_attributes(config: &AttributesConfig) -> Result<Rule, &'static str> {
-    if config.include.is_some() || config.exclude.is_some() {
-        return Err("`include` and `exclude` of the attributes processor are not available in this version");
-    }
-    Ok(Rule { target: Target::Items, actions: config.actions.iter().map(action).collect(), only: None })
+/// The rule of an `attributes` processor in a pipeline of this signal.
+#[must_use]
+pub fn of_attributes(config: &AttributesConfig, signal: Signal) -> Rule {
+    let only = conditions::only(config.include.as_ref(), config.exclude.as_ref(), signal);
+    Rule { target: Target::Items, actions: config.actions.iter().map(action).collect(), only }
 }
 
 fn action(written: &Written) -> Action {
@@ -53,7 +49,7 @@ fn source(from: &From) -> Source {
     }
 }
 
-fn value(any: &Any) -> Value {
+pub(super) fn value(any: &Any) -> Value {
     match any {
         Any::Text(text) => Value::Text(text.clone()),
         Any::Int(n) => Value::Int(*n),

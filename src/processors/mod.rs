@@ -5,6 +5,7 @@
 
 pub mod attributes;
 pub mod batch;
+pub mod conditions;
 pub mod edits;
 pub mod memory_limiter;
 pub mod pipe;

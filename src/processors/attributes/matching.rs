@@ -1,7 +1,8 @@
 //! `include` and `exclude` of the attributes processor: which items are edited (reference §2.8).
 
-use crate::config::problems::At;
+use crate::config::problems::{At, quote};
 use crate::config::{Any, Pattern, Section, bad_pattern};
+use crate::otlp::Signal;
 
 /// All criteria given must hold; one that is not given holds.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -10,9 +11,9 @@ pub struct Matching {
     pub services: Vec<Text>,
     /// `span_names`.
     pub span_names: Vec<Text>,
-    /// `span_kinds`, as `SPAN_KIND_SERVER` or `server`.
+    /// `span_kinds`, as `SPAN_KIND_SERVER`; strict ones may be written `server`.
     pub span_kinds: Vec<Text>,
-    /// `log_bodies`, of bodies that are text.
+    /// `log_bodies`; what is no text is shown as one.
     pub log_bodies: Vec<Text>,
     /// `log_severity_texts`.
     pub log_severity_texts: Vec<Text>,
@@ -24,7 +25,7 @@ pub struct Matching {
     pub resources: Vec<Property>,
     /// `attributes`: all of these attributes of the item.
     pub attributes: Vec<Property>,
-    /// `libraries`: any of these instrumentation scopes.
+    /// `libraries`: an instrumentation scope that is all of these (0.88 documents one of them, and asks for all).
     pub libraries: Vec<Library>,
 }
 
@@ -35,17 +36,6 @@ pub enum Text {
     Strict(String),
     /// `regexp`: matches somewhere.
     Pattern(Pattern),
-}
-
-impl Text {
-    /// Whether a text is meant.
-    #[must_use]
-    pub fn is(&self, text: &str) -> bool {
-        match self {
-            Text::Strict(same) => same == text,
-            Text::Pattern(pattern) => pattern.is_match(text),
-        }
-    }
 }
 
 /// `log_severity_number`.
@@ -80,9 +70,19 @@ pub enum Wanted {
 pub struct Library {
     /// `name` of the scope.
     pub name: Text,
-    /// `version` of the scope; None: any.
+    /// `version` of the scope; None: any. An empty one means a scope without a version.
     pub version: Option<Text>,
 }
+
+/// `span_kinds` as they are compared.
+const SPAN_KINDS: [&str; 6] = [
+    "SPAN_KIND_UNSPECIFIED",
+    "SPAN_KIND_INTERNAL",
+    "SPAN_KIND_SERVER",
+    "SPAN_KIND_CLIENT",
+    "SPAN_KIND_PRODUCER",
+    "SPAN_KIND_CONSUMER",
+];
 
 /// The criteria that hold texts.
 const TEXTS: [&str; 7] =
@@ -103,7 +103,7 @@ impl Matching {
         let matching = Matching {
             services: texts("services"),
             span_names: texts("span_names"),
-            span_kinds: texts("span_kinds"),
+            span_kinds: texts("span_kinds").into_iter().filter_map(|text| span_kind(s, text)).collect(),
             log_bodies: texts("log_bodies"),
             log_severity_texts: texts("log_severity_texts"),
             log_severity_number: s.section_if_there("log_severity_number", SeverityAtLeast::read),
@@ -116,8 +116,65 @@ impl Matching {
         if !TEXTS.iter().chain(&others).any(|key| s.fills(key)) {
             s.error_here(format!("names nothing to match; give one of {}, {}", TEXTS.join(", "), others.join(", ")));
         }
+        let names: Vec<&Text> = matching.libraries.iter().map(|it| &it.name).collect();
+        let two = names.windows(2).any(|pair| matches!(pair, [Text::Strict(a), Text::Strict(b)] if a != b));
+        s.warn_unless(!two, "libraries", || "matches nothing: a scope must be each of them (as in otelcol)".to_owned());
         matching
     }
+
+    /// The criteria that stand in it, as they are written.
+    pub fn given(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let all = [
+            ("services", !self.services.is_empty()),
+            ("span_names", !self.span_names.is_empty()),
+            ("span_kinds", !self.span_kinds.is_empty()),
+            ("log_bodies", !self.log_bodies.is_empty()),
+            ("log_severity_texts", !self.log_severity_texts.is_empty()),
+            ("log_severity_number", self.log_severity_number.is_some()),
+            ("metric_names", !self.metric_names.is_empty()),
+            ("resources", !self.resources.is_empty()),
+            ("attributes", !self.attributes.is_empty()),
+            ("libraries", !self.libraries.is_empty()),
+        ];
+        all.into_iter().filter(|(_, given)| *given).map(|(key, _)| key)
+    }
+
+    /// Whether a criterion is asked of the items of a signal.
+    #[must_use]
+    pub fn asks(signal: Signal, key: &str) -> bool {
+        match key {
+            "services" | "span_names" | "span_kinds" => signal == Signal::Traces,
+            "log_bodies" | "log_severity_texts" | "log_severity_number" => signal == Signal::Logs,
+            "metric_names" => signal == Signal::Metrics,
+            _ => signal != Signal::Metrics,
+        }
+    }
+
+    /// What 0.88 would refuse at its start in a pipeline of this signal: the criterion, or nothing for the whole.
+    #[must_use]
+    pub fn unfit(&self, signal: Signal) -> Vec<Option<&'static str>> {
+        if signal == Signal::Metrics || self.given().next().is_none() {
+            return Vec::new();
+        }
+        let foreign = self.given().filter(|key| *key != "metric_names" && !Matching::asks(signal, key)).map(Some);
+        let found: Vec<_> = foreign.collect();
+        let asks_nothing = found.is_empty() && !self.given().any(|key| Matching::asks(signal, key));
+        if asks_nothing { vec![None] } else { found }
+    }
+}
+
+/// A strict kind must be one there is.
+fn span_kind(s: &Section<'_>, text: Text) -> Option<Text> {
+    let Text::Strict(written) = text else { return Some(text) };
+    let is = |kind: &&&str| {
+        let short = kind.trim_start_matches("SPAN_KIND_");
+        kind.eq_ignore_ascii_case(&written) || short.eq_ignore_ascii_case(&written)
+    };
+    let known = SPAN_KINDS.iter().find(is);
+    s.unless(known.is_some(), "span_kinds", || {
+        format!("{} is no span kind; there are {}", quote(&written), SPAN_KINDS.join(", "))
+    });
+    known.map(|kind| Text::Strict((*kind).to_owned()))
 }
 
 fn texts(s: &Section<'_>, key: &'static str, is_regexp: bool) -> Vec<Text> {
@@ -157,20 +214,10 @@ impl Library {
     fn read(s: &Section<'_>, is_regexp: bool) -> Option<Library> {
         let text = |key| s.text_if_given(key).and_then(|text| Text::new(s, key, s.at_of(key), text, is_regexp));
         s.unless(s.fills("name"), "name", || "is missing".to_owned());
-        let version = text("version");
+        // An empty version is one; a variable without a value is not.
+        let empty = s.get("version").filter(|e| !e.value.is_null() && !e.value.hangs_on_missing());
+        let empty = empty.and_then(|e| Text::new(s, "version", e.value.at, String::new(), is_regexp));
+        let version = text("version").or(empty);
         Some(Library { name: text("name")?, version })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_is_equal_or_matches_somewhere() {
-        assert!(Text::Strict("a.b".into()).is("a.b"));
-        assert!(!Text::Strict("a.b".into()).is("a-b"));
-        let pattern = Text::Pattern(Pattern::new("a.b").expect("it is a pattern"));
-        assert!(pattern.is("xa-bx") && !pattern.is("ab"));
     }
 }
