@@ -641,7 +641,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("    timeout: 10s",
      "    timeout: 10s\n    \"\\u202etuoemit\": 1",
      "1 problem\n\
-         \x20 12:5  processors.batch.\\u{202e}tuoemit  `\\u{202e}tuoemit` is not a key here; metadata_keys, timeout, send_batch_size, send_batch_max_size, metadata_cardinality_limit are"),
+         \x20 12:5  processors.batch.\\u{202e}tuoemit  `\\u{202e}tuoemit` is not a key here; metadata_keys, timeout, send_batch_size, send_batch_max_size, send_batch_max_bytes, metadata_cardinality_limit are"),
 ];
 
 #[test]

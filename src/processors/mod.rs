@@ -8,6 +8,7 @@ pub mod batch;
 pub mod conditions;
 pub mod edits;
 pub mod memory_limiter;
+pub mod origin;
 pub mod pipe;
 pub mod resource;
 
