@@ -13,9 +13,11 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 use std::hint::black_box;
 use tfo_otel_agent::config::{Any, Pattern};
-use tfo_otel_agent::otlp::{self, Action, Cutter, Only, REQUEST_MAX, Rewriter, Rule, Signal, Target, Value};
+use tfo_otel_agent::otlp::{self, Action, Cutter, Only, REQUEST_MAX, Rewriter, Rule, Sieve, Signal, Target, Value};
 use tfo_otel_agent::processors::attributes::matching::{Matching, Property, SeverityAtLeast, Text, Wanted};
-use tfo_otel_agent::processors::conditions;
+use tfo_otel_agent::processors::probabilistic_sampler::config::SamplerConfig;
+use tfo_otel_agent::processors::{conditions, probabilistic_sampler};
+use tfo_otel_agent::telemetry::Metrics;
 
 /// CPU time of this thread, seconds.
 struct CpuTime;
@@ -233,6 +235,17 @@ fn wire(c: &mut Criterion<CpuTime>) {
             b.iter(|| rewriter.rewrite(Signal::Logs, black_box(&request), &|_| None, REQUEST_MAX))
         });
     }
+    let severe = Matching {
+        log_severity_number: Some(SeverityAtLeast { min: 9, match_undefined: false }),
+        ..Matching::default()
+    };
+    let all = Sieve::keeping(conditions::only(Some(&severe), None, Signal::Logs));
+    group.bench_function("sift by severity, all are kept", |b| b.iter(|| all.sift(Signal::Logs, black_box(&request))));
+    let sampler = SamplerConfig { percentage: 50.0, ..SamplerConfig::default() };
+    let half = Sieve::keeping(probabilistic_sampler::keeps(&sampler, Signal::Logs, &Metrics::detached()));
+    let left = half.sift(Signal::Logs, &request).and_then(|left| otlp::count(Signal::Logs, &left)).expect("valid");
+    assert!((400..600).contains(&left), "{left} of 1000 are half");
+    group.bench_function("sample half", |b| b.iter(|| half.sift(Signal::Logs, black_box(&request))));
     group.bench_function("cut in 8", |b| {
         b.iter(|| {
             let cutter = Cutter::of(Signal::Logs, black_box(&request)).expect("it is valid");

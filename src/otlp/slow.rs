@@ -4,7 +4,7 @@
 //! vectors, and encodes again. Unknown fields do not survive it.
 
 use super::edits::{Action, Groups, Keys, Source, Value, When};
-use super::{Context, Item, Rule, Signal, Target, Walked, value};
+use super::{Context, Item, Only, Rule, Signal, Target, Walked, value};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -88,6 +88,14 @@ impl Request {
             }
         }
         self.forget_empty_resources();
+    }
+
+    /// Which items are meant, in their order.
+    #[must_use]
+    pub fn meant(&self, only: &Only) -> Vec<bool> {
+        let mut meant = Vec::new();
+        self.clone().each_item(&mut |item, _, _| meant.push(only.holds(item)));
+        meant
     }
 
     /// Makes an empty resource an absent one, which means the same.

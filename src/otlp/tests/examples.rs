@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A length-delimited field.
-fn field(number: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
+pub(super) fn field(number: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
     Node { number, wire: 2, value: content.as_ref().to_vec() }.canonical()
 }
 

@@ -89,9 +89,22 @@ const TEXTS: [&str; 7] =
     ["services", "span_names", "span_kinds", "log_bodies", "log_severity_texts", "metric_names", "libraries"];
 
 impl Matching {
-    /// Reads `include` or `exclude`.
+    /// Reads `include` or `exclude` of whatever may flow.
     #[must_use]
     pub fn read(s: &Section<'_>) -> Matching {
+        Matching::read_of(s, None)
+    }
+
+    /// Reads `include` or `exclude` of one signal: what cannot be asked of it is refused at once.
+    #[must_use]
+    pub fn read_of(s: &Section<'_>, signal: Option<Signal>) -> Matching {
+        let takes = |key: &&'static str| {
+            let takes = signal.is_none_or(|signal| Matching::asks(signal, key));
+            if !takes {
+                s.refuse(key, "cannot be asked here");
+            }
+            takes
+        };
         let is_regexp = s.choice("match_type", false, &[("strict", false), ("regexp", true)]);
         s.unless(s.fills("match_type"), "match_type", || "is missing; write strict or regexp".to_owned());
         s.section("regexp", |s| {
@@ -99,22 +112,26 @@ impl Matching {
             let _ = s.flag("cacheenabled", false);
             let _ = s.number("cachemaxnumentries", 0, 0..=i64::MAX);
         });
-        let texts = |key| texts(s, key, is_regexp);
+        let texts = |key| if takes(&key) { Text::read_all(s, key, is_regexp) } else { Vec::new() };
         let matching = Matching {
             services: texts("services"),
             span_names: texts("span_names"),
             span_kinds: texts("span_kinds").into_iter().filter_map(|text| span_kind(s, text)).collect(),
             log_bodies: texts("log_bodies"),
             log_severity_texts: texts("log_severity_texts"),
-            log_severity_number: s.section_if_there("log_severity_number", SeverityAtLeast::read),
+            log_severity_number: Some("log_severity_number")
+                .filter(takes)
+                .and_then(|key| s.section_if_there(key, SeverityAtLeast::read)),
             metric_names: texts("metric_names"),
             resources: s.items("resources", |s| Property::read(s, is_regexp)),
             attributes: s.items("attributes", |s| Property::read(s, is_regexp)),
             libraries: s.items("libraries", |s| Library::read(s, is_regexp)).into_iter().flatten().collect(),
         };
         let others = ["log_severity_number", "resources", "attributes"];
-        if !TEXTS.iter().chain(&others).any(|key| s.fills(key)) {
-            s.error_here(format!("names nothing to match; give one of {}, {}", TEXTS.join(", "), others.join(", ")));
+        let mut asked: Vec<&'static str> = TEXTS.iter().chain(&others).copied().collect();
+        asked.retain(|key| signal.is_none_or(|signal| Matching::asks(signal, key)));
+        if !asked.iter().any(|key| s.fills(key)) {
+            s.error_here(format!("names nothing to match; give one of {}", asked.join(", ")));
         }
         let names: Vec<&Text> = matching.libraries.iter().map(|it| &it.name).collect();
         let two = names.windows(2).any(|pair| matches!(pair, [Text::Strict(a), Text::Strict(b)] if a != b));
@@ -177,12 +194,13 @@ fn span_kind(s: &Section<'_>, text: Text) -> Option<Text> {
     known.map(|kind| Text::Strict((*kind).to_owned()))
 }
 
-fn texts(s: &Section<'_>, key: &'static str, is_regexp: bool) -> Vec<Text> {
-    let given = s.texts_if_given(key).unwrap_or_default();
-    given.into_iter().filter_map(|(text, at)| Text::new(s, key, at, text, is_regexp)).collect()
-}
-
 impl Text {
+    /// Reads a list of texts.
+    pub(in crate::processors) fn read_all(s: &Section<'_>, key: &'static str, is_regexp: bool) -> Vec<Text> {
+        let given = s.texts_if_given(key).unwrap_or_default();
+        given.into_iter().filter_map(|(text, at)| Text::new(s, key, at, text, is_regexp)).collect()
+    }
+
     fn new(s: &Section<'_>, key: &str, at: At, text: String, is_regexp: bool) -> Option<Text> {
         if !is_regexp {
             return Some(Text::Strict(text));
@@ -200,7 +218,8 @@ impl SeverityAtLeast {
 }
 
 impl Property {
-    fn read(s: &Section<'_>, is_regexp: bool) -> Property {
+    /// Reads one.
+    pub(in crate::processors) fn read(s: &Section<'_>, is_regexp: bool) -> Property {
         s.unless(s.fills("key"), "key", || "is missing".to_owned());
         let value = match is_regexp {
             true => s.pattern_if_given("value").map(Wanted::Pattern),
