@@ -73,7 +73,7 @@ pub use merge::merge;
 #[cfg(any(test, feature = "testing"))]
 pub use only::Item;
 pub use only::{Level, Look, Only, Test};
-pub use outline::{count, is_deprecated};
+pub use outline::{all_below, count, is_deprecated};
 pub use peek::{Leaf, Peek, PeekAny};
 pub use rewrite::{Rewriter, Rule, Target, TooDeep};
 pub use sieve::Sieve;

@@ -13,5 +13,6 @@ pub mod origin;
 pub mod pipe;
 pub mod probabilistic_sampler;
 pub mod resource;
+pub mod severity;
 
 pub use pipe::{Passed, Pipe, Refusal, Step, Tee};

@@ -91,9 +91,10 @@ impl Pipe {
     ///
     /// # Errors
     /// [`Refusal::Later`].
-    pub fn admit(&self, items: u32) -> Result<(), Refusal> {
-        let admit =
-            |limiter: &Arc<Limiter>| limiter.admit(self.signal, items).map_err(|e| Refusal::Later(e.to_string()));
+    pub fn admit(&self, items: u32, request: &[u8]) -> Result<(), Refusal> {
+        let admit = |limiter: &Arc<Limiter>| {
+            limiter.admit(self.signal, items, request).map_err(|e| Refusal::Later(e.to_string()))
+        };
         self.limiters.iter().try_for_each(admit)
     }
 

@@ -219,7 +219,7 @@ impl Intake {
             return refused.map_or(Ok(Work { walked, offers, passed: kept, charge }), Err);
         }
         let pipes = self.pipes.get(&signal).map_or(&[][..], Vec::as_slice);
-        pipes.iter().try_for_each(|pipe| pipe.admit(walked.items)).map_err(|e| (items, e))?;
+        pipes.iter().try_for_each(|pipe| pipe.admit(walked.items, request)).map_err(|e| (items, e))?;
         for pipe in pipes {
             let passed = pipe.process(request, walked, context, &mut charge).map_err(|e| (items, e))?;
             for (store, part) in pipe.parts(&passed) {

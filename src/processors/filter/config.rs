@@ -3,6 +3,7 @@
 use crate::config::Section;
 use crate::otlp::Signal;
 use crate::processors::attributes::matching::{Matching, Property, SeverityAtLeast, Text};
+use crate::processors::severity;
 
 /// Keeps what is included and not excluded; a signal of which nothing is asked passes whole.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -38,9 +39,6 @@ pub struct MetricMatching {
     /// `resource_attributes`: all of these.
     pub resource_attributes: Vec<Property>,
 }
-
-/// The short names of severities, by their first number (OpenTelemetry, logs data model, "Displaying Severity").
-const SEVERITIES: [&str; 6] = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"];
 
 impl FilterConfig {
     /// Reads `processors.filter`.
@@ -90,7 +88,7 @@ fn of_logs(s: &Section<'_>) -> Option<Matching> {
         attributes: properties("record_attributes"),
         log_severity_texts: texts("severity_texts"),
         log_bodies: texts("bodies"),
-        log_severity_number: s.section_if_there("severity_number", severity),
+        log_severity_number: s.section_if_there("severity_number", at_least),
         ..Matching::default()
     };
     let typed = matching.given().any(|key| key != "log_severity_number");
@@ -130,20 +128,11 @@ fn asks_something(s: &Section<'_>, typed: bool, has_type: bool, else_asked: bool
     typed || else_asked
 }
 
-fn severity(s: &Section<'_>) -> SeverityAtLeast {
-    let written = s.text("min", "").to_ascii_uppercase();
-    let named = || {
-        let stem = written.trim_end_matches(|c: char| c.is_ascii_digit());
-        let nth = &written[stem.len()..];
-        let class = SEVERITIES.iter().position(|name| *name == stem)?;
-        let nth = if nth.is_empty() { 1 } else { nth.parse::<usize>().ok().filter(|nth| (2..=4).contains(nth))? };
-        u8::try_from(class * 4 + nth).ok()
-    };
-    let min = written.parse().ok().filter(|n| (1..=24).contains(n)).or_else(named);
+fn at_least(s: &Section<'_>) -> SeverityAtLeast {
+    let written = s.text("min", "");
+    let min = severity::number(&written);
     // Without a word every record that has a severity is meant, as in the original.
-    s.unless(min.is_some() || written.is_empty(), "min", || {
-        format!("is no severity; write one of {} (or WARN2), or a number from 1 to 24", SEVERITIES.join(", "))
-    });
+    s.unless(min.is_some() || written.is_empty(), "min", severity::none_such);
     SeverityAtLeast { min: min.unwrap_or(0), match_undefined: s.flag("match_undefined", false) }
 }
 
@@ -158,21 +147,6 @@ mod tests {
 
     #[test]
     #[rustfmt::skip]
-    fn a_severity_is_a_name_or_a_number() {
-        for (written, expected) in [
-            ("TRACE", 1), ("trace4", 4), ("Debug", 5), ("INFO", 9), ("warn2", 14), ("ERROR", 17), ("FATAL4", 24), ("1", 1), ("24", 24), ("''", 0),
-        ] {
-            let (read, told) = try_out(&format!("min: {written}"), &[], severity);
-            assert_eq!((read.min, told.as_str()), (expected, ""), "{written}");
-        }
-        for written in ["INFO1", "INFO5", "0", "25", "notice"] {
-            let (_, told) = try_out(&format!("min: {written}"), &[], severity);
-            assert!(told.starts_with("is no severity; write one of TRACE, DEBUG"), "{written}: {told}");
-        }
-    }
-
-    #[test]
-    #[rustfmt::skip]
     fn what_cannot_be_asked_is_told_and_what_asks_nothing_is_none() {
         for (yaml, expected) in [
             ("traces: {span: ['name == \"x\"']}",                     "conditions in OTTL are not available in this build; spans.include and spans.exclude can be asked"),
@@ -182,12 +156,16 @@ mod tests {
             ("metrics: {include: {metric_names: [x]}}",               "is missing; write strict or regexp"),
             ("logs: {exclude: {match_type: strict}}",                 "warning: asks nothing, so it has no effect"),
             ("spans: {exclude: {match_type: strict, log_bodies: [x]}}", "names nothing to match; give one of services, span_names, span_kinds, libraries, resources, attributes | cannot be asked here"),
+            ("logs: {include: {severity_number: {min: notice}}}",     "is no severity; write one of TRACE, DEBUG, INFO, WARN, ERROR, FATAL (or WARN2), or a number from 1 to 24"),
             ("error_mode: ignore",                                    "warning: has no effect: it is about errors of OTTL conditions, and there are none in this build"),
         ] {
             assert_eq!(try_out(yaml, &[], FilterConfig::read).1, expected, "{yaml}");
         }
         let (config, _) = try_out("logs: {exclude: {match_type: strict}}", &[], FilterConfig::read);
         assert_eq!(config, FilterConfig::default());
+        let (config, told) = try_out("logs: {include: {severity_number: {match_undefined: true}}}", &[], FilterConfig::read);
+        let any = Some(SeverityAtLeast { min: 0, match_undefined: true });
+        assert_eq!((config.logs.include.and_then(|it| it.log_severity_number), told.as_str()), (any, ""));
     }
 
     #[test]
