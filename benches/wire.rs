@@ -12,7 +12,12 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 use std::hint::black_box;
-use tfo_otel_agent::otlp::{self, Action, Cutter, REQUEST_MAX, Rewriter, Rule, Signal, Target, Value};
+use tfo_otel_agent::config::{Any, Pattern};
+use tfo_otel_agent::otlp::{self, Action, Cutter, Only, REQUEST_MAX, Rewriter, Rule, Sieve, Signal, Target, Value};
+use tfo_otel_agent::processors::attributes::matching::{Matching, Property, SeverityAtLeast, Text, Wanted};
+use tfo_otel_agent::processors::probabilistic_sampler::config::SamplerConfig;
+use tfo_otel_agent::processors::{conditions, probabilistic_sampler};
+use tfo_otel_agent::telemetry::Metrics;
 
 /// CPU time of this thread, seconds.
 struct CpuTime;
@@ -178,8 +183,33 @@ fn production() -> Rewriter {
         upsert("telemetryflow.tenant.id", "tenant-8841"),
         upsert("agent.version", "1.0.0-CE"),
     ];
-    let rule = |target, actions| Rule { target, actions, only: None };
+    let rule = |target, actions| Rule { target, actions, only: Only::default() };
     Rewriter::new(vec![rule(Target::Resource, resource), rule(Target::Items, items)]).expect("flat values")
+}
+
+/// The three item upserts of [`production`], for the items meant.
+fn production_only(include: Matching) -> Rewriter {
+    let actions = (0..3).map(|n| Action::upsert(&format!("telemetryflow.{n}"), Value::Text("ws-2f6c9a54".to_owned())));
+    let only = conditions::only(Some(&include), None, Signal::Logs);
+    Rewriter::new(vec![Rule { target: Target::Items, actions: actions.collect(), only }]).expect("flat values")
+}
+
+/// Conditions from cheap to dear: all hold for each record, so that all the work is done.
+fn conditions_of_logs() -> [(&'static str, Matching); 5] {
+    let none = Matching::default;
+    let property = |key: &str, value: Wanted| vec![Property { key: key.to_owned(), value: Some(value) }];
+    let pattern = |text: &str| Pattern::new(text).expect("a pattern");
+    let resources = property("service.name", Wanted::Same(Any::Text("modbus-driver".to_owned())));
+    let attributes = property("unit", Wanted::Same(Any::Text("kilopascal".to_owned())));
+    let peers = property("network.peer.address", Wanted::Pattern(pattern(r"^10\.20\.")));
+    let min = Some(SeverityAtLeast { min: 9, match_undefined: false });
+    [
+        ("rewrite, include a resource", Matching { resources, ..none() }),
+        ("rewrite, include a severity", Matching { log_severity_number: min, ..none() }),
+        ("rewrite, include the last attribute, strict", Matching { attributes, ..none() }),
+        ("rewrite, include an attribute, regexp", Matching { attributes: peers, ..none() }),
+        ("rewrite, include a body, regexp", Matching { log_bodies: vec![Text::Pattern(pattern("within"))], ..none() }),
+    ]
 }
 
 fn wire(c: &mut Criterion<CpuTime>) {
@@ -197,6 +227,25 @@ fn wire(c: &mut Criterion<CpuTime>) {
     group.bench_function("rewrite, every key is there", |b| {
         b.iter(|| production.rewrite(Signal::Logs, black_box(&rewritten), &|_| None, REQUEST_MAX))
     });
+    for (name, include) in conditions_of_logs() {
+        let rewriter = production_only(include);
+        let meant = rewriter.rewrite(Signal::Logs, &request, &|_| None, REQUEST_MAX).expect("valid");
+        assert!(meant.len() > request.len() + 1_000 * 60, "{name}: every record is meant");
+        group.bench_function(name, |b| {
+            b.iter(|| rewriter.rewrite(Signal::Logs, black_box(&request), &|_| None, REQUEST_MAX))
+        });
+    }
+    let severe = Matching {
+        log_severity_number: Some(SeverityAtLeast { min: 9, match_undefined: false }),
+        ..Matching::default()
+    };
+    let all = Sieve::keeping(conditions::only(Some(&severe), None, Signal::Logs));
+    group.bench_function("sift by severity, all are kept", |b| b.iter(|| all.sift(Signal::Logs, black_box(&request))));
+    let sampler = SamplerConfig { percentage: 50.0, ..SamplerConfig::default() };
+    let half = Sieve::keeping(probabilistic_sampler::keeps(&sampler, Signal::Logs, &Metrics::detached()));
+    let left = half.sift(Signal::Logs, &request).and_then(|left| otlp::count(Signal::Logs, &left)).expect("valid");
+    assert!((400..600).contains(&left), "{left} of 1000 are half");
+    group.bench_function("sample half", |b| b.iter(|| half.sift(Signal::Logs, black_box(&request))));
     group.bench_function("cut in 8", |b| {
         b.iter(|| {
             let cutter = Cutter::of(Signal::Logs, black_box(&request)).expect("it is valid");

@@ -399,7 +399,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("  otlp:\n    protocols",
      "  otlpp:\n    protocols",
      "2 problems\n\
-         \x20 2:3    receivers.otlpp                   `otlpp` is no receiver type; there are otlp; did you mean `otlp`?\n\
+         \x20 2:3    receivers.otlpp                   `otlpp` is no receiver type; there are otlp, self; did you mean `otlp`?\n\
          \x20 48:19  service.pipelines.logs.receivers  `otlp` is not defined under receivers; did you mean `otlpp`?"),
     ("exporters:\n  otlphttp:\n",
      "exporters:\n  jaeger:\n  otlphttp:\n",
@@ -544,23 +544,34 @@ const CASES: &[(&str, &str, &str)] = &[
      "    actions: []\n    include:\n      span_names: [a]",
      "3 problems\n\
          \x20 17:14  processors.attributes.actions             there is no action; give at least one\n\
-         \x20 19:7   processors.attributes.include             is not available in this build, and without it items would be edited that are not meant\n\
-         \x20 19:7   processors.attributes.include.match_type  is missing; write strict or regexp"),
+         \x20 19:7   processors.attributes.include.match_type  is missing; write strict or regexp\n\
+         \x20 19:19  processors.attributes.include.span_names  cannot be asked of logs, and the pipeline `logs` does"),
     ("    actions:",
      "    exclude:\n      match_type: regexp\n      services: [\"(\"]\n      log_severity_number: {min: 99}\n    actions:",
-     "3 problems\n\
-         \x20 18:7   processors.attributes.exclude                          is not available in this build, and without it items would be edited that are not meant\n\
+     "2 problems\n\
          \x20 19:18  processors.attributes.exclude.services                 `(` is not a pattern: found open group without closing ')'\n\
          \x20 20:34  processors.attributes.exclude.log_severity_number.min  99 is not from 1 to 24"),
     ("    actions:",
      "    include:\n      match_type: strict\n      libraries: []\n    actions:",
-     "2 problems\n\
-         \x20 18:7  processors.attributes.include  is not available in this build, and without it items would be edited that are not meant\n\
+     "1 problem\n\
          \x20 18:7  processors.attributes.include  names nothing to match; give one of services, span_names, span_kinds, log_bodies, log_severity_texts, metric_names, libraries, log_severity_number, resources, attributes"),
     ("    actions:",
      "    exclude: {match_type: strict, services: [a]}\n    actions:",
      "1 problem\n\
-         \x20 17:14  processors.attributes.exclude  is not available in this build, and without it items would be edited that are not meant"),
+         \x20 17:45  processors.attributes.exclude.services  cannot be asked of logs, and the pipeline `logs` does"),
+    ("    actions:",
+     "    exclude: {match_type: strict, metric_names: [a]}\n    actions:",
+     "1 problem, 1 warning\n\
+         \x20 17:14  processors.attributes.exclude               asks nothing of logs, and the pipeline `logs` needs that\n\
+         \x20 17:49  processors.attributes.exclude.metric_names  warning: is not asked of logs (nor in otelcol), and the pipeline `logs` names it"),
+    ("    actions:",
+     "    exclude: {match_type: strict, libraries: [{name: a}, {name: b}]}\n    actions:",
+     "1 warning\n\
+         \x20 17:46  processors.attributes.exclude.libraries  warning: matches nothing: a scope must be each of them (as in otelcol)"),
+    ("    actions:",
+     "    exclude: {match_type: strict, span_kinds: [servant]}\n    actions:",
+     "1 problem\n\
+         \x20 17:47  processors.attributes.exclude.span_kinds  `servant` is no span kind; there are SPAN_KIND_UNSPECIFIED, SPAN_KIND_INTERNAL, SPAN_KIND_SERVER, SPAN_KIND_CLIENT, SPAN_KIND_PRODUCER, SPAN_KIND_CONSUMER"),
     ("        value: ${env:TENANT}",
      "        value: ${env:TENANT",
      "1 problem\n\
@@ -630,7 +641,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("    timeout: 10s",
      "    timeout: 10s\n    \"\\u202etuoemit\": 1",
      "1 problem\n\
-         \x20 12:5  processors.batch.\\u{202e}tuoemit  `\\u{202e}tuoemit` is not a key here; metadata_keys, timeout, send_batch_size, send_batch_max_size, metadata_cardinality_limit are"),
+         \x20 12:5  processors.batch.\\u{202e}tuoemit  `\\u{202e}tuoemit` is not a key here; metadata_keys, timeout, send_batch_size, send_batch_max_size, send_batch_max_bytes, metadata_cardinality_limit are"),
 ];
 
 #[test]

@@ -131,6 +131,7 @@ configs/production.yaml: 1 warning
     let limiter = MemoryLimiterConfig {
         check_interval: Duration::from_secs(1),
         limit: Limit::Fixed { limit: Bytes::mib(256), spike: Bytes::mib(64) },
+        refuse_first_below: None,
     };
     assert_eq!(config.processors.get(&id("batch")), Some(&ProcessorConfig::Batch(batch)));
     assert_eq!(config.processors.get(&id("memory_limiter")), Some(&ProcessorConfig::MemoryLimiter(limiter)));
@@ -177,6 +178,7 @@ configs/edge-gateway.yaml: 3 warnings
     let limiter = MemoryLimiterConfig {
         check_interval: Duration::from_secs(1),
         limit: Limit::Fixed { limit: Bytes::mib(512), spike: Bytes(Bytes::mib(512).0 / 5) },
+        refuse_first_below: None,
     };
     assert_eq!(config.processors.get(&id("memory_limiter")), Some(&ProcessorConfig::MemoryLimiter(limiter)));
 }

@@ -6,7 +6,7 @@ mod input;
 use libfuzzer_sys::fuzz_target;
 use tfo_otel_agent::otlp::slow::Request;
 use tfo_otel_agent::otlp::wild::KEYS;
-use tfo_otel_agent::otlp::{Action, Keys, REQUEST_MAX, Rewriter, Rule, Source, Target, Type, Value, When, walk};
+use tfo_otel_agent::otlp::{Action, Keys, Only, REQUEST_MAX, Rewriter, Rule, Source, Target, Type, Value, When, walk};
 
 /// A few rules out of a few bytes.
 fn rules(bytes: &[u8]) -> Vec<Rule> {
@@ -31,7 +31,7 @@ fn rules(bytes: &[u8]) -> Vec<Rule> {
         .map(|rule| Rule {
             target: if rule[0] & 0x80 == 0 { Target::Items } else { Target::Resource },
             actions: rule.chunks_exact(3).map(action).collect(),
-            only: None,
+            only: Only::default(),
         })
         .collect()
 }

@@ -19,8 +19,6 @@ use std::time::Duration;
 
 /// What a memory store may hold when no memory_limiter says more: a gateway of 256 MB has this to spare.
 const MEMORY_STORE: Bytes = Bytes::mib(32);
-/// An upload's uncompressed size: just under the 4 MiB that gRPC servers take by default.
-const UPLOAD_MAX: u32 = 4 * 1_024 * 1_024 - 4_096;
 /// Largest spool by default: 10 GiB, or half the filesystem if that is less (architecture §5).
 const SPOOL_MAX: Bytes = Bytes::mib(10 * 1_024);
 
@@ -230,7 +228,7 @@ fn source(config: &Config, pipeline: &PipelineConfig, lane: Lane) -> Source {
     let (cut, timeout) = match batch {
         Some((_, batch)) => (cut_of(batch), batch.timeout),
         // Without `batch` the original sends each request as it came; here each block.
-        None => (Cut { enough_items: 1, max_items: 0, max_bytes: UPLOAD_MAX }, Duration::ZERO),
+        None => (cut_of(&BatchConfig { timeout: Duration::ZERO, ..BatchConfig::default() }), Duration::ZERO),
     };
     let batch = batch.map(|(id, _)| id.to_string());
     Source { pipeline: pipeline.id(), signal: pipeline.signal, lane, cut, timeout, batch }
@@ -239,5 +237,31 @@ fn source(config: &Config, pipeline: &PipelineConfig, lane: Lane) -> Source {
 fn cut_of(batch: &BatchConfig) -> Cut {
     // A size of 0 or a timeout of 0 means "at once" in the original.
     let enough = if batch.timeout.is_zero() { 1 } else { batch.send_batch_size.max(1) };
-    Cut { enough_items: enough, max_items: batch.send_batch_max_size, max_bytes: UPLOAD_MAX }
+    Cut { enough_items: enough, max_items: batch.send_batch_max_size, max_bytes: batch.send_batch_max_bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::try_out;
+
+    /// Reference §2.6: a size or a timeout of 0 means "at once", and then only the largest sizes cut.
+    #[test]
+    #[rustfmt::skip]
+    fn batch_says_how_uploads_are_cut() {
+        for (yaml, enough_items, max_items, max_bytes) in [
+            ("{}",                                                8_192, 0,     4_190_208),
+            ("{send_batch_size: 0}",                              1,     0,     4_190_208),
+            ("{timeout: 0s}",                                     1,     0,     4_190_208),
+            ("{timeout: 0s, send_batch_max_size: 9000}",          1,     9_000, 4_190_208),
+            ("{send_batch_size: 500, send_batch_max_size: 600}",  500,   600,   4_190_208),
+            ("{send_batch_max_bytes: 1000000}",                   8_192, 0,     1_000_000),
+            ("{send_batch_max_bytes: 0}",                         8_192, 0,     0), // no limit
+        ] {
+            let (batch, told) = try_out(yaml, &[], BatchConfig::read);
+            assert_eq!((cut_of(&batch), told.as_str()), (Cut { enough_items, max_items, max_bytes }, ""), "{yaml}");
+        }
+        let (_, told) = try_out("{send_batch_size: 500, send_batch_max_size: 499}", &[], BatchConfig::read);
+        assert_eq!(told, "499 is less than send_batch_size (500)");
+    }
 }

@@ -9,7 +9,7 @@
 use super::exporters;
 use super::listen::{NoPort, bind};
 use super::machine;
-use super::plan::{Config, ExporterConfig, ExtensionConfig, ProcessorConfig, ReceiverConfig};
+use super::plan::{Config, ExporterConfig, ExtensionConfig, PipelineConfig, ProcessorConfig, ReceiverConfig};
 use super::roster::{BATCHER, DOORMAN, KEEPER, OTLP_GRPC, READER, SELF_, WEB, WRITER_, roster, row};
 use super::stores::{Stored, Stores};
 use super::web::{Behind, Port, Web};
@@ -18,10 +18,10 @@ use crate::batcher::budget::Budget;
 use crate::batcher::{Batcher, Offer};
 use crate::config::Id;
 use crate::extensions::health_check;
-use crate::otlp::{Rewriter, Rule};
-use crate::processors::edits;
+use crate::otlp::{Rewriter, Rule, Sieve, TooDeep};
 use crate::processors::memory_limiter::Limiter;
-use crate::processors::pipe::{Pipe, StoreNo};
+use crate::processors::pipe::{Pipe, Step, StoreNo};
+use crate::processors::{edits, filter, probabilistic_sampler};
 use crate::receivers::intake::{Intake, Outlet};
 use crate::receivers::otlp::door::{Doorman, GrpcDoor};
 use crate::receivers::otlp::grpc::OtlpGrpc;
@@ -203,7 +203,8 @@ pub(super) fn pipes(
     let mut limiters: BTreeMap<Id, Arc<Limiter>> = BTreeMap::new();
     let mut pipes = Vec::new();
     for pipeline in &config.service.pipelines {
-        let (mut mine, mut rules) = (Vec::new(), Vec::new());
+        let (mut mine, mut steps) = (Vec::new(), Steps::default());
+        let sift = |id: &Id, keeps| Step::Sift(Sieve::keeping(keeps), ProcessorMetrics::new(metrics, &id.to_string()));
         for id in &pipeline.processors {
             match config.processors.get(id) {
                 Some(ProcessorConfig::MemoryLimiter(section)) => {
@@ -213,17 +214,23 @@ pub(super) fn pipes(
                     });
                     mine.push(shared.clone());
                 }
-                Some(ProcessorConfig::Resource(section)) => rules.push(edits::of_resource(section)),
+                Some(ProcessorConfig::Resource(section)) => steps.rules.push(edits::of_resource(section)),
                 Some(ProcessorConfig::Attributes(section)) => {
-                    let rule = edits::of_attributes(section);
-                    rules.push(rule.map_err(|why| StartError::Component { id: id.to_string(), why: why.into() })?);
+                    steps.rules.push(edits::of_attributes(section, pipeline.signal));
+                }
+                Some(ProcessorConfig::Filter(section)) => {
+                    if let Some(keeps) = filter::keeps(section, pipeline.signal) {
+                        steps.push(sift(id, keeps)).map_err(|e| deep(pipeline, e))?;
+                    }
+                }
+                Some(ProcessorConfig::Sampler(section)) => {
+                    let keeps = probabilistic_sampler::keeps(section, pipeline.signal, metrics);
+                    steps.push(sift(id, keeps)).map_err(|e| deep(pipeline, e))?;
                 }
                 Some(ProcessorConfig::Batch(_)) | None => {}
             }
         }
-        let rules: Vec<Rule> = rules.into_iter().filter(|r| !r.actions.is_empty()).collect();
-        let deep = |e: crate::otlp::TooDeep| StartError::Component { id: pipeline.id(), why: e.to_string() };
-        let rewriter = if rules.is_empty() { None } else { Some(Rewriter::new(rules).map_err(deep)?) };
+        let steps = steps.end().map_err(|e| deep(pipeline, e))?;
         let tees = pipeline.exporters.iter().filter_map(|id| match config.exporters.get(id) {
             Some(ExporterConfig::Debug(section)) => Some(super::exporters::tee(id, section, metrics)),
             _ => None,
@@ -232,13 +239,45 @@ pub(super) fn pipes(
             name: pipeline.id(),
             signal: pipeline.signal,
             limiters: mine,
-            rewriter,
+            steps,
             lanes: stores.lanes.get(&pipeline.id()).cloned().unwrap_or_default(),
             tees: tees.collect(),
         };
         pipes.push((pipeline.receivers.clone(), Arc::new(pipe)));
     }
     Ok(pipes)
+}
+
+fn deep(pipeline: &PipelineConfig, e: TooDeep) -> StartError {
+    StartError::Component { id: pipeline.id(), why: e.to_string() }
+}
+
+/// The steps of a pipeline as they are gathered: edits that stand side by side become one.
+#[derive(Default)]
+struct Steps {
+    done: Vec<Step>,
+    rules: Vec<Rule>,
+}
+
+impl Steps {
+    fn push(&mut self, step: Step) -> Result<(), TooDeep> {
+        self.close()?;
+        self.done.push(step);
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<Vec<Step>, TooDeep> {
+        self.close()?;
+        Ok(self.done)
+    }
+
+    fn close(&mut self) -> Result<(), TooDeep> {
+        let rules: Vec<Rule> = std::mem::take(&mut self.rules).into_iter().filter(|r| !r.actions.is_empty()).collect();
+        if !rules.is_empty() {
+            self.done.push(Step::Edit(Rewriter::new(rules)?));
+        }
+        Ok(())
+    }
 }
 
 fn live_bytes() -> u64 {

@@ -16,7 +16,8 @@
 //! What always holds:
 //! * What [`walk()`] accepts, prost decodes and the Go collector decodes; everything after it relies on that, and
 //!   nothing after it can make such a request undecodable.
-//! * Items are neither lost nor doubled by [`merge()`], a [`Cutter`] or a [`Rewriter`], and keep their order.
+//! * Items are neither lost nor doubled by [`merge()`], a [`Cutter`] or a [`Rewriter`], and keep their order; only a
+//!   [`Sieve`] drops some, which is what it is for.
 //! * Unknown fields travel on with what they were found in.
 //! * No function panics, overflows a stack or reads outside its input, whatever the bytes. The shallow ones (all but
 //!   `walk` and `from_json`) may give a meaningless result for bytes that were never walked.
@@ -31,6 +32,8 @@
 //! | `merge.rs` | many requests in one |
 //! | `split.rs` `outline.rs` | cutting at item borders; where the items lie |
 //! | `rewrite.rs` `list.rs` | processors on wire bytes; one list of attributes |
+//! | `sieve.rs` | dropping items |
+//! | `only.rs` `peek.rs` | for which items; looking into a message without decoding it |
 //! | `edits.rs` `value.rs` | the actions; values computed from values |
 //! | `json/` | OTLP/JSON to protobuf |
 //! | `answer.rs` | what is answered to an export request |
@@ -51,9 +54,12 @@ mod edits;
 mod json;
 mod list;
 mod merge;
+mod only;
 mod outline;
+mod peek;
 mod rewrite;
 mod schema;
+mod sieve;
 mod split;
 mod value;
 mod walk;
@@ -64,8 +70,13 @@ pub use edits::{Action, Find, Groups, Keys, Pattern, Source, Type, VALUE_DEPTH_M
 pub use json::{BadJson, from_json, from_json_within};
 pub use list::Context;
 pub use merge::merge;
-pub use outline::{count, is_deprecated};
-pub use rewrite::{Filter, Item, Rewriter, Rule, Target, TooDeep};
+#[cfg(any(test, feature = "testing"))]
+pub use only::Item;
+pub use only::{Level, Look, Only, Test};
+pub use outline::{all_below, count, is_deprecated};
+pub use peek::{Leaf, Peek, PeekAny};
+pub use rewrite::{Rewriter, Rule, Target, TooDeep};
+pub use sieve::Sieve;
 pub use split::Cutter;
 pub use walk::{Walked, walk};
 pub use wire::{CONCERNED_MAX, DEPTH_MAX, Malformed, PARTS_MAX, Place, REQUEST_MAX, What};

@@ -12,6 +12,7 @@
 //! and never reaches outside the bytes.
 
 use super::Signal;
+use super::peek::Peek;
 use super::schema::{DEPRECATED_SCOPES, Msg};
 use super::wire::{LEN, Pieces, Place, Read, What, bad, check_size};
 use std::ops::Range;
@@ -205,6 +206,22 @@ pub fn is_deprecated(request: &[u8]) -> bool {
         Ok(())
     });
     found && read.is_ok()
+}
+
+/// Does every log record of a request that [`walk`](super::walk()) has accepted name a severity, and one below this?
+#[must_use]
+pub fn all_below(request: &[u8], severity: u8) -> bool {
+    let mut below = true;
+    let read = each(Signal::Logs, request, Level::Request, 0..request.len(), &mut |resource| {
+        each(Signal::Logs, request, Level::Resource, resource, &mut |scope| {
+            each(Signal::Logs, request, Level::Scope, scope, &mut |record| {
+                // One is enough to know; of those behind it only the lengths are read.
+                below = below && (1..i32::from(severity)).contains(&Peek(&request[record]).number(2));
+                Ok(())
+            })
+        })
+    });
+    below && read.is_ok()
 }
 
 fn each(

@@ -20,11 +20,10 @@
 use super::Signal;
 use super::edits::{Action, VALUE_DEPTH_MAX};
 use super::list::{Actions, Context, Suffix};
+use super::only::{Level, Only, Standing};
 use super::wire::{LEN, Malformed, Open, Pieces, REQUEST_MAX, Read, What, bad, check_size};
 use bytes::Bytes;
-use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Which lists a processor edits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,31 +34,6 @@ pub enum Target {
     Items,
 }
 
-/// One item with what stands around it, for `include` and `exclude`. All are serialized messages.
-#[derive(Debug, Clone, Copy)]
-pub struct Item<'a> {
-    /// What it is.
-    pub signal: Signal,
-    /// `Resource`.
-    pub resource: &'a [u8],
-    /// `InstrumentationScope`.
-    pub scope: &'a [u8],
-    /// `Metric`, with all its points; empty for other signals.
-    pub metric: &'a [u8],
-    /// `Span`, `LogRecord` or the data point.
-    pub item: &'a [u8],
-}
-
-/// Decides whether a rule is for an item: `include` and `exclude`.
-#[derive(Clone)]
-pub struct Filter(pub Arc<dyn Fn(&Item<'_>) -> bool + Send + Sync>);
-
-impl fmt::Debug for Filter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Filter")
-    }
-}
-
 /// One processor.
 #[derive(Debug, Clone)]
 pub struct Rule {
@@ -67,8 +41,8 @@ pub struct Rule {
     pub target: Target,
     /// What is done to each, in order; each sees what the one before it did.
     pub actions: Vec<Action>,
-    /// For which items; `None`: all. Without effect on [`Target::Resource`], as in otelcol.
-    pub only: Option<Filter>,
+    /// For which items. Without effect on [`Target::Resource`]: that processor has no conditions in otelcol either.
+    pub only: Only,
 }
 
 /// A configured value nests deeper than [`VALUE_DEPTH_MAX`].
@@ -82,12 +56,12 @@ pub struct Rewriter {
     passes: Vec<Pass>,
 }
 
-/// Rules that can be carried out together: a filter looks at what the rules before it have made.
+/// Rules that can be carried out together: a condition looks at what the rules before it have made.
 #[derive(Debug, Clone, Default)]
 struct Pass {
     resource: Actions,
     items: Actions,
-    only: Option<Filter>,
+    only: Only,
 }
 
 impl Rewriter {
@@ -101,8 +75,9 @@ impl Rewriter {
             if rule.actions.iter().filter_map(Action::value).any(|value| value.depth() > VALUE_DEPTH_MAX) {
                 return Err(TooDeep);
             }
-            if passes.last().is_none_or(|last| rule.only.is_some() || last.only.is_some()) {
-                passes.push(Pass { only: rule.only, ..Pass::default() });
+            let only = if rule.target == Target::Items { rule.only } else { Only::default() };
+            if passes.last().is_none_or(|last| only.has_conditions() || last.only.has_conditions()) {
+                passes.push(Pass { only, ..Pass::default() });
             }
             let pass = passes.last_mut().expect("one was pushed when there was none");
             match rule.target {
@@ -147,8 +122,7 @@ impl Pass {
         };
         // A guess: as much again for items of 400 bytes that get three attributes.
         let out = Vec::with_capacity(bytes.len() + bytes.len() / 3 + 256);
-        let mut run =
-            Run { pass: self, signal, bytes, context, limit, suffixes, out, resource: Vec::new(), scope: Vec::new() };
+        let mut run = Run { pass: self, signal, bytes, context, limit, suffixes, out };
         run.request()?;
         run.check(bytes.len())?;
         Ok(run.out)
@@ -174,9 +148,6 @@ struct Run<'a> {
     limit: usize,
     suffixes: Suffixes,
     out: Vec<u8>,
-    /// The resource and the scope around the items being read; kept only for a filter.
-    resource: Vec<u8>,
-    scope: Vec<u8>,
 }
 
 impl Run<'_> {
@@ -204,9 +175,11 @@ impl Run<'_> {
     fn container(&mut self, range: Range<usize>) -> Read<()> {
         let members = members(self.bytes, range.clone(), 1)?;
         self.check(range.start)?;
-        if self.pass.only.is_some() {
-            self.resource = gather(self.bytes, &members);
-        }
+        let only = &self.pass.only;
+        let standing = match only.start() {
+            open if only.asks(Level::Resource) => only.ask(open, Level::Resource, &gather(self.bytes, &members)),
+            open => open,
+        };
         if members.is_empty() && !self.suffixes.resource.is_empty() {
             super::wire::put_bytes(&mut self.out, 1, self.suffixes.resource.as_bytes());
         }
@@ -239,9 +212,9 @@ impl Run<'_> {
                         }
                     }
                 }
-            } else if piece.is(2) && !self.pass.items.is_empty() {
+            } else if piece.is(2) && !self.pass.items.is_empty() && standing != Standing::NotMeant {
                 let open = Open::field(&mut self.out, 2, piece.value().len());
-                self.scope(piece.value())?;
+                self.scope(piece.value(), standing)?;
                 open.close(&mut self.out);
             } else {
                 self.copy(piece.whole());
@@ -251,28 +224,34 @@ impl Run<'_> {
     }
 
     /// `ScopeSpans`, `ScopeMetrics`, `ScopeLogs`.
-    fn scope(&mut self, range: Range<usize>) -> Read<()> {
-        if self.pass.only.is_some() {
-            self.scope = gather(self.bytes, &members(self.bytes, range.clone(), 1)?);
+    fn scope(&mut self, range: Range<usize>, mut standing: Standing) -> Read<()> {
+        if self.pass.only.asks(Level::Scope) {
+            let scope = gather(self.bytes, &members(self.bytes, range.clone(), 1)?);
+            standing = self.pass.only.ask(standing, Level::Scope, &scope);
         }
         let mut pieces = Pieces::of(self.bytes, range);
         while let Some(piece) = pieces.next()? {
-            if !piece.is(2) {
+            if !piece.is(2) || standing == Standing::NotMeant {
                 self.copy(piece.whole());
             } else if self.signal == Signal::Metrics {
                 let open = Open::field(&mut self.out, 2, piece.value().len());
-                self.metric(piece.value())?;
+                self.metric(piece.value(), standing)?;
                 open.close(&mut self.out);
             } else {
                 let list = if self.signal == Signal::Traces { 9 } else { 6 };
-                self.item(2, list, piece.value(), 0..0)?;
+                self.item(2, list, piece.value(), standing)?;
             }
         }
         Ok(())
     }
 
-    fn metric(&mut self, range: Range<usize>) -> Read<()> {
-        let mut pieces = Pieces::of(self.bytes, range.clone());
+    fn metric(&mut self, range: Range<usize>, standing: Standing) -> Read<()> {
+        let standing = self.pass.only.ask(standing, Level::Metric, &self.bytes[range.clone()]);
+        if standing == Standing::NotMeant {
+            self.copy(range);
+            return Ok(());
+        }
+        let mut pieces = Pieces::of(self.bytes, range);
         while let Some(piece) = pieces.next()? {
             let list = match piece.number {
                 5 | 7 | 11 => 7,
@@ -288,7 +267,7 @@ impl Run<'_> {
             let mut inner = Pieces::of(self.bytes, piece.value());
             while let Some(point) = inner.next()? {
                 if point.is(1) {
-                    self.item(1, list, point.value(), range.clone())?;
+                    self.item(1, list, point.value(), standing)?;
                 } else {
                     self.copy(point.whole());
                 }
@@ -299,20 +278,11 @@ impl Run<'_> {
     }
 
     /// An item at field `number`, whose attributes are at field `list`.
-    fn item(&mut self, number: u32, list: u32, item: Range<usize>, metric: Range<usize>) -> Read<()> {
+    fn item(&mut self, number: u32, list: u32, item: Range<usize>, standing: Standing) -> Read<()> {
         self.check(item.start)?;
-        if let Some(Filter(only)) = &self.pass.only {
-            let seen = Item {
-                signal: self.signal,
-                resource: &self.resource,
-                scope: &self.scope,
-                metric: &self.bytes[metric],
-                item: &self.bytes[item.clone()],
-            };
-            if !only(&seen) {
-                super::wire::put_bytes(&mut self.out, number, &self.bytes[item]);
-                return Ok(());
-            }
+        if self.pass.only.ask(standing, Level::Item, &self.bytes[item.clone()]) == Standing::NotMeant {
+            super::wire::put_bytes(&mut self.out, number, &self.bytes[item]);
+            return Ok(());
         }
         let suffix = match list {
             1 => &self.suffixes.one,
@@ -329,7 +299,7 @@ impl Run<'_> {
 }
 
 /// The contents of all occurrences of a singular message.
-fn members(bytes: &[u8], range: Range<usize>, number: u32) -> Read<Vec<Range<usize>>> {
+pub(super) fn members(bytes: &[u8], range: Range<usize>, number: u32) -> Read<Vec<Range<usize>>> {
     let mut found = Vec::new();
     let mut pieces = Pieces::of(bytes, range);
     while let Some(piece) = pieces.next()? {
@@ -341,6 +311,6 @@ fn members(bytes: &[u8], range: Range<usize>, number: u32) -> Read<Vec<Range<usi
 }
 
 /// Occurrences of a singular message one after the other: what they merge to.
-fn gather(bytes: &[u8], members: &[Range<usize>]) -> Vec<u8> {
+pub(super) fn gather(bytes: &[u8], members: &[Range<usize>]) -> Vec<u8> {
     members.iter().flat_map(|member| &bytes[member.clone()]).copied().collect()
 }

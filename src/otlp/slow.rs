@@ -4,7 +4,7 @@
 //! vectors, and encodes again. Unknown fields do not survive it.
 
 use super::edits::{Action, Groups, Keys, Source, Value, When};
-use super::{Context, Filter, Item, Rule, Signal, Target, Walked, value};
+use super::{Context, Item, Only, Rule, Signal, Target, Walked, value};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -81,13 +81,21 @@ impl Request {
                     apply(&mut resource.get_or_insert_default().attributes, &rule.actions, context);
                 }),
                 Target::Items => self.each_item(&mut |item, _, attributes| {
-                    if rule.only.as_ref().is_none_or(|Filter(only)| only(item)) {
+                    if rule.only.holds(item) {
                         apply(attributes, &rule.actions, context);
                     }
                 }),
             }
         }
         self.forget_empty_resources();
+    }
+
+    /// Which items are meant, in their order.
+    #[must_use]
+    pub fn meant(&self, only: &Only) -> Vec<bool> {
+        let mut meant = Vec::new();
+        self.clone().each_item(&mut |item, _, _| meant.push(only.holds(item)));
+        meant
     }
 
     /// Makes an empty resource an absent one, which means the same.
@@ -115,7 +123,7 @@ impl Request {
                         for span in &mut scope.spans {
                             let times =
                                 Times { time: span.start_time_unix_nano, end: span.end_time_unix_nano, observed: 0 };
-                            let around = Around::of(Signal::Traces, &spans.resource, &scope.scope, None, span);
+                            let around = Around::of(&spans.resource, &scope.scope, None, span);
                             visit(&around.item(), times, &mut span.attributes);
                         }
                     }
@@ -127,7 +135,7 @@ impl Request {
                         for record in &mut scope.log_records {
                             let times =
                                 Times { time: record.time_unix_nano, end: 0, observed: record.observed_time_unix_nano };
-                            let around = Around::of(Signal::Logs, &logs.resource, &scope.scope, None, record);
+                            let around = Around::of(&logs.resource, &scope.scope, None, record);
                             visit(&around.item(), times, &mut record.attributes);
                         }
                     }
@@ -138,9 +146,8 @@ impl Request {
                     for scope in &mut metrics.scope_metrics {
                         for metric in &mut scope.metrics {
                             let whole = metric.clone();
-                            let around = |point: &dyn Encode| {
-                                Around::of(Signal::Metrics, &metrics.resource, &scope.scope, Some(&whole), point)
-                            };
+                            let around =
+                                |point: &dyn Encode| Around::of(&metrics.resource, &scope.scope, Some(&whole), point);
                             each_point(metric, &around, visit);
                         }
                     }
@@ -181,40 +188,31 @@ impl<M: Message> Encode for M {
     }
 }
 
-/// What a filter is shown, owned.
+/// What a condition is shown, owned.
 struct Around {
-    signal: Signal,
     resource: Vec<u8>,
     scope: Vec<u8>,
-    metric: Vec<u8>,
+    metric: Option<Vec<u8>>,
     item: Vec<u8>,
 }
 
 impl Around {
     fn of(
-        signal: Signal,
         resource: &Option<Resource>,
         scope: &Option<InstrumentationScope>,
         metric: Option<&Metric>,
         item: &dyn Encode,
     ) -> Around {
         Around {
-            signal,
             resource: resource.as_ref().map(Encode::bytes).unwrap_or_default(),
             scope: scope.as_ref().map(Encode::bytes).unwrap_or_default(),
-            metric: metric.map(Encode::bytes).unwrap_or_default(),
+            metric: metric.map(Encode::bytes),
             item: item.bytes(),
         }
     }
 
     fn item(&self) -> Item<'_> {
-        Item {
-            signal: self.signal,
-            resource: &self.resource,
-            scope: &self.scope,
-            metric: &self.metric,
-            item: &self.item,
-        }
+        Item { levels: [Some(&self.resource), Some(&self.scope), self.metric.as_deref(), Some(&self.item)] }
     }
 }
 

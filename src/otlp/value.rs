@@ -55,6 +55,41 @@ pub(super) fn converted(value: &[u8], to: Type) -> Option<Value> {
     }
 }
 
+/// pdata's `AsString` of an `AnyValue`.
+pub(super) fn shown(value: &[u8]) -> String {
+    decode(value).map_or_else(String::new, as_text)
+}
+
+/// Is an `AnyValue` this one? Maps are equal whatever the order of their keys (contrib v0.88.0, `pdatautil/hash.go`).
+pub(super) fn equals(value: &[u8], wanted: &Value) -> bool {
+    same(decode(value), wanted)
+}
+
+fn same(value: Option<Any>, wanted: &Value) -> bool {
+    match (value, wanted) {
+        (None, Value::Empty) => true,
+        (Some(Any::StringValue(text)), Value::Text(wanted)) => text == *wanted,
+        (Some(Any::BoolValue(yes)), Value::Bool(wanted)) => yes == *wanted,
+        (Some(Any::IntValue(n)), Value::Int(wanted)) => n == *wanted,
+        (Some(Any::DoubleValue(n)), Value::Double(wanted)) => n.to_bits() == wanted.to_bits(),
+        (Some(Any::ArrayValue(list)), Value::List(wanted)) => {
+            list.values.len() == wanted.len() && list.values.into_iter().zip(wanted).all(|(a, b)| same(a.value, b))
+        }
+        (Some(Any::KvlistValue(mut map)), Value::Map(wanted)) => {
+            let mut wanted: Vec<&(String, Value)> = wanted.iter().collect();
+            wanted.sort_by(|a, b| a.0.cmp(&b.0));
+            map.values.sort_by(|a, b| a.key.cmp(&b.key));
+            map.values.len() == wanted.len()
+                && map
+                    .values
+                    .into_iter()
+                    .zip(wanted)
+                    .all(|(pair, (key, value))| pair.key == *key && same(pair.value.and_then(|any| any.value), value))
+        }
+        _ => false,
+    }
+}
+
 fn decode(value: &[u8]) -> Option<Any> {
     AnyValue::decode(value).ok().and_then(|any| any.value)
 }

@@ -5,9 +5,14 @@
 
 pub mod attributes;
 pub mod batch;
+pub mod conditions;
 pub mod edits;
+pub mod filter;
 pub mod memory_limiter;
+pub mod origin;
 pub mod pipe;
+pub mod probabilistic_sampler;
 pub mod resource;
+pub mod severity;
 
-pub use pipe::{Pipe, Refusal, Tee};
+pub use pipe::{Passed, Pipe, Refusal, Step, Tee};

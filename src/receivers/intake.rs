@@ -4,7 +4,7 @@
 use crate::batcher::budget::{Budget, Charge};
 use crate::batcher::{Offer, OfferError, Part};
 use crate::otlp::{Context, Signal, Walked, is_deprecated, walk};
-use crate::processors::pipe::{Pipe, Refusal, StoreNo};
+use crate::processors::pipe::{Passed, Pipe, Refusal, StoreNo};
 use crate::spool::Lane;
 use crate::supervise::{Fallen, Line, Wire, contained, tripwire};
 use crate::telemetry::{ExporterMetrics, ReceiverMetrics};
@@ -47,13 +47,13 @@ pub struct Outlet {
     pub readers: Vec<(Lane, ExporterMetrics)>,
 }
 
-/// What a request came to: where its parts go, and who is shown it afterwards.
+/// What a request came to: where its parts go, and what is counted and shown afterwards.
 #[derive(Debug)]
 struct Work {
     routes: Arc<Routes>,
     walked: Walked,
     offers: BTreeMap<StoreNo, Vec<Part>>,
-    shows: Vec<(Arc<Pipe>, Bytes)>,
+    passed: Vec<(Arc<Pipe>, Passed)>,
     charge: Charge,
 }
 
@@ -181,24 +181,24 @@ impl Intake {
         let routes = self.routes();
         let walked = walk(signal, request).map_err(|e| (0, e.into()))?;
         let items = u64::from(walked.items);
-        let (mut offers, mut shows) = (BTreeMap::<StoreNo, Vec<Part>>::new(), Vec::new());
+        let (mut offers, mut kept) = (BTreeMap::<StoreNo, Vec<Part>>::new(), Vec::new());
         if items == 0 {
             let lost = "items stand in instrumentation_library_* (field 1000) only, which OTLP removed in 0.15";
             let refused = is_deprecated(request).then(|| (0, Refusal::Never(lost.into())));
-            return refused.map_or(Ok(Work { routes, walked, offers, shows, charge }), Err);
+            return refused.map_or(Ok(Work { routes, walked, offers, passed: kept, charge }), Err);
         }
         let pipes = routes.pipes.get(&signal).map_or(&[][..], Vec::as_slice);
-        pipes.iter().try_for_each(|pipe| pipe.admit(walked.items)).map_err(|e| (items, e))?;
+        pipes.iter().try_for_each(|pipe| pipe.admit(walked.items, request)).map_err(|e| (items, e))?;
         for pipe in pipes {
-            let raw = pipe.edit(request, context, &mut charge).map_err(|e| (items, e))?;
-            for (store, part) in pipe.parts(&raw, walked) {
+            let passed = pipe.process(request, walked, context, &mut charge).map_err(|e| (items, e))?;
+            for (store, part) in pipe.parts(&passed) {
                 offers.entry(store).or_default().push(part);
             }
-            if !pipe.tees.is_empty() {
-                shows.push((pipe.clone(), raw));
+            if pipe.looks_back() {
+                kept.push((pipe.clone(), passed));
             }
         }
-        Ok(Work { routes, walked, offers, shows, charge })
+        Ok(Work { routes, walked, offers, passed: kept, charge })
     }
 }
 
@@ -245,15 +245,16 @@ impl Routes {
 
 /// Offers, counts, shows.
 async fn bring(signal: Signal, work: Work, metrics: &ReceiverMetrics) -> Result<(), Refusal> {
-    let Work { routes, walked, offers, shows, charge } = work;
+    let Work { routes, walked, offers, passed, charge } = work;
     let outcome = routes.offer(signal, offers, Arc::new(charge)).await;
     match &outcome {
         Ok(()) => metrics.accepted(signal, walked.items.into()),
         Err(_) => metrics.refused(signal, walked.items.into()),
     }
-    if outcome.is_ok() && !shows.is_empty() {
+    if outcome.is_ok() {
+        passed.iter().for_each(|(pipe, passed)| pipe.count_dropped(passed));
         // Contained: a panic of somebody who only looks is counted there and is no reason to refuse.
-        let _ = contained("debug exporter", || shows.iter().for_each(|(pipe, raw)| pipe.show(raw, walked)));
+        let _ = contained("debug exporter", || passed.iter().for_each(|(pipe, passed)| pipe.show(passed)));
     }
     outcome
 }
@@ -314,7 +315,7 @@ mod tests {
             name: "logs".into(),
             signal: Signal::Logs,
             limiters: Vec::new(),
-            rewriter: None,
+            steps: Vec::new(),
             lanes: (0..stores).map(|n| (StoreNo(n), Lane(1))).collect(),
             tees: vec![Arc::new(move |_, _, _| {
                 shown.fetch_add(1, SeqCst);
@@ -389,5 +390,49 @@ mod tests {
             assert_eq!(client.await.expect("not aborted").is_ok(), taken);
             assert_eq!((accepted(&metrics), shown.load(SeqCst)), (u64::from(taken), usize::from(taken)));
         }
+    }
+
+    /// Goal: what a processor drops is counted once, when the client was told that its request was taken; a request of
+    /// which nothing is left is taken, and offered to nobody.
+    #[actix::test]
+    #[rustfmt::skip]
+    async fn what_a_processor_drops_is_counted_when_the_request_was_taken() {
+        use crate::otlp::{Level, Only, Sieve, Test};
+        use crate::processors::pipe::Step;
+        use crate::telemetry::ProcessorMetrics;
+        /// Two log records: `x` and `y`.
+        const TWO: &[u8] = &[0x0a, 12, 0x12, 10, 0x12, 3, 0x1a, 1, b'x', 0x12, 3, 0x1a, 1, b'y'];
+        let (shown, metrics) = (Arc::default(), Metrics::detached());
+        let counts = ReceiverMetrics::new(&metrics, "otlp", "http");
+        let intake = |wanted: &'static str| {
+            let (outlet, asked) = outlet(true);
+            let keeps = Only::default().including(Test::default().and(Level::Item, move |record| record.text(3) == wanted));
+            let mut pipe = Arc::into_inner(pipe(1, &shown)).expect("nobody else has it");
+            pipe.steps = vec![Step::Sift(Sieve::keeping(keeps), ProcessorMetrics::new(&metrics, "filter"))];
+            (Arc::new(Intake::new([Arc::new(pipe)], vec![outlet], Budget::new(Size(1_000)))), asked)
+        };
+        let dropped = || {
+            let text = metrics.text();
+            let of = |what: &str| text.lines().find(|l| l.starts_with(&format!("otelcol_processor_{what}_log_records{{"))).map(|l| l.rsplit(' ').next().expect("a value").to_owned());
+            (of("accepted"), of("dropped"))
+        };
+        let counted = |kept: &str, gone: &str| (Some(kept.to_owned()), Some(gone.to_owned()));
+
+        let (one_left, asked) = intake("x");
+        for (answer, expected) in [(Err(OfferError::Later("full".into())), (None, None)), (Ok(()), counted("1", "1"))] {
+            let client = actix_rt::spawn(one_left.take(Signal::Logs, Bytes::from_static(TWO), one_left.budget.open(), &|_| None, &counts));
+            settle().await;
+            let (offer, told) = asked.lock().expect("whole").pop().expect("asked");
+            assert_eq!((&offer.parts[0].raw[..], offer.parts[0].walked.items), (REQUEST, 1));
+            told.send(answer.clone()).expect("waited for");
+            assert_eq!(client.await.expect("not aborted").is_ok(), answer.is_ok());
+            assert_eq!(dropped(), expected);
+        }
+        assert_eq!((accepted(&metrics), shown.load(SeqCst)), (2, 1));
+
+        let (none_left, asked) = intake("z");
+        let taken = none_left.take(Signal::Logs, Bytes::from_static(TWO), none_left.budget.open(), &|_| None, &counts).await;
+        assert_eq!((taken, asked.lock().expect("whole").len(), dropped()), (Ok(()), 0, counted("1", "3")));
+        assert_eq!((accepted(&metrics), shown.load(SeqCst)), (4, 1));
     }
 }

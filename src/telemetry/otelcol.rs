@@ -72,7 +72,7 @@ impl ReceiverMetrics {
     }
 }
 
-/// What memory_limiter let through.
+/// What memory_limiter let through, and what a processor dropped.
 #[derive(Debug, Clone)]
 pub struct ProcessorMetrics {
     accepted: PerSignal,
@@ -133,6 +133,41 @@ impl ProcessorMetrics {
         self.accepted.add(signal, accepted);
         self.refused.add(signal, refused);
         self.dropped.add(signal, dropped);
+    }
+}
+
+/// What probabilistic_sampler decided.
+#[derive(Debug, Clone)]
+pub struct SamplerMetrics {
+    /// By policy: kept, not kept.
+    policies: Vec<(String, [Counter; 2])>,
+}
+
+impl SamplerMetrics {
+    /// All samplers of a signal count together, as in the original; there are as many series as policies.
+    #[must_use]
+    pub fn new(metrics: &Metrics, signal: Signal, policies: &[&str]) -> SamplerMetrics {
+        let (name, help) = match signal {
+            Signal::Logs => {
+                ("otelcol_processor_probabilistic_sampler_count_logs_sampled", "Count of logs that were sampled or not")
+            }
+            Signal::Traces | Signal::Metrics => (
+                "otelcol_processor_probabilistic_sampler_count_traces_sampled",
+                "Count of traces that were sampled or not",
+            ),
+        };
+        let counters = metrics.counters(name, help, &["policy", "sampled"]);
+        let both = |policy: &&str| {
+            ((*policy).to_owned(), [counters.with(&[policy, "true"]), counters.with(&[policy, "false"])])
+        };
+        SamplerMetrics { policies: policies.iter().map(both).collect() }
+    }
+
+    /// One item was kept, or not, by one of the policies.
+    pub fn decided(&self, policy: &str, kept: bool) {
+        if let Some((_, [yes, no])) = self.policies.iter().find(|(name, _)| name == policy) {
+            if kept { yes.inc() } else { no.inc() }
+        }
     }
 }
 

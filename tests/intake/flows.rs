@@ -38,6 +38,47 @@ async fn a_receiver_in_two_pipelines_feeds_both_with_one_request() {
     assert_eq!(rig.number("otelcol_receiver_accepted_log_records", &[]).await, 6.0);
 }
 
+/// Processors act in the order of the pipeline, each on what the one before it left; what they drop is in the numbers and
+/// in no lane.
+#[actix::test]
+async fn what_is_filtered_and_sampled_away_is_counted_and_goes_nowhere() {
+    let rig = Rig::start(|endpoint, dir| {
+        yaml(&format!(
+            "processors: {{\
+               attributes: {{actions: [{{key: level, value: high, action: insert}}], \
+                             include: {{match_type: strict, log_severity_number: {{min: 17}}}}}}, \
+               filter/debug: {{logs: {{include: {{severity_number: {{min: INFO}}}}}}}}, \
+               filter/low: {{logs: {{include: {{match_type: strict, record_attributes: [{{key: level, value: high}}]}}}}}}, \
+               probabilistic_sampler: {{sampling_percentage: 100}}}}, \
+             exporters: {{otlphttp: {{endpoint: '{endpoint}', sending_queue: {{storage: file_storage}}}}}}, \
+             extensions: {{file_storage: {{directory: '{}'}}}}, \
+             service: {{extensions: [file_storage], {TELEMETRY}, pipelines: {{logs: {{receivers: [otlp], \
+               processors: [filter/debug, attributes, filter/low, probabilistic_sampler], exporters: [otlphttp]}}}}}}",
+            dir.join("queue").display()
+        ))
+    })
+    .await;
+    let records = |severities: &[u8]| {
+        let record = |severity: &u8| field(2, &[0x10, *severity]);
+        field(1, &field(2, &severities.iter().flat_map(record).collect::<Vec<u8>>()))
+    };
+    assert!(accepted(&rig, Signal::Logs, records(&[5, 9, 17, 1, 21])).await);
+    assert!(accepted(&rig, Signal::Logs, records(&[5])).await, "of this one nothing is left");
+    let kept: u64 = rig.books().iter().map(|b| b.accepted).sum();
+    assert_eq!(kept, 2);
+    assert!(rig.far_end.until(PATIENCE, |c| c.counts().items == 2).await, "{:?}", rig.books());
+    assert_eq!(rig.number("otelcol_receiver_accepted_log_records", &[]).await, 6.0);
+    for (processor, kept, dropped) in
+        [("filter/debug", 3.0, 3.0), ("filter/low", 2.0, 1.0), ("probabilistic_sampler", 2.0, 0.0)]
+    {
+        let labels = [&*format!("processor=\"{processor}\"")];
+        assert_eq!(rig.number("otelcol_processor_accepted_log_records", &labels).await, kept, "{processor}");
+        assert_eq!(rig.number("otelcol_processor_dropped_log_records", &labels).await, dropped, "{processor}");
+    }
+    let sampled = "otelcol_processor_probabilistic_sampler_count_logs_sampled";
+    assert_eq!(rig.number(sampled, &["policy=\"always_sampling\"", "sampled=\"true\""]).await, 2.0);
+}
+
 /// One megabyte that lz4 cannot shrink, as the body of one log record.
 fn incompressible(seed: u64) -> Vec<u8> {
     let mut dice = tfo_otel_agent::base::Dice::seeded(seed);

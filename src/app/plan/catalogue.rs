@@ -7,7 +7,9 @@ use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::otlp::Signal;
 use crate::processors::attributes::config::AttributesConfig;
 use crate::processors::batch::config::BatchConfig;
+use crate::processors::filter::config::FilterConfig;
 use crate::processors::memory_limiter::config::MemoryLimiterConfig;
+use crate::processors::probabilistic_sampler::config::SamplerConfig;
 use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
@@ -83,6 +85,16 @@ pub static PROCESSORS: Class<ProcessorConfig> = Class {
             names: &["attributes"],
             signals: ALL,
             read: Some(|s| ProcessorConfig::Attributes(Box::new(AttributesConfig::read(s)))),
+        },
+        Kind {
+            names: &["filter"],
+            signals: ALL,
+            read: Some(|s| ProcessorConfig::Filter(Box::new(FilterConfig::read(s)))),
+        },
+        Kind {
+            names: &["probabilistic_sampler"],
+            signals: &[Signal::Traces, Signal::Logs],
+            read: Some(|s| ProcessorConfig::Sampler(SamplerConfig::read(s))),
         },
     ],
 };

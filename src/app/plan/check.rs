@@ -1,9 +1,11 @@
 //! What must hold between components: ports, directories, storages, endpoints.
 
-use super::{Config, ExporterConfig, ExtensionConfig, ProcessorConfig, ReceiverConfig};
+use super::{Config, ExporterConfig, ExtensionConfig, PipelineConfig, ProcessorConfig, ReceiverConfig};
 use crate::config::problems::{At, Problems, quote};
 use crate::config::{Id, Listen, Section};
 use crate::extensions::file_storage::config::FileStorageConfig;
+use crate::otlp::Signal;
+use crate::processors::attributes::matching::Matching;
 use crate::telemetry::config::MetricsLevel;
 use std::collections::BTreeSet;
 
@@ -14,7 +16,7 @@ pub(super) fn check(config: &mut Config, top: &Section<'_>) {
     };
     let (receivers, exporters) = (used(|p| &p.receivers, config), used(|p| &p.exporters, config));
     check_urls(config, top);
-    check_filters(config, top);
+    check_conditions(config, top);
     link_storages(config, &exporters, top);
     check_directories(config, top);
     check_ports(config, &receivers, top);
@@ -32,7 +34,7 @@ fn check_urls(config: &Config, top: &Section<'_>) {
     for pipeline in &config.service.pipelines {
         for id in &pipeline.exporters {
             let Some(ExporterConfig::OtlpHttp(exporter)) = config.exporters.get(id) else { continue };
-            let has_any = crate::otlp::Signal::ALL.iter().any(|signal| exporter.url(*signal).is_some());
+            let has_any = Signal::ALL.iter().any(|signal| exporter.url(*signal).is_some());
             if has_any && exporter.url(pipeline.signal).is_none() {
                 let message =
                     format!("the pipeline `{pipeline}` sends here; give endpoint or {}_endpoint", pipeline.signal);
@@ -42,17 +44,41 @@ fn check_urls(config: &Config, top: &Section<'_>) {
     }
 }
 
-/// No pipeline edits items that were not meant: `include` and `exclude` are read and cannot be carried out yet.
-fn check_filters(config: &Config, top: &Section<'_>) {
-    let used: BTreeSet<&Id> = config.service.pipelines.iter().flat_map(|p| &p.processors).collect();
-    for (id, processor) in &config.processors {
-        let ProcessorConfig::Attributes(attributes) = processor else { continue };
-        for (key, matching) in [("include", &attributes.include), ("exclude", &attributes.exclude)] {
-            if matching.is_some() && used.contains(id) {
-                let message = "is not available in this build, and without it items would be edited that are not meant";
-                tell(top, "processors", id, key, |s, at, path| s.error(at, path, message));
+/// What `include` and `exclude` ask can be asked in the pipelines that name them.
+fn check_conditions(config: &Config, top: &Section<'_>) {
+    let mut seen = BTreeSet::new();
+    for pipeline in &config.service.pipelines {
+        let signal = pipeline.signal;
+        for id in pipeline.processors.iter().filter(|id| seen.insert((*id, signal))) {
+            let Some(ProcessorConfig::Attributes(attributes)) = config.processors.get(id) else { continue };
+            for (key, matching) in [("include", &attributes.include), ("exclude", &attributes.exclude)] {
+                if let Some(matching) = matching {
+                    check_matching(matching, (id, key), pipeline, top);
+                }
             }
         }
+    }
+}
+
+/// 0.88 refuses some criteria in a pipeline of another signal, and overlooks the others in silence.
+fn check_matching(matching: &Matching, (id, key): (&Id, &str), pipeline: &PipelineConfig, top: &Section<'_>) {
+    let signal = pipeline.signal;
+    for unfit in matching.unfit(signal) {
+        let (key, message) = match unfit {
+            Some(criterion) => (
+                format!("{key}.{criterion}"),
+                format!("cannot be asked of {signal}, and the pipeline `{pipeline}` does"),
+            ),
+            None => (key.to_owned(), format!("asks nothing of {signal}, and the pipeline `{pipeline}` needs that")),
+        };
+        tell(top, "processors", id, &key, |s, at, path| s.error(at, path, message));
+    }
+    let overlooked = |criterion: &&str| {
+        !Matching::asks(signal, criterion) && (signal == Signal::Metrics || *criterion == "metric_names")
+    };
+    for criterion in matching.given().filter(overlooked) {
+        let message = format!("is not asked of {signal} (nor in otelcol), and the pipeline `{pipeline}` names it");
+        tell(top, "processors", id, &format!("{key}.{criterion}"), |s, at, path| s.warn(at, path, message));
     }
 }
 

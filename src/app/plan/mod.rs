@@ -32,7 +32,9 @@ use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::otlp::Signal;
 use crate::processors::attributes::config::AttributesConfig;
 use crate::processors::batch::config::BatchConfig;
+use crate::processors::filter::config::FilterConfig;
 use crate::processors::memory_limiter::config::MemoryLimiterConfig;
+use crate::processors::probabilistic_sampler::config::SamplerConfig;
 use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
@@ -78,6 +80,10 @@ pub enum ProcessorConfig {
     Resource(ResourceConfig),
     /// `attributes`.
     Attributes(Box<AttributesConfig>),
+    /// `filter`.
+    Filter(Box<FilterConfig>),
+    /// `probabilistic_sampler`.
+    Sampler(SamplerConfig),
 }
 
 /// One of `exporters`.

@@ -3,7 +3,7 @@
 use super::take;
 use super::tree::{Node, fields};
 use crate::otlp::{
-    Action, CONCERNED_MAX, Encoding, Groups, Keys, Partial, Pattern, REQUEST_MAX, Rewriter, Rule, Signal, Source,
+    Action, CONCERNED_MAX, Encoding, Groups, Keys, Only, Partial, Pattern, REQUEST_MAX, Rewriter, Rule, Signal, Source,
     Status, Target, TooDeep, Type, VALUE_DEPTH_MAX, Value, Walked, What, When, count, from_json_within, is_deprecated,
     merge, success, walk,
 };
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A length-delimited field.
-fn field(number: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
+pub(super) fn field(number: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
     Node { number, wire: 2, value: content.as_ref().to_vec() }.canonical()
 }
 
@@ -148,7 +148,7 @@ fn a_metric_that_is_cut_keeps_its_name_unit_and_temporality_in_every_part() {
 }
 
 fn rewrite(target: Target, actions: Vec<Action>, request: Vec<u8>) -> Vec<u8> {
-    let rewriter = Rewriter::new(vec![Rule { target, actions, only: None }]).expect("flat values");
+    let rewriter = Rewriter::new(vec![Rule { target, actions, only: Only::default() }]).expect("flat values");
     rewriter.rewrite(Signal::Logs, &request.into(), &|_| None, REQUEST_MAX).expect("it is valid").to_vec()
 }
 
@@ -300,8 +300,9 @@ fn patterns_select_names_and_groups_become_attributes() {
 #[test]
 fn a_configured_value_too_deep_for_any_far_end_is_refused_before_it_runs() {
     let deep = |levels| (0..levels).fold(Value::Empty, |value, _| Value::Map(vec![("k".into(), value)]));
-    let rules =
-        |levels| vec![Rule { target: Target::Items, actions: vec![Action::upsert("k", deep(levels))], only: None }];
+    let rules = |levels| {
+        vec![Rule { target: Target::Items, actions: vec![Action::upsert("k", deep(levels))], only: Only::default() }]
+    };
     assert_eq!(Rewriter::new(rules(VALUE_DEPTH_MAX + 1)).map(|_| ()), Err(TooDeep));
     // The deepest allowed one, in the deepest list there is, is still decodable.
     let rewriter = Rewriter::new(rules(VALUE_DEPTH_MAX)).expect("it is at the limit");
@@ -364,8 +365,11 @@ fn no_nesting_needs_stack() {
         let request = Bytes::from(around(&field(5, value)));
         walk(Signal::Logs, &request).expect_err("it is far too deep");
         let _ = take(Signal::Logs, &request, 0..1);
-        let rewriter =
-            Rewriter::new(vec![Rule { target: Target::Items, actions: vec![Action::delete("x")], only: None }]);
+        let rewriter = Rewriter::new(vec![Rule {
+            target: Target::Items,
+            actions: vec![Action::delete("x")],
+            only: Only::default(),
+        }]);
         let _ = rewriter.expect("no values").rewrite(Signal::Logs, &request, &|_| None, REQUEST_MAX);
     };
     std::thread::Builder::new().stack_size(64 << 10).spawn(test).expect("a thread").join().expect("it holds");
@@ -376,8 +380,9 @@ fn no_nesting_needs_stack() {
 #[test]
 fn a_request_that_would_explode_is_refused_before_it_does() {
     let upsert = |key| vec![Action::upsert(key, Value::Text("x".repeat(60)))];
-    let rewriter =
-        |actions| Rewriter::new(vec![Rule { target: Target::Items, actions, only: None }]).expect("it is flat");
+    let rewriter = |actions| {
+        Rewriter::new(vec![Rule { target: Target::Items, actions, only: Only::default() }]).expect("it is flat")
+    };
     let items = |n| field(1, field(2, [0x12, 0].repeat(n)));
     let refused = walk(Signal::Logs, &items(10_000_000)).expect_err("too many");
     assert_eq!((refused.what.clone(), refused.is_too_large()), (What::Parts, true));

@@ -3,7 +3,7 @@
 //! | file | |
 //! |---|---|
 //! | `examples.rs` | the rules one by one |
-//! | `walk.rs` `split.rs` `rewrite.rs` `json.rs` | properties, over requests from [`wild`](super::wild) |
+//! | `walk.rs` `split.rs` `rewrite.rs` `sieve.rs` `json.rs` | properties, over requests from [`wild`](super::wild) |
 //! | `tree.rs` | a plain reader that keeps unknown fields |
 
 mod examples;
@@ -11,6 +11,7 @@ mod json;
 mod pdata;
 mod rewrite;
 mod schema;
+mod sieve;
 mod split;
 mod tree;
 mod walk;

@@ -4,8 +4,8 @@ use super::{cases, damage, entropy, signals, tree};
 use crate::otlp::slow::Request;
 use crate::otlp::wild::{Choices, KEYS};
 use crate::otlp::{
-    Action, Filter, Groups, Item, Keys, Pattern, REQUEST_MAX, Rewriter, Rule, Signal, Source, Target, Type, Value,
-    When, walk,
+    Action, Groups, Keys, Level, Only, Pattern, Peek, REQUEST_MAX, Rewriter, Rule, Signal, Source, Target, Test, Type,
+    Value, When, walk,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -67,26 +67,48 @@ fn an_action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// A filter that looks at all it is shown; decoded, because the oracle's bytes have lost the unknown fields.
-fn a_filter() -> impl Strategy<Value = Option<Filter>> {
+/// Looks that see all there is to see; decoded, because the oracle's bytes have lost the unknown fields.
+fn a_test() -> impl Strategy<Value = Test> {
     use opentelemetry_proto::tonic::{common::v1::InstrumentationScope, metrics::v1::Metric, resource::v1::Resource};
     use prost::Message;
-    fn len<M: Message + Default>(bytes: &[u8]) -> usize {
-        M::decode(bytes).expect("the request is valid").encoded_len()
+    fn len<M: Message + Default>(message: Peek<'_>) -> usize {
+        // The looks of damaged requests see what cannot be decoded.
+        M::decode(message.0).map_or(0, |message| message.encoded_len())
     }
-    let by_size = |odd: usize| {
-        Filter(Arc::new(move |item: &Item<'_>| {
-            let size = len::<Resource>(item.resource) + len::<InstrumentationScope>(item.scope);
-            (size + len::<Metric>(item.metric)) % 2 == odd
-        }))
-    };
-    prop_oneof![4 => Just(None), 1 => (0_usize..2).prop_map(move |odd| Some(by_size(odd)))]
+    let odd = || prop::option::weighted(0.4, 0_usize..2);
+    (odd(), odd(), odd(), odd()).prop_map(|(resource, scope, metric, item)| {
+        let mut test = Test::default();
+        if let Some(odd) = resource {
+            test = test.and(Level::Resource, move |it| len::<Resource>(it) % 2 == odd);
+        }
+        if let Some(odd) = scope {
+            test = test.and(Level::Scope, move |it| len::<InstrumentationScope>(it) % 2 == odd);
+        }
+        if let Some(odd) = metric {
+            test = test.and(Level::Metric, move |it| len::<Metric>(it) % 2 == odd);
+        }
+        if let Some(odd) = item {
+            test = test.and(Level::Item, move |it| (it.text(3).len() ^ it.number(6) as usize) % 2 == odd);
+        }
+        test
+    })
+}
+
+pub(super) fn an_only() -> impl Strategy<Value = Only> {
+    let test = || prop::option::weighted(0.3, a_test());
+    (test(), test()).prop_map(|(include, exclude)| {
+        let only = include.into_iter().fold(Only::default(), Only::including);
+        exclude.into_iter().fold(only, Only::excluding)
+    })
 }
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
     let target = prop_oneof![Just(Target::Resource), Just(Target::Items)];
-    let rule = (target, prop::collection::vec(an_action(), 0..4), a_filter())
-        .prop_map(|(target, actions, only)| Rule { target, actions, only });
+    let rule = (target, prop::collection::vec(an_action(), 0..4), an_only()).prop_map(|(target, actions, only)| Rule {
+        target,
+        actions,
+        only,
+    });
     prop::collection::vec(rule, 0..4)
 }
 
@@ -144,8 +166,6 @@ proptest! {
     ) {
         let mut request = Choices::defective(&choices).request(signal);
         hits.strike(&mut request);
-        // The filters of this test decode what they are shown, which is for valid requests.
-        let rules: Vec<Rule> = rules.into_iter().map(|rule| Rule { only: None, ..rule }).collect();
         let rewriter = Rewriter::new(rules).expect("the values are flat");
         let _ = rewriter.rewrite(signal, &request.into(), &context, REQUEST_MAX);
     }

@@ -45,7 +45,7 @@ mod tests {
         let pattern = |text| Pattern::new(text).expect("the test writes patterns");
         let include = Matching {
             services: vec![strict("a")],
-            span_kinds: vec![strict("server")],
+            span_kinds: vec![strict("SPAN_KIND_SERVER")],
             resources: vec![
                 Property { key: "r".to_owned(), value: Some(Wanted::Same(Any::Int(1))) },
                 Property { key: "s".to_owned(), value: None },

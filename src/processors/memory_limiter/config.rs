@@ -2,6 +2,7 @@
 
 use crate::base::Bytes;
 use crate::config::Section;
+use crate::processors::severity;
 use std::time::Duration;
 
 /// Above `limit − spike` new data is refused until a check finds less.
@@ -11,6 +12,9 @@ pub struct MemoryLimiterConfig {
     pub check_interval: Duration,
     /// What the limit is measured against.
     pub limit: Limit,
+    /// `refuse_first_below`: while memory is near the soft limit, requests in which every log record is less severe than
+    /// this are refused before the others; None: all alike, as in the original, which does not have it.
+    pub refuse_first_below: Option<u8>,
 }
 
 /// The two ways to write the limit; `limit_mib` wins when both stand in the file.
@@ -27,7 +31,7 @@ pub enum Limit {
     Share {
         /// 1 to 100.
         limit_percent: u8,
-        /// 1 to 100, below `limit_percent`; a fifth of it when the file says 0.
+        /// Below `limit_percent`; 0: a fifth of the limit.
         spike_percent: u8,
     },
 }
@@ -39,6 +43,7 @@ impl MemoryLimiterConfig {
         let part = |percent: u8| total.0 / 100 * u64::from(percent);
         let (limit, spike) = match self.limit {
             Limit::Fixed { limit, spike } => (limit.0, spike.0),
+            Limit::Share { limit_percent, spike_percent: 0 } => (part(limit_percent), part(limit_percent) / SPIKE_PART),
             Limit::Share { limit_percent, spike_percent } => (part(limit_percent), part(spike_percent)),
         };
         (Bytes(limit), Bytes(limit.saturating_sub(spike)))
@@ -73,8 +78,16 @@ impl MemoryLimiterConfig {
         MemoryLimiterConfig {
             check_interval: if given.is_zero() { CHECK_INTERVAL } else { given },
             limit: Limit::read(s),
+            refuse_first_below: refuse_first_below(s),
         }
     }
+}
+
+fn refuse_first_below(s: &Section<'_>) -> Option<u8> {
+    let written = s.text_if_given("refuse_first_below")?;
+    let number = severity::number(&written);
+    s.unless(number.is_some(), "refuse_first_below", severity::none_such);
+    number
 }
 
 impl Limit {
@@ -99,8 +112,7 @@ impl Limit {
             format!("{spike_percent} is not less than limit_percentage ({limit_percent}); all data would be refused")
         };
         s.unless(limit_percent == 0 || spike_percent < limit_percent, "spike_limit_percentage", too_much);
-        let fifth = limit_percent / 5;
-        Limit::Share { limit_percent, spike_percent: if spike_percent == 0 { fifth } else { spike_percent } }
+        Limit::Share { limit_percent, spike_percent }
     }
 }
 
@@ -116,13 +128,17 @@ mod tests {
         for (yaml, expected) in [
             ("{limit_mib: 100}",                                   Limit::Fixed { limit: mib(100), spike: mib(20) }),
             ("{limit_mib: 100, spike_limit_mib: 30}",              Limit::Fixed { limit: mib(100), spike: mib(30) }),
-            ("{limit_percentage: 75}",                             Limit::Share { limit_percent: 75, spike_percent: 15 }),
+            ("{limit_percentage: 75}",                             Limit::Share { limit_percent: 75, spike_percent: 0 }),
             ("{limit_percentage: 75, spike_limit_percentage: 25}", Limit::Share { limit_percent: 75, spike_percent: 25 }),
         ] {
             let yaml = format!("{{check_interval: 2s, {}", &yaml[1..]);
-            let expected = MemoryLimiterConfig { check_interval: Duration::from_secs(2), limit: expected };
+            let expected = MemoryLimiterConfig { check_interval: Duration::from_secs(2), limit: expected, refuse_first_below: None };
             assert_eq!(try_out(&yaml, &[], MemoryLimiterConfig::read), (expected, String::new()), "{yaml}");
         }
+        let (read, told) = try_out("{check_interval: 1s, limit_mib: 9, refuse_first_below: warn}", &[], MemoryLimiterConfig::read);
+        assert_eq!((read.refuse_first_below, told.as_str()), (Some(13), ""));
+        let (_, told) = try_out("{check_interval: 1s, limit_mib: 9, refuse_first_below: high}", &[], MemoryLimiterConfig::read);
+        assert!(told.starts_with("is no severity"), "{told}");
         let (_, told) = try_out("{check_interval: 1s, limit_percentage: 20, spike_limit_percentage: 20}", &[], MemoryLimiterConfig::read);
         assert_eq!(told, "20 is not less than limit_percentage (20); all data would be refused");
     }
@@ -135,8 +151,10 @@ mod tests {
             (Limit::Fixed { limit: mib(256), spike: mib(64) },         mib(1_000), (mib(256), mib(192))),
             (Limit::Fixed { limit: mib(256), spike: mib(64) },         mib(1),     (mib(256), mib(192))),
             (Limit::Share { limit_percent: 80, spike_percent: 25 },    mib(100),   (mib(80), mib(55))),
+            (Limit::Share { limit_percent: 75, spike_percent: 0 },     mib(100),   (mib(75), mib(60))),
+            (Limit::Share { limit_percent: 4, spike_percent: 0 },      mib(500),   (mib(20), mib(16))), // a fifth of bytes, not of percents
         ] {
-            let config = MemoryLimiterConfig { check_interval: CHECK_INTERVAL, limit };
+            let config = MemoryLimiterConfig { check_interval: CHECK_INTERVAL, limit, refuse_first_below: None };
             assert_eq!(config.limits(total), expected, "{config:?}");
         }
     }

@@ -52,7 +52,7 @@ impl Rig {
             name: "logs".into(),
             signal: Signal::Logs,
             limiters: Vec::new(),
-            rewriter: None,
+            steps: Vec::new(),
             lanes: Vec::new(),
             tees: Vec::new(),
         };
