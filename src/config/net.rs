@@ -87,7 +87,7 @@ impl HttpServer {
         s.not_acted_on("include_metadata", !server.include_metadata);
         s.not_acted_on("response_headers", server.response_headers.is_empty());
         s.moot_all(&["read_timeout", "write_timeout"], "a request is bounded by its size and by idle_timeout");
-        s.moot("compression_algorithms", "gzip, zlib and deflate are taken, anything else is refused");
+        s.moot("compression_algorithms", "gzip, zlib, deflate and zstd are taken, anything else is refused");
         s.moot("keep_alives_enabled", "connections are kept for the next request");
         s.refuse("middlewares", "middlewares are not available in this build");
         server

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `rig.rs` | an agent, a far end, and clients |
 //! | `answers.rs` | what is answered to whom, over HTTP and gRPC |
+//! | `encodings.rs` | what bodies may be compressed with |
 //! | `flows.rs` | where what was taken goes: pipelines, stores, seeds, metrics |
 //! | `stall.rs` | a disk that stands still for a while |
 
 mod answers;
+mod encodings;
 mod flows;
 mod rig;
 mod stall;

@@ -36,8 +36,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tower_service::Service;
+
+/// What a client that asked for another encoding is told. The original takes snappy too, which no client sends unasked.
+const ACCEPTED: &str = "identity,gzip,deflate,zstd";
 
 /// One OTLP/gRPC endpoint: the service behind tonic's server.
 #[derive(Debug, Clone)]
@@ -105,12 +109,12 @@ impl Inner {
         let encoding = match name {
             "identity" => Encoding::Identity,
             "gzip" => Encoding::Gzip,
+            "deflate" => Encoding::Zlib,
+            "zstd" => Encoding::Zstd,
             other => {
                 let mut status =
                     Status::unimplemented(format!("grpc: Decompressor is not installed for grpc-encoding \"{other}\""));
-                status
-                    .metadata_mut()
-                    .insert("grpc-accept-encoding", tonic::metadata::MetadataValue::from_static("identity,gzip"));
+                status.metadata_mut().insert("grpc-accept-encoding", MetadataValue::from_static(ACCEPTED));
                 return Err(status);
             }
         };
