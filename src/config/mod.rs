@@ -53,7 +53,7 @@ pub use host::Imagined;
 pub use host::{FILE_MAX, Host, Machine};
 pub use id::{BadId, Id};
 pub use load::{Locations, load};
-pub use net::{BODY_MAX, Cors, Headers, HttpServer, authenticator};
+pub use net::{BODY_MAX, Cors, Headers, HttpServer, Limits, authenticator};
 #[cfg(test)]
 pub(crate) use section::try_out;
 pub use section::{Reading, Section};

@@ -72,7 +72,7 @@ pub fn inflate(encoding: Encoding, body: Bytes, max: usize, charge: &mut Charge)
 /// RFC 1950: method 8, and the first two bytes are a multiple of 31. A raw stream that begins so would begin with a
 /// block that is stored or of the fixed codes, whose first byte has 0x08 in its low half: no encoder writes those bits.
 fn is_zlib(body: &[u8]) -> bool {
-    body.first_chunk().is_some_and(|head: &[u8; 2]| head[0] & 0x0f == 8 && u16::from_be_bytes(*head) % 31 == 0)
+    body.first_chunk().is_some_and(|head: &[u8; 2]| head[0] & 0x0f == 8 && u16::from_be_bytes(*head).is_multiple_of(31))
 }
 
 /// Inflated bytes are charged and read in steps of this size.

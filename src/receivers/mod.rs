@@ -3,3 +3,5 @@
 pub mod inflate;
 pub mod intake;
 pub mod otlp;
+pub mod socket;
+pub mod tls;

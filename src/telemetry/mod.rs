@@ -67,4 +67,6 @@ pub mod serve;
 pub use health::Health;
 pub use logs::{LogSettings, Logs};
 pub use metrics::{CONTENT_TYPE, Level, Metrics, Resource};
-pub use otelcol::{BatchMetrics, ExporterMetrics, ProcessorMetrics, Queue, ReceiverMetrics, Trigger, queues};
+pub use otelcol::{
+    BatchMetrics, ExporterMetrics, ListenerMetrics, ProcessorMetrics, Queue, ReceiverMetrics, Trigger, queues,
+};

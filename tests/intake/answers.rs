@@ -162,6 +162,10 @@ async fn the_budget_refuses_while_it_is_held_and_is_given_back_by_a_client_that_
 
 pub(crate) async fn client(rig: &Rig) -> LogsServiceClient<Channel> {
     let channel = Channel::from_shared(rig.at("otlp/grpc")).expect("an address").connect().await.expect("it listens");
+    client_over(channel)
+}
+
+pub(crate) fn client_over(channel: Channel) -> LogsServiceClient<Channel> {
     LogsServiceClient::new(channel)
 }
 

@@ -2,8 +2,9 @@
 
 use super::{Config, ExporterConfig, ExtensionConfig, ProcessorConfig, ReceiverConfig};
 use crate::config::problems::{At, Problems, quote};
-use crate::config::{Id, Listen, Section};
+use crate::config::{Id, Listen, Section, TlsServer};
 use crate::extensions::file_storage::config::FileStorageConfig;
+use crate::receivers::tls;
 use crate::telemetry::config::MetricsLevel;
 use std::collections::BTreeSet;
 
@@ -18,6 +19,7 @@ pub(super) fn check(config: &mut Config, top: &Section<'_>) {
     link_storages(config, &exporters, top);
     check_directories(config, top);
     check_ports(config, &receivers, top);
+    check_faces(config, &receivers, top);
 }
 
 /// Tells something about a key of a component.
@@ -140,6 +142,35 @@ fn check_ports(config: &Config, receivers: &BTreeSet<Id>, top: &Section<'_>) {
         if let Some((other_class, other_id, other_key, other)) = clash {
             let message = format!("{listen} is taken by {other_class}.{other_id}.{other_key} ({other})");
             tell(top, class, id, key, |s, at, path| s.error(at, path, message));
+        }
+    }
+}
+
+/// Every server that is to speak TLS can, by the files as they are now.
+fn check_faces(config: &Config, receivers: &BTreeSet<Id>, top: &Section<'_>) {
+    let mut faces: Vec<(&'static str, &Id, &'static str, &TlsServer)> = Vec::new();
+    for id in receivers {
+        if let Some((id, ReceiverConfig::Otlp(otlp))) = config.receivers.get_key_value(id) {
+            let grpc = otlp.grpc.as_ref().and_then(|grpc| Some(("protocols.grpc.tls", grpc.tls.as_ref()?)));
+            let http = otlp.http.as_ref().and_then(|http| Some(("protocols.http.tls", http.server.tls.as_ref()?)));
+            faces.extend(grpc.into_iter().chain(http).map(|(key, tls)| ("receivers", id, key, tls)));
+        }
+    }
+    for id in &config.service.extensions {
+        if let Some(ExtensionConfig::HealthCheck(health)) = config.extensions.get(id) {
+            faces.extend(health.server.tls.as_ref().map(|tls| ("extensions", id, "tls", tls)));
+        }
+    }
+    for (class, id, key, face) in faces {
+        let unknown: Vec<_> = face.cipher_suites.iter().filter(|name| !tls::is_suite(name)).map(|n| quote(n)).collect();
+        if !unknown.is_empty() {
+            let message = format!("{} are not offered here: rustls has only sound ones", unknown.join(", "));
+            tell(top, class, id, &format!("{key}.cipher_suites"), |s, at, path| s.warn(at, path, message));
+        }
+        // What lacks its key or its certificate was told when it was read.
+        let is_whole = face.common.cert.is_some() && face.common.key.is_some();
+        if let Some(fault) = is_whole.then(|| tls::check(face, &|path| top.reading().host.read(path)).err()).flatten() {
+            tell(top, class, id, &format!("{key}.{}", fault.key), |s, at, path| s.error(at, path, fault.why));
         }
     }
 }

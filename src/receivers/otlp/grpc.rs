@@ -1,4 +1,4 @@
-//! OTLP over gRPC: tonic's HTTP/2 server and status codes, our own reading of messages.
+//! OTLP over gRPC: hyper's HTTP/2, tonic's status codes, our own reading of messages.
 //!
 //! A message stays bytes: it is charged as it arrives, inflated with a limit, and never decoded. tonic's own codec
 //! would answer a message that is too large with OUT_OF_RANGE, which OTLP clients retry for ever.
@@ -10,12 +10,12 @@
 //! | too large, compressed or not | RESOURCE_EXHAUSTED without `RetryInfo`: no retry helps |
 //! | full, busy, stopping | UNAVAILABLE with `RetryInfo` |
 //! | this request made us fall | INTERNAL: OTLP clients do not retry it |
-//! | no byte of the message for 30 s, or not all of it in 10 min | DEADLINE_EXCEEDED |
+//! | no byte of the message for `body_idle_timeout`, or not all of it in `body_timeout` | DEADLINE_EXCEEDED |
 //! | other service, method or message encoding | UNIMPLEMENTED |
 //! | no gRPC at all | HTTP 405 or 415 |
 
 use super::config::GrpcConfig;
-use super::http::{COME_BACK, IDLE, RESERVE, TOTAL, reason};
+use super::http::{COME_BACK, RESERVE, reason};
 use crate::batcher::budget::{Charge, Crowded};
 use crate::otlp::Signal;
 use crate::otlp::{Encoding as Form, Status as Details, success};
@@ -51,8 +51,10 @@ pub struct OtlpGrpc(Arc<Inner>);
 struct Inner {
     intake: Arc<Intake>,
     max_message: usize,
-    /// [`IDLE`], but in tests.
+    /// `limits.body_idle_timeout`.
     idle: Duration,
+    /// `limits.body_timeout`.
+    total: Duration,
     metrics: ReceiverMetrics,
 }
 
@@ -61,14 +63,8 @@ impl OtlpGrpc {
     #[must_use]
     pub fn new(config: &GrpcConfig, intake: Arc<Intake>, metrics: ReceiverMetrics) -> OtlpGrpc {
         let max_message = usize::try_from(config.max_recv_msg_size.0).unwrap_or(usize::MAX);
-        OtlpGrpc(Arc::new(Inner { intake, max_message, idle: IDLE, metrics }))
-    }
-
-    /// The same with an end of its patience that a test can wait for.
-    #[cfg(test)]
-    pub(super) fn patient_for(self, idle: Duration) -> OtlpGrpc {
-        let inner = Arc::into_inner(self.0).expect("nobody serves it yet");
-        OtlpGrpc(Arc::new(Inner { idle, ..inner }))
+        let (idle, total) = (config.limits.common.body_idle_timeout, config.limits.common.body_timeout);
+        OtlpGrpc(Arc::new(Inner { intake, max_message, idle, total, metrics }))
     }
 }
 
@@ -134,7 +130,7 @@ impl Inner {
             let max = self.max_message;
             Status::resource_exhausted(format!("grpc: received message larger than max ({n} vs. {max})"))
         };
-        let end = Instant::now() + TOTAL;
+        let end = Instant::now() + self.total;
         loop {
             let until = end.min(Instant::now() + self.idle);
             let slow = |_| Status::deadline_exceeded("the message did not come in time");

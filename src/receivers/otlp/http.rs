@@ -5,7 +5,7 @@
 //! | kept | 200, an empty partial success in the request's encoding |
 //! | not OTLP: undecodable, unknown content encoding | 400 and a `Status` |
 //! | too large, compressed or not | 413 and a `Status`: no retry helps |
-//! | no byte of the body for 30 s, or not all of it in 10 min | 408 and a `Status`; the connection is closed |
+//! | no byte of the body for `body_idle_timeout`, or not all of it in `body_timeout` | 408 and a `Status`; the connection is closed |
 //! | full, busy, stopping | 503, `Retry-After` and a `Status` |
 //! | this request made us fall | 500 and a `Status`: OTLP clients do not retry it |
 //! | other path, method, media type | 404, 405, 415 as text |
@@ -58,8 +58,7 @@ pub struct OtlpHttp {
     intake: Arc<Intake>,
     paths: [(String, Signal); 3],
     max_body: usize,
-    /// [`IDLE`], but in tests.
-    idle: Duration,
+    patience: Patience,
     metrics: ReceiverMetrics,
 }
 
@@ -73,13 +72,9 @@ impl OtlpHttp {
             (config.logs_url_path.clone(), Signal::Logs),
         ];
         let max_body = usize::try_from(config.server.max_request_body_size.0).unwrap_or(usize::MAX);
-        OtlpHttp { intake, paths, max_body, idle: IDLE, metrics }
-    }
-
-    /// The same with an end of its patience that a test can wait for.
-    #[cfg(test)]
-    pub(super) fn patient_for(self, idle: Duration) -> OtlpHttp {
-        OtlpHttp { idle, ..self }
+        let limits = &config.server.limits;
+        let patience = Patience { idle: limits.body_idle_timeout, total: limits.body_timeout };
+        OtlpHttp { intake, paths, max_body, patience, metrics }
     }
 
     /// Answers one request.
@@ -114,7 +109,7 @@ impl OtlpHttp {
             Encoding::parse(&encoding).ok_or_else(|| No::Bad(format!("unsupported Content-Encoding: {encoding}")))?;
         let mut charge = self.intake.budget.open();
         let said = header(request, &CONTENT_LENGTH).parse().unwrap_or(0);
-        let body = read(body, said, self.max_body, self.idle, &mut charge).await?;
+        let body = read(body, said, self.max_body, self.patience, &mut charge).await?;
         let body = inflate(encoding, body, self.max_body, &mut charge)?;
         charge.shrink_to(body.len());
         let body = match form {
@@ -132,11 +127,14 @@ impl OtlpHttp {
     }
 }
 
-/// No byte of a body for so long: the client is gone, or holds on to what others need. The same for a gRPC message.
-pub(super) const IDLE: Duration = Duration::from_secs(30);
-
-/// A whole body must be there after so long: 20 MiB at 280 kbit/s.
-pub(super) const TOTAL: Duration = Duration::from_secs(600);
+/// How long a body may take.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// No byte for so long: the client is gone, or holds on to what others need.
+    idle: Duration,
+    /// The whole of it.
+    total: Duration,
+}
 
 /// Memory is reserved in steps of this size while a body arrives, whatever its head promised.
 pub(super) const RESERVE: usize = 64 << 10;
@@ -146,17 +144,17 @@ async fn read(
     mut body: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
     said: usize,
     max: usize,
-    idle: Duration,
+    patience: Patience,
     charge: &mut Charge,
 ) -> Result<Bytes, No> {
     if said > max {
         return Err(No::too_large(max));
     }
-    let end = Instant::now() + TOTAL;
+    let end = Instant::now() + patience.total;
     let mut whole: Option<BytesMut> = None;
     let mut first = Bytes::new();
     loop {
-        let until = end.min(Instant::now() + idle);
+        let until = end.min(Instant::now() + patience.idle);
         let Some(piece) = timeout_at(until, body.next()).await.map_err(|_| No::Slow)? else { break };
         let piece = piece.map_err(|e| No::Bad(e.to_string()))?;
         charge.grow(piece.len())?;
@@ -290,6 +288,8 @@ mod tests {
     use crate::batcher::budget::Budget;
     use futures_util::stream;
 
+    const PATIENCE: Patience = Patience { idle: Duration::from_secs(30), total: Duration::from_secs(600) };
+
     fn pieces(all: &[&'static str]) -> Vec<Result<Bytes, PayloadError>> {
         all.iter().map(|piece| Ok(Bytes::from_static(piece.as_bytes()))).collect()
     }
@@ -303,14 +303,14 @@ mod tests {
         let mut charge = budget.open();
         let begun = Instant::now();
         let silent = Box::pin(stream::iter(pieces(&["ab"])).chain(stream::pending()));
-        assert!(matches!(read(silent, 10, 100, IDLE, &mut charge).await, Err(No::Slow)));
+        assert!(matches!(read(silent, 10, 100, PATIENCE, &mut charge).await, Err(No::Slow)));
         assert_eq!(begun.elapsed().as_secs(), 30);
         let begun = Instant::now();
         let dripping = Box::pin(stream::unfold((), |()| async {
             tokio::time::sleep(Duration::from_secs(20)).await;
             Some((Ok(Bytes::from_static(b"x")), ()))
         }));
-        assert!(matches!(read(dripping, 0, 100, IDLE, &mut charge).await, Err(No::Slow)));
+        assert!(matches!(read(dripping, 0, 100, PATIENCE, &mut charge).await, Err(No::Slow)));
         assert_eq!(begun.elapsed().as_secs(), 600);
         drop(charge);
         assert_eq!(budget.used(), 0);
@@ -327,10 +327,10 @@ mod tests {
             (&[], 3, Some("")),
         ] {
             let mut charge = budget.open();
-            let body = read(stream::iter(pieces(all)), 0, max, IDLE, &mut charge).await;
+            let body = read(stream::iter(pieces(all)), 0, max, PATIENCE, &mut charge).await;
             assert_eq!(body.ok().as_deref(), expected.map(str::as_bytes), "{all:?}");
         }
-        let promise = read(stream::iter(pieces(&["a"])), 5, 4, IDLE, &mut budget.open()).await;
+        let promise = read(stream::iter(pieces(&["a"])), 5, 4, PATIENCE, &mut budget.open()).await;
         assert!(matches!(promise, Err(No::TooLarge(_))), "what is announced too large is not waited for");
     }
 }
