@@ -41,6 +41,10 @@ pub fn start(
     for (id, (no, sources)) in &stores.exporters {
         let Some(ExporterConfig::OtlpHttp(section)) = config.exporters.get(id) else { continue };
         let (stored, crew) = (&stores.all[no.0], &crews[no.0]);
+        let mut section = section.as_ref().clone();
+        // The last one of a name is sent, so an authenticator's is.
+        section.headers.extend(section.auth.as_ref().and_then(|auth| super::guards::sent(config, auth)));
+        let section = &section;
         let settings = Arc::new(settings(id, section, sources, stored, metrics, &mut counted));
         let lines = lines(id, section, stored, crew, metrics, health, clock)?;
         supervisor.post(row(supervisor, &UPLINK), &id.to_string(), move || {

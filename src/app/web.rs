@@ -1,6 +1,7 @@
 //! All HTTP ports in one server: a thread that accepts and one that works, whatever the number of ports (architecture
 //! §6, "Process frugality").
 
+use crate::receivers::doorstep::Doorstep;
 use crate::receivers::otlp::http::OtlpHttp;
 use crate::receivers::socket::Entrance;
 use crate::supervise::Helper;
@@ -45,6 +46,8 @@ pub struct Port {
     pub behind: Behind,
     /// Who lets clients in, with TLS or without.
     pub entrance: Entrance,
+    /// Who lets requests in, and adds what every answer has.
+    pub doorstep: Arc<Doorstep>,
     /// How many it lets in (`limits.max_connections`).
     pub places: u32,
     /// How long a client may take for a head (`read_header_timeout`); zero: for ever.
@@ -139,7 +142,10 @@ supervised!(Web, let_go: Web::close);
 fn service(
     port: &Port,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {
-    let app = App::new().app_data(web::Data::new(port.behind.clone())).default_service(web::to(answer));
+    let app = App::new()
+        .app_data(web::Data::new(port.behind.clone()))
+        .app_data(web::Data::from(port.doorstep.clone()))
+        .default_service(web::to(answer));
     let app = app.into_factory().map_err(|e: actix_web::Error| e.error_response());
     let http = HttpService::build()
         .keep_alive(if port.idle.is_zero() { KeepAlive::Os } else { KeepAlive::Timeout(port.idle) })
@@ -158,18 +164,30 @@ fn service(
     fn_service(greeted).and_then(http)
 }
 
-async fn answer(request: HttpRequest, body: web::Payload, behind: web::Data<Behind>) -> HttpResponse {
-    match behind.get_ref() {
-        Behind::Otlp(endpoint) => endpoint.answer(&request, body).await,
-        Behind::Page(page) => page(&request),
-    }
+async fn answer(
+    request: HttpRequest,
+    body: web::Payload,
+    behind: web::Data<Behind>,
+    doorstep: web::Data<Doorstep>,
+) -> HttpResponse {
+    let mut answer = match (doorstep.enter(&request).await, behind.get_ref()) {
+        (Ok(told), Behind::Otlp(endpoint)) => endpoint.answer(&request, body, told).await,
+        (Ok(_), Behind::Page(page)) => page(&request),
+        (Err(answer), Behind::Otlp(endpoint)) => {
+            endpoint.stays_outside(answer.status());
+            answer
+        }
+        (Err(answer), Behind::Page(_)) => answer,
+    };
+    doorstep.leave(&request, &mut answer);
+    answer
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::app::roster::{WEB, hurried, row};
-    use crate::config::Limits;
+    use crate::config::{HttpServer, Limits, Listen};
     use crate::supervise::{Exit, Settings, Supervisor};
     use crate::telemetry::{ListenerMetrics, Metrics};
 
@@ -190,6 +208,7 @@ mod tests {
             listener,
             behind: Behind::Page(Arc::new(page)),
             entrance: Entrance::new(None, &Limits::default(), metrics),
+            doorstep: Arc::new(Doorstep::new(&HttpServer::at(Listen::new("", 1)), None)),
             places: 9,
             head: Duration::ZERO,
             idle: Duration::ZERO,

@@ -21,6 +21,8 @@ use crate::otlp::{Rewriter, Rule};
 use crate::processors::edits;
 use crate::processors::memory_limiter::Limiter;
 use crate::processors::pipe::{Pipe, StoreNo};
+use crate::receivers::doorstep::Doorstep;
+use crate::receivers::guard::Guard;
 use crate::receivers::intake::{Intake, Outlet};
 use crate::receivers::otlp::config::HttpConfig;
 use crate::receivers::otlp::door::{Doorman, GrpcDoor};
@@ -115,6 +117,7 @@ impl Agent {
     pub fn start_with(config: &Config, clock: &Clock, roster: Roster, settings: Settings) -> Result<Agent, StartError> {
         let started = clock.now();
         crate::uplink::otlp_http::install_provider();
+        let guards = super::guards::make(config)?;
         let bound = AllBound::bind(config)?;
         let metrics = metrics_of(config, clock, started);
         let health = Health::starting(clock.clone());
@@ -125,7 +128,7 @@ impl Agent {
         let crews = man_stores(&supervisor, &stores, &health, clock);
         super::exporters::start(config, &supervisor, &stores, &crews, &metrics, &health, clock)?;
         let addresses = bound.addresses();
-        receive(config, bound, &supervisor, &pipes, outlets(&stores, &crews, &metrics), &metrics, &health);
+        receive(config, bound, &guards, &supervisor, &pipes, outlets(&stores, &crews, &metrics), &metrics, &health);
         super::numbers::register(config, &metrics, &stores, supervisor.lookout());
         for post in supervisor.unstaffed() {
             tracing::debug!(post, "nobody needed in this post");
@@ -305,6 +308,7 @@ fn in_flight(pipes: &[Fed]) -> Budget {
 fn receive(
     config: &Config,
     bound: AllBound,
+    guards: &BTreeMap<Id, Guard>,
     supervisor: &Supervisor,
     pipes: &[Fed],
     outlets: Vec<Outlet>,
@@ -322,9 +326,11 @@ fn receive(
             .clone()
     };
     let listens = |name: &str| ListenerMetrics::new(metrics, name);
+    let guard = |auth: &Option<Id>| auth.as_ref().and_then(|id| guards.get(id)).cloned();
     let port = |listener, behind, face, name: &str, server: &HttpServer| Port {
         listener,
         behind,
+        doorstep: Arc::new(Doorstep::new(server, guard(&server.auth))),
         entrance: Entrance::new(face, &server.limits, listens(name)),
         places: server.limits.max_connections,
         head: server.read_header_timeout,
@@ -359,7 +365,8 @@ fn receive(
     for Bound { id, listener, address, face } in bound.grpc {
         let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(&id) else { continue };
         let Some(section) = otlp.grpc.clone() else { continue };
-        let service = OtlpGrpc::new(&section, intake_of(&id), ReceiverMetrics::new(metrics, &id.to_string(), "grpc"));
+        let counts = ReceiverMetrics::new(metrics, &id.to_string(), "grpc");
+        let service = OtlpGrpc::new(&section, guard(&section.auth), intake_of(&id), counts);
         tracing::info!(kind = "receiver", name = %id, endpoint = %address, "Starting GRPC server");
         let listens = listens(&format!("{id}/grpc"));
         let (listener, entrance) = (Arc::new(listener), Entrance::new(face, &section.limits.common, listens.clone()));

@@ -21,11 +21,11 @@ pub struct HttpServer {
     pub tls: Option<TlsServer>,
     /// `cors`; None: cross-origin requests get no headers, `OPTIONS` is refused.
     pub cors: Option<Cors>,
-    /// `auth.authenticator`: an extension that checks requests. Parsed, not acted on yet.
+    /// `auth.authenticator`: an extension that asks clients for their credentials.
     pub auth: Option<Id>,
     /// `max_request_body_size`, bytes after inflation; 0 in the file means [`BODY_MAX`] too.
     pub max_request_body_size: Bytes,
-    /// `include_metadata`: hand request headers to processors and batches. Parsed, not acted on yet.
+    /// `include_metadata`: hand request headers to processors and batches.
     pub include_metadata: bool,
     /// `response_headers`: added to every answer.
     pub response_headers: Headers,
@@ -127,9 +127,6 @@ impl HttpServer {
             idle_timeout: s.duration("idle_timeout", default.idle_timeout),
             limits: s.section("limits", Limits::read),
         };
-        s.not_acted_on("cors", server.cors.is_none());
-        s.not_acted_on("include_metadata", !server.include_metadata);
-        s.not_acted_on("response_headers", server.response_headers.is_empty());
         s.moot("read_timeout", "limits.body_idle_timeout and limits.body_timeout bound the body of a request");
         s.moot("write_timeout", "limits.write_timeout bounds how long a client may not read its answer");
         s.moot("compression_algorithms", "gzip, zlib, deflate and zstd are taken, anything else is refused");
@@ -152,10 +149,11 @@ impl Cors {
     }
 }
 
-/// `auth.authenticator`. To serve or send without the check somebody asked for would be wrong, so it is an error.
+/// `auth.authenticator`; that there is such an extension is checked when all of them are read.
 #[must_use]
 pub fn authenticator(s: &Section<'_>) -> Option<Id> {
-    let id = s.section("auth", |s| s.id_if_given("authenticator"));
-    s.not_available("auth", id.is_none());
-    id
+    s.section("auth", |s| {
+        s.moot("request_params", "credentials are looked for in headers");
+        s.id_if_given("authenticator")
+    })
 }

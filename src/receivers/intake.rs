@@ -3,7 +3,7 @@
 
 use crate::batcher::budget::{Budget, Charge};
 use crate::batcher::{Offer, OfferError, Part};
-use crate::otlp::{Context, Signal, Walked, is_deprecated, walk};
+use crate::otlp::{Caller, Signal, Walked, is_deprecated, walk};
 use crate::processors::pipe::{Pipe, Refusal, StoreNo};
 use crate::spool::Lane;
 use crate::supervise::{Fallen, Line, Wire, contained, tripwire};
@@ -47,6 +47,7 @@ struct Work {
     offers: BTreeMap<StoreNo, Vec<Part>>,
     shows: Vec<(Arc<Pipe>, Bytes)>,
     charge: Charge,
+    caller: Option<Arc<Caller>>,
 }
 
 /// Counts who is inside, and can be closed.
@@ -114,12 +115,12 @@ impl Intake {
         signal: Signal,
         request: Bytes,
         charge: Charge,
-        context: &Context<'_>,
+        caller: Option<Arc<Caller>>,
         metrics: &ReceiverMetrics,
     ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
         let inside = self.door.enter();
         let worked = match &inside {
-            Some(_) => contained("request", || self.work(signal, &request, charge, context)),
+            Some(_) => contained("request", || self.work(signal, &request, charge, caller)),
             None => Ok(Err((0, Refusal::Later("the agent is stopping".into())))),
         };
         drop(request); // its parts are what is held from here on
@@ -156,8 +157,8 @@ impl Intake {
 
     /// Offers, counts, shows.
     async fn bring(&self, signal: Signal, work: Work, metrics: &ReceiverMetrics) -> Result<(), Refusal> {
-        let Work { walked, offers, shows, charge } = work;
-        let outcome = self.offer(signal, offers, Arc::new(charge)).await;
+        let Work { walked, offers, shows, charge, caller } = work;
+        let outcome = self.offer(signal, offers, Arc::new(charge), caller).await;
         match &outcome {
             Ok(()) => metrics.accepted(signal, walked.items.into()),
             Err(_) => metrics.refused(signal, walked.items.into()),
@@ -176,6 +177,7 @@ impl Intake {
         signal: Signal,
         offers: BTreeMap<StoreNo, Vec<Part>>,
         charge: Arc<Charge>,
+        caller: Option<Arc<Caller>>,
     ) -> Result<(), Refusal> {
         let outlet = |(no, parts): (StoreNo, Vec<Part>)| Some((self.outlets.get(no.0)?, parts));
         let mut offers: Vec<(&Outlet, Vec<Part>)> = offers.into_iter().filter_map(outlet).collect();
@@ -183,14 +185,15 @@ impl Intake {
         let mut kept = false;
         for (outlet, parts) in offers {
             let sizes: Vec<(Lane, u32)> = parts.iter().map(|part| (part.lane, part.walked.items)).collect();
-            let refusal = match outlet.batcher.ask(Offer { parts, charge: charge.clone() }).await {
-                Ok(Ok(())) => {
-                    kept |= outlet.durable;
-                    continue;
-                }
-                Ok(Err(error)) => Refusal::from(error),
-                Err(fallen) => fallen.into(),
-            };
+            let refusal =
+                match outlet.batcher.ask(Offer { parts, charge: charge.clone(), caller: caller.clone() }).await {
+                    Ok(Ok(())) => {
+                        kept |= outlet.durable;
+                        continue;
+                    }
+                    Ok(Err(error)) => Refusal::from(error),
+                    Err(fallen) => fallen.into(),
+                };
             outlet.count_failed(signal, &sizes);
             if outlet.durable || !kept {
                 return Err(refusal);
@@ -206,21 +209,22 @@ impl Intake {
         signal: Signal,
         request: &Bytes,
         mut charge: Charge,
-        context: &Context<'_>,
+        caller: Option<Arc<Caller>>,
     ) -> Result<Work, (u64, Refusal)> {
         tripwire(Wire::Request, request);
+        let context = |name: &str| caller.as_ref().and_then(|caller| caller.value(name));
         let walked = walk(signal, request).map_err(|e| (0, e.into()))?;
         let items = u64::from(walked.items);
         let (mut offers, mut shows) = (BTreeMap::<StoreNo, Vec<Part>>::new(), Vec::new());
         if items == 0 {
             let lost = "items stand in instrumentation_library_* (field 1000) only, which OTLP removed in 0.15";
             let refused = is_deprecated(request).then(|| (0, Refusal::Never(lost.into())));
-            return refused.map_or(Ok(Work { walked, offers, shows, charge }), Err);
+            return refused.map_or(Ok(Work { walked, offers, shows, charge, caller }), Err);
         }
         let pipes = self.pipes.get(&signal).map_or(&[][..], Vec::as_slice);
         pipes.iter().try_for_each(|pipe| pipe.admit(walked.items)).map_err(|e| (items, e))?;
         for pipe in pipes {
-            let raw = pipe.edit(request, context, &mut charge).map_err(|e| (items, e))?;
+            let raw = pipe.edit(request, &context, &mut charge).map_err(|e| (items, e))?;
             for (store, part) in pipe.parts(&raw, walked) {
                 offers.entry(store).or_default().push(part);
             }
@@ -228,7 +232,7 @@ impl Intake {
                 shows.push((pipe.clone(), raw));
             }
         }
-        Ok(Work { walked, offers, shows, charge })
+        Ok(Work { walked, offers, shows, charge, caller })
     }
 }
 
@@ -320,8 +324,7 @@ mod tests {
         let mut charge = budget.open();
         charge.grow(REQUEST.len()).expect("room");
         let counts = ReceiverMetrics::new(&metrics, "otlp", "http");
-        let client =
-            actix_rt::spawn(intake.take(Signal::Logs, Bytes::from_static(REQUEST), charge, &|_| None, &counts));
+        let client = actix_rt::spawn(intake.take(Signal::Logs, Bytes::from_static(REQUEST), charge, None, &counts));
         settle().await;
         client.abort();
         settle().await;
@@ -349,7 +352,7 @@ mod tests {
             let intake = Arc::new(Intake::new([pipe(2, &shown)], vec![in_memory, on_disk], Budget::new(Size(1_000))));
             let counts = ReceiverMetrics::new(&metrics, "otlp", "http");
             let charge = intake.budget.open();
-            let client = actix_rt::spawn(intake.take(Signal::Logs, Bytes::from_static(REQUEST), charge, &|_| None, &counts));
+            let client = actix_rt::spawn(intake.take(Signal::Logs, Bytes::from_static(REQUEST), charge, None, &counts));
             settle().await;
             assert!(asked_memory.lock().expect("whole").is_empty(), "the disk comes first");
             let (_, answer) = asked_disk.lock().expect("whole").pop().expect("asked");

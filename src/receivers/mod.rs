@@ -1,5 +1,7 @@
 //! What takes telemetry in.
 
+pub mod doorstep;
+pub mod guard;
 pub mod inflate;
 pub mod intake;
 pub mod otlp;

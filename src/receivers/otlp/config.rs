@@ -35,9 +35,9 @@ pub struct GrpcConfig {
     pub keepalive: Keepalive,
     /// `keepalive.enforcement_policy`.
     pub enforcement: Enforcement,
-    /// `auth.authenticator`. Parsed, not acted on yet.
+    /// `auth.authenticator`: an extension that asks clients for their credentials.
     pub auth: Option<Id>,
-    /// `include_metadata`: hand request metadata to processors and batches. Parsed, not acted on yet.
+    /// `include_metadata`: hand request metadata to processors and batches.
     pub include_metadata: bool,
     /// `limits`, ours.
     pub limits: GrpcLimits,
@@ -192,7 +192,6 @@ impl GrpcConfig {
             limits: s.section("limits", GrpcLimits::read),
         };
         s.only("transport", &["tcp"]);
-        s.not_acted_on("include_metadata", !config.include_metadata);
         s.refuse("middlewares", "middlewares are not available in this build");
         config
     }

@@ -9,12 +9,14 @@
 //! | full, busy, stopping | 503, `Retry-After` and a `Status` |
 //! | this request made us fall | 500 and a `Status`: OTLP clients do not retry it |
 //! | other path, method, media type | 404, 405, 415 as text |
+//! | no credentials that are right | 401 as text, at the [doorstep](crate::receivers::doorstep) |
 
 use super::config::HttpConfig;
 use crate::batcher::budget::{Charge, Crowded};
-use crate::otlp::{BadJson, Signal, from_json_within};
+use crate::otlp::{BadJson, Caller, Signal, from_json_within};
 use crate::otlp::{Encoding as Form, Status, success};
 use crate::processors::Refusal;
+use crate::receivers::guard::Told;
 use crate::receivers::inflate::{Encoding, Uninflatable, inflate};
 use crate::receivers::intake::Intake;
 use crate::supervise::contain;
@@ -50,6 +52,7 @@ pub(super) mod reason {
     pub(crate) const CROWDED: &str = "crowded";
     pub(crate) const LATER: &str = "unavailable";
     pub(crate) const FELL: &str = "fault";
+    pub(crate) const UNKNOWN: &str = "unauthenticated";
 }
 
 /// One OTLP/HTTP endpoint.
@@ -59,6 +62,8 @@ pub struct OtlpHttp {
     paths: [(String, Signal); 3],
     max_body: usize,
     patience: Patience,
+    /// `include_metadata`.
+    tells_metadata: bool,
     metrics: ReceiverMetrics,
 }
 
@@ -74,11 +79,18 @@ impl OtlpHttp {
         let max_body = usize::try_from(config.server.max_request_body_size.0).unwrap_or(usize::MAX);
         let limits = &config.server.limits;
         let patience = Patience { idle: limits.body_idle_timeout, total: limits.body_timeout };
-        OtlpHttp { intake, paths, max_body, patience, metrics }
+        OtlpHttp { intake, paths, max_body, patience, tells_metadata: config.server.include_metadata, metrics }
     }
 
-    /// Answers one request.
-    pub async fn answer(&self, request: &HttpRequest, body: web::Payload) -> HttpResponse {
+    /// Counts a request that was answered at the doorstep.
+    pub fn stays_outside(&self, status: StatusCode) {
+        if status == StatusCode::UNAUTHORIZED {
+            self.metrics.request_refused(reason::UNKNOWN);
+        }
+    }
+
+    /// Answers one request. `told`: what is known of its client.
+    pub async fn answer(&self, request: &HttpRequest, body: web::Payload, told: Told) -> HttpResponse {
         let served = self.paths.iter().find(|(path, signal)| path == request.path() && self.intake.serves(*signal));
         let Some((_, signal)) = served else {
             let mut not_found = text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n");
@@ -92,7 +104,7 @@ impl OtlpHttp {
             let told = "415 unsupported media type, supported: [application/json, application/x-protobuf]";
             return text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "text/plain", told);
         };
-        let taken = contain("http request", self.take(*signal, form, request, body)).await;
+        let taken = contain("http request", self.take(*signal, form, request, body, told)).await;
         match taken.unwrap_or_else(|report| Err(No::Fell(report.to_string()))) {
             Ok(()) => HttpResponse::Ok().content_type(media_type(form)).body(success(form)),
             Err(no) => {
@@ -102,7 +114,14 @@ impl OtlpHttp {
         }
     }
 
-    async fn take(&self, signal: Signal, form: Form, request: &HttpRequest, body: web::Payload) -> Result<(), No> {
+    async fn take(
+        &self,
+        signal: Signal,
+        form: Form,
+        request: &HttpRequest,
+        body: web::Payload,
+        told: Told,
+    ) -> Result<(), No> {
         let encoding = request.headers().get(CONTENT_ENCODING).map_or(&[][..], HeaderValue::as_bytes);
         let encoding = String::from_utf8_lossy(encoding);
         let encoding =
@@ -123,7 +142,21 @@ impl OtlpHttp {
                 request.into()
             }
         };
-        Ok(self.intake.take(signal, body, charge, &|_| None, &self.metrics).await?)
+        let caller = self.caller(request, told);
+        charge.grow(caller.as_ref().map_or(0, Caller::bytes))?;
+        Ok(self.intake.take(signal, body, charge, caller.map(Arc::new), &self.metrics).await?)
+    }
+
+    /// Who sends it, if somebody may ask.
+    fn caller(&self, request: &HttpRequest, told: Told) -> Option<Caller> {
+        if !self.tells_metadata && told.is_empty() {
+            return None;
+        }
+        let mut caller = Caller::default();
+        let headers = self.tells_metadata.then(|| request.headers().iter());
+        headers.into_iter().flatten().for_each(|(name, value)| caller.add(name.as_str(), value.as_bytes()));
+        told.into_iter().for_each(|(name, value)| caller.add_auth(name, value));
+        Some(caller)
     }
 }
 

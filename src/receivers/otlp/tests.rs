@@ -11,6 +11,7 @@ use crate::batcher::budget::Budget;
 use crate::config::Limits;
 use crate::otlp::{Signal, Status};
 use crate::processors::pipe::Pipe;
+use crate::receivers::doorstep::Doorstep;
 use crate::receivers::intake::Intake;
 use crate::receivers::socket::Entrance;
 use crate::supervise::{Handle, Settings, Supervisor};
@@ -74,6 +75,7 @@ impl Rig {
             listener,
             behind,
             entrance: entrance.clone(),
+            doorstep: Arc::new(Doorstep::new(&config.server, None)),
             head: Duration::ZERO,
             idle: Duration::ZERO,
             places: 9,
@@ -85,7 +87,7 @@ impl Rig {
         config.limits.common = limits;
         listener.set_nonblocking(true).expect("a socket");
         let (grpc, listener) = (address(&listener), Arc::new(listener));
-        let service = OtlpGrpc::new(&config, intake, counts("grpc"));
+        let service = OtlpGrpc::new(&config, None, intake, counts("grpc"));
         let door = move || {
             let (entrance, listens) = (entrance.clone(), listens.clone());
             GrpcDoor::new(listener.clone(), service.clone(), config.clone(), entrance, listens)
