@@ -375,8 +375,11 @@ fn receive(
             GrpcDoor::new(listener.clone(), service.clone(), section.clone(), entrance, listens)
         });
     }
-    let ports = Arc::new(ports);
-    supervisor.post(row(supervisor, &WEB), "", move || Web::new(ports.clone()));
+    // A server without a socket is one actix refuses to start.
+    if !ports.is_empty() {
+        let ports = Arc::new(ports);
+        supervisor.post(row(supervisor, &WEB), "", move || Web::new(ports.clone()));
+    }
     let intakes: Vec<Arc<Intake>> = intakes.into_values().collect();
     supervisor.post(row(supervisor, &DOORMAN), "", move || Doorman(intakes.clone()));
 }

@@ -120,6 +120,25 @@ fn goaway(heard: &[Heard]) -> Option<(u32, String)> {
     Some((code, String::from_utf8_lossy(&payload[8..]).into_owned()))
 }
 
+/// Goal: an agent that serves gRPC and nothing else has no HTTP server, and does not fall for want of one.
+#[actix::test]
+async fn an_agent_without_an_http_port_runs() {
+    let rig = Rig::start(|endpoint, _| {
+        let yaml = format!(
+            "yaml:{{receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '127.0.0.1:0'}}}}}}}}, \
+               exporters: {{otlphttp: {{endpoint: '{endpoint}'}}}}, \
+               service: {{telemetry: {{metrics: {{level: none}}}}, \
+                 pipelines: {{logs: {{receivers: [otlp], exporters: [otlphttp]}}}}}}}}"
+        );
+        read(&Locations::of(&yaml), &Imagined::with(&[]))
+    })
+    .await;
+    let request = Numbered::new(Signal::Logs, Source(1)).request(1);
+    client(&rig).await.export(logs(&request.bytes).into_request()).await.expect("taken");
+    assert!(rig.far_end.until(PATIENCE, |c| c.counts().items == 1).await, "{:?}", rig.far_end.report());
+    assert_eq!(rig.agent.supervisor.lookout().end(), None);
+}
+
 #[actix::test]
 async fn what_a_server_allows_stands_in_its_settings() {
     let rig = start("max_concurrent_streams: 7, limits: {max_header_list_size: 4096}", "").await;
