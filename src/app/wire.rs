@@ -95,6 +95,8 @@ struct AllBound {
     http: Vec<Bound>,
     health: Vec<Bound>,
     metrics: Option<(TcpListener, SocketAddr)>,
+    /// Who asks for credentials at them.
+    guards: BTreeMap<Id, Guard>,
 }
 
 /// What the gRPC servers speak, and the HTTP servers.
@@ -117,7 +119,6 @@ impl Agent {
     pub fn start_with(config: &Config, clock: &Clock, roster: Roster, settings: Settings) -> Result<Agent, StartError> {
         let started = clock.now();
         crate::uplink::otlp_http::install_provider();
-        let guards = super::guards::make(config)?;
         let bound = AllBound::bind(config)?;
         let metrics = metrics_of(config, clock, started);
         let health = Health::starting(clock.clone());
@@ -128,7 +129,7 @@ impl Agent {
         let crews = man_stores(&supervisor, &stores, &health, clock);
         super::exporters::start(config, &supervisor, &stores, &crews, &metrics, &health, clock)?;
         let addresses = bound.addresses();
-        receive(config, bound, &guards, &supervisor, &pipes, outlets(&stores, &crews, &metrics), &metrics, &health);
+        receive(config, bound, &supervisor, &pipes, outlets(&stores, &crews, &metrics), &metrics, &health);
         super::numbers::register(config, &metrics, &stores, supervisor.lookout());
         for post in supervisor.unstaffed() {
             tracing::debug!(post, "nobody needed in this post");
@@ -156,7 +157,8 @@ impl Bound {
 impl AllBound {
     fn bind(config: &Config) -> Result<AllBound, StartError> {
         let used = |id: &Id| config.service.pipelines.iter().any(|p| p.receivers.contains(id));
-        let mut bound = AllBound { grpc: Vec::new(), http: Vec::new(), health: Vec::new(), metrics: None };
+        let guards = super::guards::make(config)?;
+        let mut bound = AllBound { grpc: Vec::new(), http: Vec::new(), health: Vec::new(), metrics: None, guards };
         for (id, receiver) in config.receivers.iter().filter(|(id, _)| used(id)) {
             let ReceiverConfig::Otlp(otlp) = receiver;
             if let Some(grpc) = &otlp.grpc {
@@ -308,7 +310,6 @@ fn in_flight(pipes: &[Fed]) -> Budget {
 fn receive(
     config: &Config,
     bound: AllBound,
-    guards: &BTreeMap<Id, Guard>,
     supervisor: &Supervisor,
     pipes: &[Fed],
     outlets: Vec<Outlet>,
@@ -326,7 +327,7 @@ fn receive(
             .clone()
     };
     let listens = |name: &str| ListenerMetrics::new(metrics, name);
-    let guard = |auth: &Option<Id>| auth.as_ref().and_then(|id| guards.get(id)).cloned();
+    let guard = |auth: &Option<Id>| auth.as_ref().and_then(|id| bound.guards.get(id)).cloned();
     let port = |listener, behind, face, name: &str, server: &HttpServer| Port {
         listener,
         behind,

@@ -59,7 +59,8 @@ impl HttpServer {
 /// `limits` of a server, ours: what one client may take of it, and all of them together. The original has none of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// `max_connections`, 1,024: what comes after is closed at once. Each costs some 20 KB, with TLS 40.
+    /// `max_connections`, 1,024: what comes after is closed at once. More devices than one gateway has, and few
+    /// enough for its file descriptors.
     pub max_connections: u32,
     /// `handshake_timeout`, 10 s: for TLS, and over gRPC for the first frame.
     pub handshake_timeout: Duration,
