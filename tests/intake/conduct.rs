@@ -356,3 +356,36 @@ async fn a_client_that_does_not_read_is_let_go() {
         rig.post("/v1/logs", &[("content-type", PROTOBUF)], Numbered::new(Signal::Logs, Source(1)).request(1).bytes);
     assert_eq!(answer.await.status().as_u16(), 200, "others are served");
 }
+
+/// Goal: over HTTP/1.1 too, a head must come, must end somewhere, and a connection may not rest for ever; each port by
+/// its own times.
+#[actix::test]
+async fn what_is_begun_over_http_must_go_on() {
+    let rig = start("", "read_header_timeout: 2s, idle_timeout: 2s").await;
+    // actix-http looks at its clock twice a second.
+    let least = Duration::from_millis(1_400);
+    let talk = async |who: &str, said: &[u8]| {
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(rig.agent.addresses[who]).await.expect("it listens");
+        let _ = stream.write_all(said).await; // it may be cut short
+        let mut heard = Vec::new();
+        let _ = timeout(Duration::from_secs(9), stream.read_to_end(&mut heard)).await.expect("it ends");
+        (String::from_utf8_lossy(&heard).into_owned(), began.elapsed())
+    };
+    let (heard, took) = talk("otlp/http", b"POST /v1/logs HTTP/1.1\r\nhost: ").await;
+    assert!(heard.starts_with("HTTP/1.1 408 ") && took >= least, "{heard} {took:?}");
+    let (heard, took) = talk("otlp/http", b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.1 404 ") && took >= least, "{heard} {took:?}");
+    // What actix-http takes: 128 KiB and 96 headers.
+    let long = format!("GET /x HTTP/1.1\r\nhost: x\r\nx-padding: {}\r\n\r\n", "x".repeat(200_000));
+    let many = format!("GET /x HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(100));
+    for head in [long, many] {
+        let (heard, _) = talk("otlp/http", head.as_bytes()).await;
+        assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 4"), "{heard}");
+    }
+    let mut other = TcpStream::connect(rig.agent.addresses["metrics"]).await.expect("it listens");
+    other.write_all(b"GET / HTTP/1.1\r\nhost: ").await.expect("sent");
+    let mut byte = [0; 1];
+    let waits = timeout(Duration::from_secs(3), other.read(&mut byte)).await;
+    assert!(waits.is_err(), "another port has its own, of a minute");
+}
