@@ -51,7 +51,10 @@ pub fn tasks(config: &Config, stores: &Stores) -> BTreeMap<Id, Task> {
         let Some(ExporterConfig::OtlpHttp(section)) = config.exporters.get(id) else { continue };
         let batched = sources.iter().filter(|s| s.batch.is_some());
         let counted = batched.filter(|s| taken.insert(s.pipeline.clone())).map(|s| s.pipeline.clone()).collect();
-        let task = Task { section: (**section).clone(), store: *no, sources: sources.clone(), counted };
+        let mut section = section.as_ref().clone();
+        // The last one of a name is sent, so an authenticator's is.
+        section.headers.extend(section.auth.as_ref().and_then(|auth| super::guards::sent(config, auth)));
+        let task = Task { section, store: *no, sources: sources.clone(), counted };
         tasks.insert(id.clone(), task);
     }
     tasks

@@ -1,6 +1,7 @@
 //! Knows everybody: load, check, wire, run, stop.
 
 pub mod exporters;
+pub mod guards;
 pub mod listen;
 pub mod machine;
 pub mod numbers;

@@ -1,17 +1,23 @@
 //! All HTTP ports in one server: a thread that accepts and one that works, whatever the number of ports (architecture
 //! §6, "Process frugality").
 
+use crate::receivers::doorstep::Doorstep;
 use crate::receivers::otlp::http::OtlpHttp;
+use crate::receivers::socket::Entrance;
 use crate::supervise::Helper;
 use crate::supervised;
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
-use actix_web::dev::ServerHandle;
-use actix_web::http::KeepAlive;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, KeepAlive};
+use actix_server::{Server, ServerHandle};
+use actix_service::{IntoServiceFactory as _, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::dev::AppConfig;
+use actix_web::{App, HttpRequest, HttpResponse, web};
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::net::TcpStream;
 
 /// What stands behind one port.
 #[derive(Clone)]
@@ -36,19 +42,18 @@ impl fmt::Debug for Behind {
 pub struct Port {
     /// Bound and listening: connections queue here while the server is rebuilt.
     pub listener: TcpListener,
-    /// Its own address, by which requests are told apart.
-    pub address: SocketAddr,
     /// Who answers.
     pub behind: Behind,
+    /// Who lets clients in, with TLS or without.
+    pub entrance: Entrance,
+    /// Who lets requests in, and adds what every answer has.
+    pub doorstep: Arc<Doorstep>,
+    /// How many it lets in (`limits.max_connections`).
+    pub places: u32,
     /// How long a client may take for a head (`read_header_timeout`); zero: for ever.
     pub head: Duration,
     /// How long a connection may rest between requests (`idle_timeout`); zero: for ever.
     pub idle: Duration,
-}
-
-/// The longest of what the ports want, since one server serves them all; `None`: for ever.
-fn longest(wanted: impl Iterator<Item = Duration>) -> Option<Duration> {
-    wanted.reduce(|a, b| if a.is_zero() || b.is_zero() { Duration::ZERO } else { a.max(b) }).filter(|d| !d.is_zero())
 }
 
 /// The server, as a post.
@@ -103,25 +108,23 @@ impl Actor for Web {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let routes: Arc<Vec<(SocketAddr, Behind)>> =
-            Arc::new(self.ports.iter().map(|p| (p.address, p.behind.clone())).collect());
         let life = Life::new();
-        let app = move || {
-            life.begin_on_this_thread();
-            App::new().app_data(web::Data::from(routes.clone())).default_service(web::to(answer))
-        };
-        let mut server = HttpServer::new(app)
+        // Each port turns away what is too much for it; what is accepted and not yet turned away needs places too.
+        let places: usize = self.ports.iter().map(|port| port.places as usize + 64).sum();
+        let mut server = Server::build()
             .workers(1)
             .worker_max_blocking_threads(1)
             .disable_signals()
-            .keep_alive(longest(self.ports.iter().map(|p| p.idle)).map_or(KeepAlive::Os, KeepAlive::Timeout))
-            .client_request_timeout(longest(self.ports.iter().map(|p| p.head)).unwrap_or(Duration::ZERO)) // 0: none
-            .client_disconnect_timeout(Duration::from_secs(5))
-            .max_connections(1_024)
+            .max_concurrent_connections(places)
             .shutdown_timeout(1);
-        for port in self.ports.iter() {
+        for (n, port) in self.ports.iter().enumerate() {
             let listener = port.listener.try_clone().expect("a file descriptor for a listener we have");
-            server = server.listen(listener).expect("the listener is bound already");
+            let (ports, life) = (self.ports.clone(), life.clone());
+            let served = move || {
+                life.begin_on_this_thread();
+                service(&ports[n])
+            };
+            server = server.listen(format!("web-{n}"), listener, served).expect("the listener is bound already");
         }
         let server = server.run();
         self.running = Some(server.handle());
@@ -135,24 +138,58 @@ impl Actor for Web {
 }
 supervised!(Web, let_go: Web::close);
 
+/// One port: from an accepted connection to its last answer.
+fn service(
+    port: &Port,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {
+    let app = App::new()
+        .app_data(web::Data::new(port.behind.clone()))
+        .app_data(web::Data::from(port.doorstep.clone()))
+        .default_service(web::to(answer));
+    let app = app.into_factory().map_err(|e: actix_web::Error| e.error_response());
+    let http = HttpService::build()
+        .keep_alive(if port.idle.is_zero() { KeepAlive::Os } else { KeepAlive::Timeout(port.idle) })
+        .client_request_timeout(port.head) // 0: none
+        .client_disconnect_timeout(Duration::from_secs(5))
+        .h1(map_config(app, |()| AppConfig::default()));
+    let entrance = port.entrance.clone();
+    let greeted = move |stream: TcpStream| {
+        let entrance = entrance.clone();
+        async move {
+            let peer = stream.peer_addr().ok();
+            // Why not is counted by the entrance.
+            entrance.greet(stream).await.map(|socket| (socket, peer)).ok_or(DispatchError::DisconnectTimeout)
+        }
+    };
+    fn_service(greeted).and_then(http)
+}
+
 async fn answer(
     request: HttpRequest,
     body: web::Payload,
-    routes: web::Data<Vec<(SocketAddr, Behind)>>,
+    behind: web::Data<Behind>,
+    doorstep: web::Data<Doorstep>,
 ) -> HttpResponse {
-    let at = request.app_config().local_addr();
-    match routes.iter().find(|(address, _)| *address == at).map(|(_, behind)| behind) {
-        Some(Behind::Otlp(endpoint)) => endpoint.answer(&request, body).await,
-        Some(Behind::Page(page)) => page(&request),
-        None => HttpResponse::NotFound().finish(),
-    }
+    let mut answer = match (doorstep.enter(&request).await, behind.get_ref()) {
+        (Ok(told), Behind::Otlp(endpoint)) => endpoint.answer(&request, body, told).await,
+        (Ok(_), Behind::Page(page)) => page(&request),
+        (Err(answer), Behind::Otlp(endpoint)) => {
+            endpoint.stays_outside(answer.status());
+            answer
+        }
+        (Err(answer), Behind::Page(_)) => answer,
+    };
+    doorstep.leave(&request, &mut answer);
+    answer
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::app::roster::{WEB, hurried, row};
+    use crate::config::{HttpServer, Limits, Listen};
     use crate::supervise::{Exit, Settings, Supervisor};
+    use crate::telemetry::{ListenerMetrics, Metrics};
 
     /// Goal: a request that blocks the one thread that answers is seen, although the post's own thread is well; and a
     /// server that merely idles, or was rebuilt, is not taken for a blocked one.
@@ -166,10 +203,13 @@ mod tests {
             }
             HttpResponse::Ok().finish()
         };
+        let metrics = ListenerMetrics::new(&Metrics::detached(), "page");
         let ports = Arc::new(vec![Port {
             listener,
-            address,
             behind: Behind::Page(Arc::new(page)),
+            entrance: Entrance::new(None, &Limits::default(), metrics),
+            doorstep: Arc::new(Doorstep::new(&HttpServer::at(Listen::new("", 1)), None)),
+            places: 9,
             head: Duration::ZERO,
             idle: Duration::ZERO,
         }]);
@@ -189,12 +229,5 @@ mod tests {
         assert_eq!(end.exit(), Exit::Blocked, "{end}");
         assert!(end.to_string().contains("the HTTP worker"), "{end}");
         blocks.abort();
-    }
-
-    #[test]
-    fn the_longest_wish_counts_and_zero_is_for_ever() {
-        let of = |all: &[u64]| longest(all.iter().map(|s| Duration::from_secs(*s)));
-        assert_eq!(of(&[60, 75, 10]), Some(Duration::from_secs(75)));
-        assert_eq!((of(&[60, 0, 10]), of(&[0]), of(&[])), (None, None, None));
     }
 }

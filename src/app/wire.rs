@@ -16,29 +16,34 @@ use super::web::{Behind, Port, Web};
 use crate::base::{Bytes, Clock, Dice, Stamp};
 use crate::batcher::budget::Budget;
 use crate::batcher::{Batcher, Offer};
-use crate::config::Id;
+use crate::config::{HttpServer, Id, Listen, TlsServer};
 use crate::extensions::health_check;
 use crate::otlp::{Rewriter, Rule, Sieve, TooDeep};
 use crate::processors::memory_limiter::Limiter;
 use crate::processors::pipe::{Pipe, Step, StoreNo};
 use crate::processors::{edits, filter, probabilistic_sampler};
+use crate::receivers::doorstep::Doorstep;
+use crate::receivers::guard::Guard;
 use crate::receivers::intake::{Intake, Outlet};
+use crate::receivers::otlp::config::HttpConfig;
 use crate::receivers::otlp::door::{Doorman, GrpcDoor};
 use crate::receivers::otlp::grpc::OtlpGrpc;
 use crate::receivers::otlp::http::OtlpHttp;
 use crate::receivers::own::OwnMetrics;
+use crate::receivers::socket::Entrance;
+use crate::receivers::tls::{Face, Faulty};
 use crate::spool::crew::{SpoolKeeper, SpoolReader, SpoolWriter};
 use crate::spool::disk;
 use crate::supervise::{Handle, Line, Roster, Settings, Supervisor};
 use crate::telemetry::config::MetricsLevel;
 use crate::telemetry::health::Health;
 use crate::telemetry::{
-    ExporterMetrics, Level, Metrics, ProcessorMetrics, ReceiverMetrics, Resource, alloc, process, serve,
+    ExporterMetrics, Level, ListenerMetrics, Metrics, ProcessorMetrics, ReceiverMetrics, Resource, alloc, process,
+    serve,
 };
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -85,13 +90,27 @@ pub struct Agent {
     pub addresses: BTreeMap<String, SocketAddr>,
 }
 
-/// Ports that were bound, before anything else was done.
+/// A port that was bound, before anything else was done, and what it shows.
 struct Bound {
-    grpc: Vec<(Id, TcpListener, SocketAddr)>,
-    http: Vec<(Id, TcpListener, SocketAddr)>,
-    health: Vec<(Id, TcpListener, SocketAddr)>,
-    metrics: Option<(TcpListener, SocketAddr)>,
+    id: Id,
+    listener: TcpListener,
+    address: SocketAddr,
+    face: Option<Face>,
 }
+
+/// All of them.
+struct AllBound {
+    grpc: Vec<Bound>,
+    http: Vec<Bound>,
+    health: Vec<Bound>,
+    metrics: Option<(TcpListener, SocketAddr)>,
+    /// Who asks for credentials at them.
+    guards: BTreeMap<Id, Guard>,
+}
+
+/// What the gRPC servers speak, and the HTTP servers.
+const H2: &[&[u8]] = &[b"h2"];
+const H1: &[&[u8]] = &[b"http/1.1"];
 
 impl Agent {
     /// Starts everything. Needs a running actix system; returns when the posts are filled.
@@ -108,7 +127,8 @@ impl Agent {
     /// As [`Agent::start`].
     pub fn start_with(config: &Config, clock: &Clock, roster: Roster, settings: Settings) -> Result<Agent, StartError> {
         let started = clock.now();
-        let bound = Bound::bind(config)?;
+        crate::uplink::otlp_http::install_provider();
+        let bound = AllBound::bind(config)?;
         let metrics = metrics_of(config, clock, started);
         let health = Health::starting(clock.clone());
         health.register(&metrics);
@@ -135,24 +155,40 @@ impl Agent {
 }
 
 impl Bound {
-    fn bind(config: &Config) -> Result<Bound, NoPort> {
+    fn new(
+        id: &Id,
+        what: &str,
+        at: &Listen,
+        tls: Option<&TlsServer>,
+        alpn: &'static [&'static [u8]],
+    ) -> Result<Bound, StartError> {
+        let no = |fault: Faulty| StartError::Component { id: what.to_owned(), why: fault.to_string() };
+        let face = tls.map(|tls| Face::new(tls, alpn)).transpose().map_err(no)?;
+        let (listener, address) = bind(what, at)?;
+        Ok(Bound { id: id.clone(), listener, address, face })
+    }
+}
+
+impl AllBound {
+    fn bind(config: &Config) -> Result<AllBound, StartError> {
         let used = |id: &Id| config.service.pipelines.iter().any(|p| p.receivers.contains(id));
-        let mut bound = Bound { grpc: Vec::new(), http: Vec::new(), health: Vec::new(), metrics: None };
+        let guards = super::guards::make(config)?;
+        let mut bound = AllBound { grpc: Vec::new(), http: Vec::new(), health: Vec::new(), metrics: None, guards };
         for (id, receiver) in config.receivers.iter().filter(|(id, _)| used(id)) {
             let ReceiverConfig::Otlp(otlp) = receiver else { continue };
             if let Some(grpc) = &otlp.grpc {
-                let (listener, address) = bind(&format!("receiver {id} (grpc)"), &grpc.endpoint)?;
-                bound.grpc.push((id.clone(), listener, address));
+                let what = format!("receiver {id} (grpc)");
+                bound.grpc.push(Bound::new(id, &what, &grpc.endpoint, grpc.tls.as_ref(), H2)?);
             }
-            if let Some(http) = &otlp.http {
-                let (listener, address) = bind(&format!("receiver {id} (http)"), &http.server.endpoint)?;
-                bound.http.push((id.clone(), listener, address));
+            if let Some(HttpConfig { server, .. }) = &otlp.http {
+                let what = format!("receiver {id} (http)");
+                bound.http.push(Bound::new(id, &what, &server.endpoint, server.tls.as_ref(), H1)?);
             }
         }
         for id in &config.service.extensions {
             if let Some(ExtensionConfig::HealthCheck(health)) = config.extensions.get(id) {
-                let (listener, address) = bind(&format!("extension {id}"), &health.server.endpoint)?;
-                bound.health.push((id.clone(), listener, address));
+                let (what, server) = (format!("extension {id}"), &health.server);
+                bound.health.push(Bound::new(id, &what, &server.endpoint, server.tls.as_ref(), H1)?);
             }
         }
         let telemetry = &config.service.telemetry.metrics;
@@ -163,8 +199,8 @@ impl Bound {
     }
 
     fn addresses(&self) -> BTreeMap<String, SocketAddr> {
-        let named = |all: &[(Id, TcpListener, SocketAddr)], suffix: &str| -> Vec<(String, SocketAddr)> {
-            all.iter().map(|(id, _, address)| (format!("{id}{suffix}"), *address)).collect()
+        let named = |all: &[Bound], suffix: &str| -> Vec<(String, SocketAddr)> {
+            all.iter().map(|bound| (format!("{}{suffix}", bound.id), bound.address)).collect()
         };
         let metrics = self.metrics.as_ref().map(|(_, address)| ("metrics".to_owned(), *address));
         named(&self.grpc, "/grpc")
@@ -342,7 +378,7 @@ fn in_flight(pipes: &[Fed]) -> Budget {
 
 fn receive(
     config: &Config,
-    bound: Bound,
+    bound: AllBound,
     supervisor: &Supervisor,
     pipes: &[Fed],
     outlets: Vec<Outlet>,
@@ -359,16 +395,26 @@ fn receive(
             .or_insert_with(|| Arc::new(Intake::new(mine, outlets.clone(), budget.clone())))
             .clone()
     };
+    let listens = |name: &str| ListenerMetrics::new(metrics, name);
+    let guard = |auth: &Option<Id>| auth.as_ref().and_then(|id| bound.guards.get(id)).cloned();
+    let port = |listener, behind, face, name: &str, server: &HttpServer| Port {
+        listener,
+        behind,
+        doorstep: Arc::new(Doorstep::new(server, guard(&server.auth))),
+        entrance: Entrance::new(face, &server.limits, listens(name)),
+        places: server.limits.max_connections,
+        head: server.read_header_timeout,
+        idle: server.idle_timeout,
+    };
     let mut ports = Vec::new();
-    for (id, listener, address) in bound.http {
+    for Bound { id, listener, address, face } in bound.http {
         let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(&id) else { continue };
         let Some(section) = &otlp.http else { continue };
         let endpoint = OtlpHttp::new(section, intake_of(&id), ReceiverMetrics::new(metrics, &id.to_string(), "http"));
         tracing::info!(kind = "receiver", name = %id, endpoint = %address, "Starting HTTP server");
-        let (head, idle) = (section.server.read_header_timeout, section.server.idle_timeout);
-        ports.push(Port { listener, address, behind: Behind::Otlp(Arc::new(endpoint)), head, idle });
+        ports.push(port(listener, Behind::Otlp(Arc::new(endpoint)), face, &format!("{id}/http"), &section.server));
     }
-    for (id, listener, address) in bound.health {
+    for Bound { id, listener, face, .. } in bound.health {
         let Some(ExtensionConfig::HealthCheck(section)) = config.extensions.get(&id) else { continue };
         let body = section.response_body.as_ref();
         let settings = health_check::HealthCheckSettings {
@@ -378,24 +424,25 @@ fn receive(
         };
         let health = health.clone();
         let page = move |request: &actix_web::HttpRequest| health_check::respond(request.path(), &health, &settings);
-        let (head, idle) = (section.server.read_header_timeout, section.server.idle_timeout);
-        ports.push(Port { listener, address, behind: Behind::Page(Arc::new(page)), head, idle });
+        ports.push(port(listener, Behind::Page(Arc::new(page)), face, &id.to_string(), &section.server));
     }
     if let Some((listener, address)) = bound.metrics {
-        let metrics = metrics.clone();
+        let (shown, defaults) = (metrics.clone(), HttpServer::at(config.service.telemetry.metrics.address.clone()));
         tracing::info!(%address, "Serving Prometheus metrics");
-        let page = move |request: &actix_web::HttpRequest| serve::respond(request.path(), &metrics);
-        let (head, idle) = (Duration::from_secs(60), Duration::from_secs(60)); // as the defaults of the others
-        ports.push(Port { listener, address, behind: Behind::Page(Arc::new(page)), head, idle });
+        let page = move |request: &actix_web::HttpRequest| serve::respond(request.path(), &shown);
+        ports.push(port(listener, Behind::Page(Arc::new(page)), None, "metrics", &defaults));
     }
-    for (id, listener, address) in bound.grpc {
+    for Bound { id, listener, address, face } in bound.grpc {
         let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(&id) else { continue };
         let Some(section) = otlp.grpc.clone() else { continue };
-        let service = OtlpGrpc::new(&section, intake_of(&id), ReceiverMetrics::new(metrics, &id.to_string(), "grpc"));
+        let counts = ReceiverMetrics::new(metrics, &id.to_string(), "grpc");
+        let service = OtlpGrpc::new(&section, guard(&section.auth), intake_of(&id), counts);
         tracing::info!(kind = "receiver", name = %id, endpoint = %address, "Starting GRPC server");
-        let listener = Arc::new(listener);
+        let listens = listens(&format!("{id}/grpc"));
+        let (listener, entrance) = (Arc::new(listener), Entrance::new(face, &section.limits.common, listens.clone()));
         supervisor.post(row(supervisor, &OTLP_GRPC), &id.to_string(), move || {
-            GrpcDoor::new(listener.clone(), service.clone(), section.clone())
+            let (entrance, listens) = (entrance.clone(), listens.clone());
+            GrpcDoor::new(listener.clone(), service.clone(), section.clone(), entrance, listens)
         });
     }
     for id in config.service.pipelines.iter().flat_map(|p| &p.receivers) {
@@ -403,8 +450,11 @@ fn receive(
             intake_of(id);
         }
     }
-    let ports = Arc::new(ports);
-    supervisor.post(row(supervisor, &WEB), "", move || Web::new(ports.clone()));
+    // A server without a socket is one actix refuses to start.
+    if !ports.is_empty() {
+        let ports = Arc::new(ports);
+        supervisor.post(row(supervisor, &WEB), "", move || Web::new(ports.clone()));
+    }
     let all: Vec<Arc<Intake>> = intakes.values().cloned().collect();
     supervisor.post(row(supervisor, &DOORMAN), "", move || Doorman(all.clone()));
     intakes

@@ -23,6 +23,7 @@ mod tests;
 pub use gather::Part;
 
 use crate::base::{Clock, Dice, Stamp};
+use crate::otlp::Caller;
 use crate::spool::crew::Commit;
 use crate::spool::{CommitError, NewBlock};
 use crate::supervise::{Drain, Fallen, Line};
@@ -84,6 +85,8 @@ pub struct Offer {
     pub parts: Vec<Part>,
     /// The bytes they are charged with, for as long as anybody holds them.
     pub charge: Arc<Charge>,
+    /// Who sent it, where somebody may ask; for `metadata_keys`.
+    pub caller: Option<Arc<Caller>>,
 }
 
 /// See the module.
@@ -282,7 +285,7 @@ supervised!(Batcher, drain: own);
 impl Handler<Offer> for Batcher {
     type Result = ResponseFuture<Result<(), OfferError>>;
 
-    fn handle(&mut self, Offer { parts, charge }: Offer, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Offer { parts, charge, .. }: Offer, ctx: &mut Self::Context) -> Self::Result {
         if self.stalled.load(Relaxed) {
             return Box::pin(async { Err(OfferError::Later("the disk takes too long".into())) });
         }

@@ -37,7 +37,7 @@ fn offer(budget: &Budget, bytes: usize) -> Offer {
         raw: vec![0; bytes].into(),
         walked: Walked { items: 1, data_ns: (0, 0) },
     };
-    Offer { parts: vec![part], charge: Arc::new(charge) }
+    Offer { parts: vec![part], charge: Arc::new(charge), caller: None }
 }
 
 /// Goal: clients that hang up while the disk stalls cannot make memory grow.

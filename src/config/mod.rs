@@ -55,7 +55,7 @@ pub use host::Imagined;
 pub use host::{FILE_MAX, Host, Machine};
 pub use id::{BadId, Id};
 pub use load::{Locations, load};
-pub use net::{BODY_MAX, Cors, Headers, HttpServer, authenticator};
+pub use net::{BODY_MAX, Cors, Headers, HttpServer, Limits, authenticator};
 pub use print::print;
 #[cfg(test)]
 pub(crate) use section::try_out;

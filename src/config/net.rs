@@ -19,21 +19,22 @@ pub struct HttpServer {
     pub endpoint: Listen,
     /// `tls`; None: plain text.
     pub tls: Option<TlsServer>,
-    /// `cors`; None: cross-origin requests get no headers, `OPTIONS` is refused. Parsed, not acted on yet.
+    /// `cors`; None: cross-origin requests get no headers, `OPTIONS` is refused.
     pub cors: Option<Cors>,
-    /// `auth.authenticator`: an extension that checks requests. Parsed, not acted on yet.
+    /// `auth.authenticator`: an extension that asks clients for their credentials.
     pub auth: Option<Id>,
     /// `max_request_body_size`, bytes after inflation; 0 in the file means [`BODY_MAX`] too.
     pub max_request_body_size: Bytes,
-    /// `include_metadata`: hand request headers to processors and batches. Parsed, not acted on yet.
+    /// `include_metadata`: hand request headers to processors and batches.
     pub include_metadata: bool,
-    /// `response_headers`: added to every answer. Parsed, not acted on yet.
+    /// `response_headers`: added to every answer.
     pub response_headers: Headers,
-    /// `read_header_timeout`, 1 min: how long a client may take to send the head of a request; 0: for ever. One server
-    /// serves all ports, so the longest of them counts.
+    /// `read_header_timeout`, 1 min: how long a client may take to send the head of a request; 0: for ever.
     pub read_header_timeout: Duration,
-    /// `idle_timeout`, 1 min: how long a connection may rest between requests; 0: for ever. As above.
+    /// `idle_timeout`, 1 min: how long a connection may rest between requests; 0: for ever.
     pub idle_timeout: Duration,
+    /// `limits`, ours.
+    pub limits: Limits,
 }
 
 impl HttpServer {
@@ -50,6 +51,50 @@ impl HttpServer {
             response_headers: Headers::new(),
             read_header_timeout: Duration::from_secs(60), // otelcol since 0.138
             idle_timeout: Duration::from_secs(60),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// `limits` of a server, ours: what one client may take of it, and all of them together. The original has none of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// `max_connections`, 1,024: what comes after is closed at once. More devices than one gateway has, and few
+    /// enough for its file descriptors.
+    pub max_connections: u32,
+    /// `handshake_timeout`, 10 s: for TLS, and over gRPC for the first frame.
+    pub handshake_timeout: Duration,
+    /// `write_timeout`, 30 s: a client that reads nothing of its answers for so long is closed; 0: never.
+    pub write_timeout: Duration,
+    /// `body_idle_timeout`, 30 s: no byte of a body or message for so long, and the request is refused.
+    pub body_idle_timeout: Duration,
+    /// `body_timeout`, 10 min: a whole body must be there then. 20 MiB at 280 kbit/s.
+    pub body_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_connections: 1_024,
+            handshake_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+            body_idle_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Limits {
+    /// Reads the keys both kinds of server have; those of gRPC may stand beside them.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> Limits {
+        let default = Limits::default();
+        Limits {
+            max_connections: s.number("max_connections", default.max_connections, 1..=1_000_000),
+            handshake_timeout: s.duration_above_zero("handshake_timeout", default.handshake_timeout),
+            write_timeout: s.duration("write_timeout", default.write_timeout),
+            body_idle_timeout: s.duration_above_zero("body_idle_timeout", default.body_idle_timeout),
+            body_timeout: s.duration_above_zero("body_timeout", default.body_timeout),
         }
     }
 }
@@ -81,13 +126,11 @@ impl HttpServer {
             response_headers: s.headers("response_headers"),
             read_header_timeout: s.duration("read_header_timeout", default.read_header_timeout),
             idle_timeout: s.duration("idle_timeout", default.idle_timeout),
+            limits: s.section("limits", Limits::read),
         };
-        s.not_available("tls", server.tls.is_none());
-        s.not_acted_on("cors", server.cors.is_none());
-        s.not_acted_on("include_metadata", !server.include_metadata);
-        s.not_acted_on("response_headers", server.response_headers.is_empty());
-        s.moot_all(&["read_timeout", "write_timeout"], "a request is bounded by its size and by idle_timeout");
-        s.moot("compression_algorithms", "gzip, zlib and deflate are taken, anything else is refused");
+        s.moot("read_timeout", "limits.body_idle_timeout and limits.body_timeout bound the body of a request");
+        s.moot("write_timeout", "limits.write_timeout bounds how long a client may not read its answer");
+        s.moot("compression_algorithms", "gzip, zlib, deflate and zstd are taken, anything else is refused");
         s.moot("keep_alives_enabled", "connections are kept for the next request");
         s.refuse("middlewares", "middlewares are not available in this build");
         server
@@ -107,10 +150,11 @@ impl Cors {
     }
 }
 
-/// `auth.authenticator`. To serve or send without the check somebody asked for would be wrong, so it is an error.
+/// `auth.authenticator`; that there is such an extension is checked when all of them are read.
 #[must_use]
 pub fn authenticator(s: &Section<'_>) -> Option<Id> {
-    let id = s.section("auth", |s| s.id_if_given("authenticator"));
-    s.not_available("auth", id.is_none());
-    id
+    s.section("auth", |s| {
+        s.moot("request_params", "credentials are looked for in headers");
+        s.id_if_given("authenticator")
+    })
 }

@@ -76,6 +76,8 @@ pub struct TlsServer {
     pub client_ca_file: Option<PathBuf>,
     /// `client_ca_file_reload`: read it again when it changes.
     pub client_ca_file_reload: bool,
+    /// `cipher_suites` of TLS 1.2, as Go writes them; none: all rustls has. Those of TLS 1.3 cannot be chosen, as in Go.
+    pub cipher_suites: Vec<String>,
 }
 
 impl TlsCommon {
@@ -104,10 +106,7 @@ impl TlsCommon {
                 "a certificate needs its key and a key its certificate: give cert_file and key_file, or neither",
             );
         }
-        s.moot_all(
-            &["cipher_suites", "curve_preferences", "include_insecure_cipher_suites"],
-            "rustls offers only sound ones",
-        );
+        s.moot_all(&["curve_preferences", "include_insecure_cipher_suites"], "rustls offers only sound ones");
         s.refuse("tpm", "keys in a TPM are not available in this build");
         common
     }
@@ -127,6 +126,7 @@ impl TlsClient {
     /// Reads the `tls` block of a client.
     #[must_use]
     pub fn read(s: &Section<'_>) -> TlsClient {
+        s.moot("cipher_suites", "rustls offers only sound ones");
         TlsClient {
             common: TlsCommon::read(s),
             insecure: s.flag("insecure", false),
@@ -145,6 +145,7 @@ impl TlsServer {
             common: TlsCommon::read(s),
             client_ca_file: s.path_if_given("client_ca_file"),
             client_ca_file_reload: s.flag("client_ca_file_reload", false),
+            cipher_suites: s.texts("cipher_suites", &[]),
         };
         let sets_nothing = tls == TlsServer::default();
         if !sets_nothing && tls.common.cert.is_none() {

@@ -2,8 +2,10 @@
 //!
 //! | folder | what |
 //! |---|---|
+//! | `authenticators/` | who may come in, and as whom an exporter goes out |
 //! | `file_storage/` | the settings of a spool |
 //! | `health_check/` | answers whether the agent is available |
 
+pub mod authenticators;
 pub mod file_storage;
 pub mod health_check;

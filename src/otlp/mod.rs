@@ -50,6 +50,7 @@ pub mod slow;
 pub mod wild;
 
 mod answer;
+mod caller;
 mod edits;
 mod json;
 mod list;
@@ -66,6 +67,7 @@ mod walk;
 mod wire;
 
 pub use answer::{Encoding, Partial, Status, success};
+pub use caller::Caller;
 pub use edits::{Action, Find, Groups, Keys, Pattern, Source, Type, VALUE_DEPTH_MAX, Value, When};
 pub use json::{BadJson, from_json, from_json_within};
 pub use list::Context;

@@ -80,8 +80,8 @@ fn groups(pattern: &Regexp) -> Groups {
 mod tests {
     use super::*;
     use crate::config::try_out;
+    use crate::otlp::Caller;
     use crate::otlp::{REQUEST_MAX, Rewriter};
-    use crate::processors::origin::Origin;
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
     use opentelemetry_proto::tonic::common::v1::any_value::Value as Said;
     use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
@@ -107,7 +107,7 @@ mod tests {
     }
 
     /// What the rules make of one record and its resource, which begin with the same attributes.
-    fn edited(rules: Vec<Rule>, before: &[(&str, &str)], origin: &Origin) -> (String, String) {
+    fn edited(rules: Vec<Rule>, before: &[(&str, &str)], caller: &Caller) -> (String, String) {
         let log_records = vec![LogRecord { attributes: pairs(before), ..LogRecord::default() }];
         let resource_logs = vec![ResourceLogs {
             resource: Some(Resource { attributes: pairs(before), ..Resource::default() }),
@@ -116,7 +116,7 @@ mod tests {
         }];
         let request = ExportLogsServiceRequest { resource_logs }.encode_to_vec().into();
         let rewriter = Rewriter::new(rules).expect("flat values");
-        let after = rewriter.rewrite(Signal::Logs, &request, &|name| origin.value(name), REQUEST_MAX).expect("valid");
+        let after = rewriter.rewrite(Signal::Logs, &request, &|name| caller.value(name), REQUEST_MAX).expect("valid");
         let after = ExportLogsServiceRequest::decode(after).expect("valid").resource_logs.remove(0);
         let resource = after.resource.map(|it| it.attributes).unwrap_or_default();
         (shown(&resource), shown(&after.scope_logs[0].log_records[0].attributes))
@@ -138,7 +138,8 @@ mod tests {
     #[test]
     #[rustfmt::skip]
     fn each_action_does_as_written() {
-        let origin = Origin { metadata: vec![("x-tenant".into(), vec!["t1".into(), "t2".into()])], ..Origin::default() };
+        let mut caller = Caller::default();
+        ["t1", "t2"].iter().for_each(|tenant| caller.add("x-tenant", tenant.as_bytes()));
         let url = ("url", "https://shop.example/cart?id=7");
         for (actions, before, after) in [
             ("{key: a, value: 1, action: insert}",                           &[("a", "x")][..],          "a=x"),
@@ -166,11 +167,11 @@ mod tests {
             ("{key: a, converted_type: int, action: convert}",               &[("a", "0x10")],           "a=0x10"),
             ("{key: a, converted_type: string, action: convert}",            &[("a", "x")],              "a=x"),
         ] {
-            let (of_resource, of_record) = edited(vec![attributes(&format!("actions: [{actions}]"))], before, &origin);
+            let (of_resource, of_record) = edited(vec![attributes(&format!("actions: [{actions}]"))], before, &caller);
             assert_eq!(of_record, after, "{actions}");
             assert_eq!(of_resource, shown(&pairs(before)), "{actions} leaves the resource");
             if !actions.contains("from_context") {
-                let (of_resource, of_record) = edited(vec![resource(&format!("attributes: [{actions}]"))], before, &origin);
+                let (of_resource, of_record) = edited(vec![resource(&format!("attributes: [{actions}]"))], before, &caller);
                 assert_eq!(of_resource, after, "resource: {actions}");
                 assert_eq!(of_record, shown(&pairs(before)), "{actions} leaves the record");
             }
@@ -197,7 +198,7 @@ mod tests {
                 resource("attributes: [{key: a, value: test, action: update}]"),
             ]
         };
-        let none = Origin::default();
+        let none = Caller::default();
         assert_eq!(edited(rules(), &[("a", "x")], &none), ("a=test".to_owned(), "a=x b=7 c=7".to_owned()));
         let mut without_first = rules();
         without_first.remove(0);

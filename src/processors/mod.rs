@@ -9,7 +9,6 @@ pub mod conditions;
 pub mod edits;
 pub mod filter;
 pub mod memory_limiter;
-pub mod origin;
 pub mod pipe;
 pub mod probabilistic_sampler;
 pub mod resource;

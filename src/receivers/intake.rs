@@ -3,7 +3,7 @@
 
 use crate::batcher::budget::{Budget, Charge};
 use crate::batcher::{Offer, OfferError, Part};
-use crate::otlp::{Context, Signal, Walked, is_deprecated, walk};
+use crate::otlp::{Caller, Signal, Walked, is_deprecated, walk};
 use crate::processors::pipe::{Passed, Pipe, Refusal, StoreNo};
 use crate::spool::Lane;
 use crate::supervise::{Fallen, Line, Wire, contained, tripwire};
@@ -55,6 +55,7 @@ struct Work {
     offers: BTreeMap<StoreNo, Vec<Part>>,
     passed: Vec<(Arc<Pipe>, Passed)>,
     charge: Charge,
+    caller: Option<Arc<Caller>>,
 }
 
 /// Counts who is inside, and can be closed.
@@ -129,12 +130,12 @@ impl Intake {
         signal: Signal,
         request: Bytes,
         charge: Charge,
-        context: &Context<'_>,
+        caller: Option<Arc<Caller>>,
         metrics: &ReceiverMetrics,
     ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
         let inside = self.door.enter();
         let worked = match &inside {
-            Some(_) => contained("request", || self.work(signal, &request, charge, context)),
+            Some(_) => contained("request", || self.work(signal, &request, charge, caller)),
             None => Ok(Err((0, Refusal::Later("the agent is stopping".into())))),
         };
         drop(request); // its parts are what is held from here on
@@ -175,22 +176,23 @@ impl Intake {
         signal: Signal,
         request: &Bytes,
         mut charge: Charge,
-        context: &Context<'_>,
+        caller: Option<Arc<Caller>>,
     ) -> Result<Work, (u64, Refusal)> {
         tripwire(Wire::Request, request);
         let routes = self.routes();
+        let context = |name: &str| caller.as_ref().and_then(|caller| caller.value(name));
         let walked = walk(signal, request).map_err(|e| (0, e.into()))?;
         let items = u64::from(walked.items);
         let (mut offers, mut kept) = (BTreeMap::<StoreNo, Vec<Part>>::new(), Vec::new());
         if items == 0 {
             let lost = "items stand in instrumentation_library_* (field 1000) only, which OTLP removed in 0.15";
             let refused = is_deprecated(request).then(|| (0, Refusal::Never(lost.into())));
-            return refused.map_or(Ok(Work { routes, walked, offers, passed: kept, charge }), Err);
+            return refused.map_or(Ok(Work { routes, walked, offers, passed: kept, charge, caller }), Err);
         }
         let pipes = routes.pipes.get(&signal).map_or(&[][..], Vec::as_slice);
         pipes.iter().try_for_each(|pipe| pipe.admit(walked.items, request)).map_err(|e| (items, e))?;
         for pipe in pipes {
-            let passed = pipe.process(request, walked, context, &mut charge).map_err(|e| (items, e))?;
+            let passed = pipe.process(request, walked, &context, &mut charge).map_err(|e| (items, e))?;
             for (store, part) in pipe.parts(&passed) {
                 offers.entry(store).or_default().push(part);
             }
@@ -198,7 +200,7 @@ impl Intake {
                 kept.push((pipe.clone(), passed));
             }
         }
-        Ok(Work { routes, walked, offers, passed: kept, charge })
+        Ok(Work { routes, walked, offers, passed: kept, charge, caller })
     }
 }
 
@@ -218,6 +220,7 @@ impl Routes {
         signal: Signal,
         offers: BTreeMap<StoreNo, Vec<Part>>,
         charge: Arc<Charge>,
+        caller: Option<Arc<Caller>>,
     ) -> Result<(), Refusal> {
         let outlet = |(no, parts): (StoreNo, Vec<Part>)| Some((self.outlets.get(no.0)?, parts));
         let mut offers: Vec<(&Outlet, Vec<Part>)> = offers.into_iter().filter_map(outlet).collect();
@@ -225,14 +228,15 @@ impl Routes {
         let mut kept = false;
         for (outlet, parts) in offers {
             let sizes: Vec<(Lane, u32)> = parts.iter().map(|part| (part.lane, part.walked.items)).collect();
-            let refusal = match outlet.batcher.ask(Offer { parts, charge: charge.clone() }).await {
-                Ok(Ok(())) => {
-                    kept |= outlet.durable;
-                    continue;
-                }
-                Ok(Err(error)) => Refusal::from(error),
-                Err(fallen) => fallen.into(),
-            };
+            let refusal =
+                match outlet.batcher.ask(Offer { parts, charge: charge.clone(), caller: caller.clone() }).await {
+                    Ok(Ok(())) => {
+                        kept |= outlet.durable;
+                        continue;
+                    }
+                    Ok(Err(error)) => Refusal::from(error),
+                    Err(fallen) => fallen.into(),
+                };
             outlet.count_failed(signal, &sizes);
             if outlet.durable || !kept {
                 return Err(refusal);
@@ -245,8 +249,8 @@ impl Routes {
 
 /// Offers, counts, shows.
 async fn bring(signal: Signal, work: Work, metrics: &ReceiverMetrics) -> Result<(), Refusal> {
-    let Work { routes, walked, offers, passed, charge } = work;
-    let outcome = routes.offer(signal, offers, Arc::new(charge)).await;
+    let Work { routes, walked, offers, passed, charge, caller } = work;
+    let outcome = routes.offer(signal, offers, Arc::new(charge), caller).await;
     match &outcome {
         Ok(()) => metrics.accepted(signal, walked.items.into()),
         Err(_) => metrics.refused(signal, walked.items.into()),
@@ -347,8 +351,7 @@ mod tests {
         let mut charge = budget.open();
         charge.grow(REQUEST.len()).expect("room");
         let counts = ReceiverMetrics::new(&metrics, "otlp", "http");
-        let client =
-            actix_rt::spawn(intake.take(Signal::Logs, Bytes::from_static(REQUEST), charge, &|_| None, &counts));
+        let client = actix_rt::spawn(intake.take(Signal::Logs, Bytes::from_static(REQUEST), charge, None, &counts));
         settle().await;
         client.abort();
         settle().await;
@@ -376,7 +379,7 @@ mod tests {
             let intake = Arc::new(Intake::new([pipe(2, &shown)], vec![in_memory, on_disk], Budget::new(Size(1_000))));
             let counts = ReceiverMetrics::new(&metrics, "otlp", "http");
             let charge = intake.budget.open();
-            let client = actix_rt::spawn(intake.take(Signal::Logs, Bytes::from_static(REQUEST), charge, &|_| None, &counts));
+            let client = actix_rt::spawn(intake.take(Signal::Logs, Bytes::from_static(REQUEST), charge, None, &counts));
             settle().await;
             assert!(asked_memory.lock().expect("whole").is_empty(), "the disk comes first");
             let (_, answer) = asked_disk.lock().expect("whole").pop().expect("asked");
@@ -420,7 +423,7 @@ mod tests {
 
         let (one_left, asked) = intake("x");
         for (answer, expected) in [(Err(OfferError::Later("full".into())), (None, None)), (Ok(()), counted("1", "1"))] {
-            let client = actix_rt::spawn(one_left.take(Signal::Logs, Bytes::from_static(TWO), one_left.budget.open(), &|_| None, &counts));
+            let client = actix_rt::spawn(one_left.take(Signal::Logs, Bytes::from_static(TWO), one_left.budget.open(), None, &counts));
             settle().await;
             let (offer, told) = asked.lock().expect("whole").pop().expect("asked");
             assert_eq!((&offer.parts[0].raw[..], offer.parts[0].walked.items), (REQUEST, 1));
@@ -431,7 +434,7 @@ mod tests {
         assert_eq!((accepted(&metrics), shown.load(SeqCst)), (2, 1));
 
         let (none_left, asked) = intake("z");
-        let taken = none_left.take(Signal::Logs, Bytes::from_static(TWO), none_left.budget.open(), &|_| None, &counts).await;
+        let taken = none_left.take(Signal::Logs, Bytes::from_static(TWO), none_left.budget.open(), None, &counts).await;
         assert_eq!((taken, asked.lock().expect("whole").len(), dropped()), (Ok(()), 0, counted("1", "3")));
         assert_eq!((accepted(&metrics), shown.load(SeqCst)), (4, 1));
     }

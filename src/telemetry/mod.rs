@@ -69,5 +69,6 @@ pub use health::Health;
 pub use logs::{LogSettings, Logs};
 pub use metrics::{CONTENT_TYPE, Level, Metrics, Resource};
 pub use otelcol::{
-    BatchMetrics, ExporterMetrics, ProcessorMetrics, Queue, ReceiverMetrics, SamplerMetrics, Trigger, queues,
+    BatchMetrics, ExporterMetrics, ListenerMetrics, ProcessorMetrics, Queue, ReceiverMetrics, SamplerMetrics, Trigger,
+    queues,
 };

@@ -72,6 +72,32 @@ impl ReceiverMetrics {
     }
 }
 
+/// Whom one listener did not serve.
+#[derive(Debug, Clone)]
+pub struct ListenerMetrics {
+    connections_refused: Counters,
+    listener: String,
+}
+
+impl ListenerMetrics {
+    /// `listener`: `otlp/grpc`, `otlp/http`, `health_check`, `metrics`.
+    #[must_use]
+    pub fn new(metrics: &Metrics, listener: &str) -> ListenerMetrics {
+        let family = metrics.counters(
+            "tfo_agent_connections_refused",
+            "Connections that were closed for what their clients did or did not do, by reason.",
+            &["listener", "reason"],
+        );
+        ListenerMetrics { connections_refused: family, listener: listener.to_owned() }
+    }
+
+    /// A connection that was closed: `full`, `tls`, `slow`, or what was too many.
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused.with(&[&self.listener, reason]).inc();
+        tracing::debug!(listener = %self.listener, reason, "a connection was refused");
+    }
+}
+
 /// What memory_limiter let through, and what a processor dropped.
 #[derive(Debug, Clone)]
 pub struct ProcessorMetrics {

@@ -39,7 +39,7 @@ pub struct OtlpHttpConfig {
     pub proxy_url: Option<String>,
     /// `tls`.
     pub tls: TlsClient,
-    /// `auth.authenticator`. Always None: this build has no authenticators, and says so.
+    /// `auth.authenticator`: an extension whose credentials are sent.
     pub auth: Option<Id>,
     /// `retry_on_failure`.
     pub retry_on_failure: RetryConfig,

@@ -17,7 +17,7 @@ use tonic::{Code, IntoRequest as _};
 const JSON: &str = "application/json";
 const ONE_RECORD: &str = r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":{"stringValue":"x"}}]}]}]}"#;
 
-fn gzip(raw: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(raw: &[u8]) -> Vec<u8> {
     let mut to = GzEncoder::new(Vec::new(), Compression::fast());
     to.write_all(raw).and_then(|()| to.finish()).expect("memory takes it")
 }
@@ -35,7 +35,7 @@ pub(crate) fn field(number: u8, inner: &[u8]) -> Vec<u8> {
     out
 }
 
-fn header(answer: &reqwest::Response, name: &str) -> String {
+pub(crate) fn header(answer: &reqwest::Response, name: &str) -> String {
     answer.headers().get(name).map(|v| v.to_str().expect("ASCII").to_owned()).unwrap_or_default()
 }
 
@@ -162,6 +162,10 @@ async fn the_budget_refuses_while_it_is_held_and_is_given_back_by_a_client_that_
 
 pub(crate) async fn client(rig: &Rig) -> LogsServiceClient<Channel> {
     let channel = Channel::from_shared(rig.at("otlp/grpc")).expect("an address").connect().await.expect("it listens");
+    client_over(channel)
+}
+
+pub(crate) fn client_over(channel: Channel) -> LogsServiceClient<Channel> {
     LogsServiceClient::new(channel)
 }
 

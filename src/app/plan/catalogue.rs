@@ -2,6 +2,7 @@
 
 use super::{ExporterConfig, ExtensionConfig, ProcessorConfig, ReceiverConfig};
 use crate::config::Section;
+use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig};
 use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::otlp::Signal;
@@ -130,6 +131,16 @@ pub static EXTENSIONS: Class<ExtensionConfig> = Class {
             names: &["file_storage"],
             signals: &[],
             read: Some(|s| ExtensionConfig::FileStorage(FileStorageConfig::read(s))),
+        },
+        Kind {
+            names: &["bearertokenauth", "bearer_token_auth"],
+            signals: &[],
+            read: Some(|s| ExtensionConfig::BearerToken(BearerTokenConfig::read(s))),
+        },
+        Kind {
+            names: &["basicauth", "basic_auth"],
+            signals: &[],
+            read: Some(|s| ExtensionConfig::BasicAuth(BasicAuthConfig::read(s))),
         },
         Kind { names: &["opamp"], signals: &[], read: None },
     ],

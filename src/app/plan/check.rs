@@ -2,10 +2,12 @@
 
 use super::{Config, ExporterConfig, ExtensionConfig, PipelineConfig, ProcessorConfig, ReceiverConfig};
 use crate::config::problems::{At, Problems, quote};
-use crate::config::{Id, Listen, Section};
+use crate::config::{Id, Listen, Section, TlsServer};
+use crate::extensions::authenticators::htpasswd;
 use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::otlp::Signal;
 use crate::processors::attributes::matching::Matching;
+use crate::receivers::tls;
 use crate::telemetry::config::MetricsLevel;
 use std::collections::BTreeSet;
 
@@ -18,8 +20,11 @@ pub(super) fn check(config: &mut Config, top: &Section<'_>) {
     check_urls(config, top);
     check_conditions(config, top);
     link_storages(config, &exporters, top);
+    link_authenticators(config, &receivers, &exporters, top);
+    check_credentials(config, top);
     check_directories(config, top);
     check_ports(config, &receivers, top);
+    check_faces(config, &receivers, top);
 }
 
 /// Tells something about a key of a component.
@@ -106,10 +111,92 @@ fn link_storages(config: &mut Config, exporters: &BTreeSet<Id>, top: &Section<'_
                 tell(top, "exporters", id, key, |s, at, path| s.warn(at, path, message));
                 config.service.extensions.push(storage.clone());
             }
-            Some(ExtensionConfig::HealthCheck(_)) => {
+            Some(_) => {
                 let message = format!("{} is not a storage; a file_storage is", quote(&storage.to_string()));
                 tell(top, "exporters", id, key, |s, at, path| s.error(at, path, message));
             }
+        }
+    }
+}
+
+/// Every authenticator a component names is there, is one of its kind, and starts. To serve or send without the check
+/// somebody asked for would be wrong, so everything else is an error.
+fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters: &BTreeSet<Id>, top: &Section<'_>) {
+    let mut named: Vec<(&'static str, Id, &'static str, Id)> = Vec::new();
+    for id in receivers {
+        if let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(id) {
+            let grpc =
+                otlp.grpc.as_ref().and_then(|grpc| Some(("protocols.grpc.auth.authenticator", grpc.auth.clone()?)));
+            let http =
+                otlp.http.as_ref().and_then(|h| Some(("protocols.http.auth.authenticator", h.server.auth.clone()?)));
+            named.extend(grpc.into_iter().chain(http).map(|(key, auth)| ("receivers", id.clone(), key, auth)));
+        }
+    }
+    for id in &config.service.extensions {
+        if let Some(ExtensionConfig::HealthCheck(health)) = config.extensions.get(id) {
+            let auth = health.server.auth.clone();
+            named.extend(auth.map(|auth| ("extensions", id.clone(), "auth.authenticator", auth)));
+        }
+    }
+    for id in exporters {
+        if let Some(ExporterConfig::OtlpHttp(exporter)) = config.exporters.get(id) {
+            named.extend(exporter.auth.clone().map(|auth| ("exporters", id.clone(), "auth.authenticator", auth)));
+        }
+    }
+    for (class, id, key, auth) in named {
+        let name = quote(&auth.to_string());
+        if let Err(why) = fits(config.extensions.get(&auth), class == "exporters") {
+            let ids: Vec<String> = config.extensions.keys().map(Id::to_string).collect();
+            let missing = !config.extensions.contains_key(&auth);
+            let meant = top.reading().problems.meant(&auth.to_string(), ids.iter().map(String::as_str));
+            let meant = meant.filter(|_| missing);
+            tell(top, class, &id, key, |s, at, path| s.error_meaning(at, path, format!("{name} {why}"), meant));
+        } else if !config.service.extensions.contains(&auth) {
+            let message = format!("{name} is not listed in service.extensions; it is started all the same");
+            tell(top, class, &id, key, |s, at, path| s.warn(at, path, message));
+            config.service.extensions.push(auth);
+        }
+    }
+}
+
+/// Whether an extension can ask clients, or speak for an exporter.
+fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static str> {
+    match extension {
+        None => Err("is not defined under extensions"),
+        Some(ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_)) => {
+            Err("is no authenticator; bearertokenauth and basicauth are")
+        }
+        Some(ExtensionConfig::BearerToken(bearer)) if sends && bearer.filename.is_some() => {
+            Err("has a filename, which an exporter cannot follow; `token: ${file:…}` is read at the start")
+        }
+        Some(ExtensionConfig::BasicAuth(basic)) if sends && basic.client_auth.is_none() => {
+            Err("has no client_auth, which is what an exporter sends")
+        }
+        Some(ExtensionConfig::BasicAuth(basic)) if !sends && basic.htpasswd.is_none() => {
+            Err("has no htpasswd, which is what a server asks by")
+        }
+        Some(ExtensionConfig::BearerToken(_) | ExtensionConfig::BasicAuth(_)) => Ok(()),
+    }
+}
+
+/// Files of credentials are there and understood.
+fn check_credentials(config: &Config, top: &Section<'_>) {
+    for id in &config.service.extensions {
+        let (key, path, is_htpasswd) = match config.extensions.get(id) {
+            Some(ExtensionConfig::BearerToken(bearer)) => ("filename", bearer.filename.as_ref(), false),
+            Some(ExtensionConfig::BasicAuth(basic)) => {
+                ("htpasswd.file", basic.htpasswd.as_ref().and_then(|htpasswd| htpasswd.file.as_ref()), true)
+            }
+            _ => continue,
+        };
+        let Some(path) = path else { continue };
+        let told = match top.reading().host.read(path) {
+            Err(e) => Some(format!("`{}` cannot be read: {e}", path.display())),
+            Ok(bytes) if is_htpasswd => htpasswd::parse(&String::from_utf8_lossy(&bytes)).err().map(|e| e.to_string()),
+            Ok(bytes) => bytes.trim_ascii().is_empty().then(|| format!("`{}` holds no token", path.display())),
+        };
+        if let Some(told) = told {
+            tell(top, "extensions", id, key, |s, at, path| s.error(at, path, told));
         }
     }
 }
@@ -166,6 +253,35 @@ fn check_ports(config: &Config, receivers: &BTreeSet<Id>, top: &Section<'_>) {
         if let Some((other_class, other_id, other_key, other)) = clash {
             let message = format!("{listen} is taken by {other_class}.{other_id}.{other_key} ({other})");
             tell(top, class, id, key, |s, at, path| s.error(at, path, message));
+        }
+    }
+}
+
+/// Every server that is to speak TLS can, by the files as they are now.
+fn check_faces(config: &Config, receivers: &BTreeSet<Id>, top: &Section<'_>) {
+    let mut faces: Vec<(&'static str, &Id, &'static str, &TlsServer)> = Vec::new();
+    for id in receivers {
+        if let Some((id, ReceiverConfig::Otlp(otlp))) = config.receivers.get_key_value(id) {
+            let grpc = otlp.grpc.as_ref().and_then(|grpc| Some(("protocols.grpc.tls", grpc.tls.as_ref()?)));
+            let http = otlp.http.as_ref().and_then(|http| Some(("protocols.http.tls", http.server.tls.as_ref()?)));
+            faces.extend(grpc.into_iter().chain(http).map(|(key, tls)| ("receivers", id, key, tls)));
+        }
+    }
+    for id in &config.service.extensions {
+        if let Some(ExtensionConfig::HealthCheck(health)) = config.extensions.get(id) {
+            faces.extend(health.server.tls.as_ref().map(|tls| ("extensions", id, "tls", tls)));
+        }
+    }
+    for (class, id, key, face) in faces {
+        let unknown: Vec<_> = face.cipher_suites.iter().filter(|name| !tls::is_suite(name)).map(|n| quote(n)).collect();
+        if !unknown.is_empty() {
+            let message = format!("{} are not offered here: rustls has only sound ones", unknown.join(", "));
+            tell(top, class, id, &format!("{key}.cipher_suites"), |s, at, path| s.warn(at, path, message));
+        }
+        // What lacks its key or its certificate was told when it was read.
+        let is_whole = face.common.cert.is_some() && face.common.key.is_some();
+        if let Some(fault) = is_whole.then(|| tls::check(face, &|path| top.reading().host.read(path)).err()).flatten() {
+            tell(top, class, id, &format!("{key}.{}", fault.key), |s, at, path| s.error(at, path, fault.why));
         }
     }
 }

@@ -27,6 +27,7 @@ pub use catalogue::{Class, EXPORTERS, EXTENSIONS, Kind, PROCESSORS, RECEIVERS};
 pub use read::{Outcome, read};
 
 use crate::config::Id;
+use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig};
 use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::otlp::Signal;
@@ -102,6 +103,10 @@ pub enum ExtensionConfig {
     HealthCheck(Box<HealthCheckConfig>),
     /// `file_storage`.
     FileStorage(FileStorageConfig),
+    /// `bearertokenauth`.
+    BearerToken(BearerTokenConfig),
+    /// `basicauth`.
+    BasicAuth(BasicAuthConfig),
 }
 
 /// `service`.

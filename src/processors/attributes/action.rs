@@ -126,7 +126,6 @@ impl Action {
         let pattern = s.pattern_if_given("pattern");
         let kinds = [("int", Kind::Int), ("double", Kind::Double), ("string", Kind::Text)];
         let to = s.fills("converted_type").then(|| s.choice("converted_type", Kind::Text, &kinds));
-        s.not_acted_on("from_context", context.is_none());
         s.refuse("default_value", "is not available in this build; an insert before this action does the same");
         if !s.fills("action") {
             s.error("action", format!("an action needs one of {}", VERBS.map(|(word, _)| word).join(", ")));

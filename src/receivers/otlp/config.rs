@@ -1,7 +1,7 @@
 //! `receivers.otlp`: which of the two protocols listen, and where (reference §2.2).
 
 use crate::base::Bytes;
-use crate::config::{HttpServer, Id, Listen, Section, TlsServer};
+use crate::config::{HttpServer, Id, Limits, Listen, Section, TlsServer};
 use std::time::Duration;
 
 /// Largest message one may ask for: what a length of 31 bits, which grpc-go has, can say.
@@ -33,18 +33,48 @@ pub struct GrpcConfig {
     pub write_buffer_size: Bytes,
     /// `keepalive.server_parameters`.
     pub keepalive: Keepalive,
-    /// `keepalive.enforcement_policy`. Parsed, not acted on.
+    /// `keepalive.enforcement_policy`.
     pub enforcement: Enforcement,
-    /// `auth.authenticator`. Parsed, not acted on yet.
+    /// `auth.authenticator`: an extension that asks clients for their credentials.
     pub auth: Option<Id>,
-    /// `include_metadata`: hand request metadata to processors and batches. Parsed, not acted on yet.
+    /// `include_metadata`: hand request metadata to processors and batches.
     pub include_metadata: bool,
+    /// `limits`, ours.
+    pub limits: GrpcLimits,
+}
+
+/// `limits` of gRPC: those of HTTP/2 beside those every server has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrpcLimits {
+    /// What every server has.
+    pub common: Limits,
+    /// `header_timeout`, 1 min: how long a client may take for the head of a request.
+    pub header_timeout: Duration,
+    /// `max_header_list_size`, 16 KiB as HTTP/2 counts them: a head that is larger is answered with 431.
+    pub max_header_list_size: u32,
+    /// `max_resets`, 256 in 10 s: requests that are begun and taken back; a client with more is sent away. Twice the
+    /// streams of a connection: all of them may time out at once.
+    pub max_resets: u32,
+    /// `max_control_frames`, 1,000 in 10 s, and 4 for every answer: frames that carry nothing. As above.
+    pub max_control_frames: u32,
+}
+
+impl Default for GrpcLimits {
+    fn default() -> GrpcLimits {
+        GrpcLimits {
+            common: Limits::default(),
+            header_timeout: Duration::from_secs(60), // as over HTTP
+            max_header_list_size: 16 << 10,          // hyper's
+            max_resets: 256,
+            max_control_frames: 1_000,
+        }
+    }
 }
 
 /// `keepalive.server_parameters`: when a quiet connection is asked, and when it is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keepalive {
-    /// `max_connection_idle`; None (0): for ever. Parsed, not acted on.
+    /// `max_connection_idle`; None (0): for ever.
     pub max_connection_idle: Option<Duration>,
     /// `max_connection_age`; None (0): for ever.
     pub max_connection_age: Option<Duration>,
@@ -96,6 +126,7 @@ impl Default for GrpcConfig {
             enforcement: Enforcement::default(),
             auth: None,
             include_metadata: false,
+            limits: GrpcLimits::default(),
         }
     }
 }
@@ -158,10 +189,9 @@ impl GrpcConfig {
             enforcement,
             auth: crate::config::authenticator(s),
             include_metadata: s.flag("include_metadata", false),
+            limits: s.section("limits", GrpcLimits::read),
         };
         s.only("transport", &["tcp"]);
-        s.not_available("tls", config.tls.is_none());
-        s.not_acted_on("include_metadata", !config.include_metadata);
         s.refuse("middlewares", "middlewares are not available in this build");
         config
     }
@@ -170,28 +200,36 @@ impl GrpcConfig {
 impl Keepalive {
     fn read(s: &Section<'_>) -> Keepalive {
         let default = Keepalive::default();
-        let keepalive = Keepalive {
+        Keepalive {
             max_connection_idle: s.duration_or_never("max_connection_idle", None),
             max_connection_age: s.duration_or_never("max_connection_age", None),
             max_connection_age_grace: s.duration_or_never("max_connection_age_grace", None),
             time: s.duration_above_zero("time", default.time),
             timeout: s.duration_above_zero("timeout", default.timeout),
-        };
-        s.not_acted_on("max_connection_idle", keepalive.max_connection_idle.is_none());
-        keepalive
+        }
+    }
+}
+
+impl GrpcLimits {
+    fn read(s: &Section<'_>) -> GrpcLimits {
+        let default = GrpcLimits::default();
+        GrpcLimits {
+            common: Limits::read(s),
+            header_timeout: s.duration_above_zero("header_timeout", default.header_timeout),
+            max_header_list_size: s.number("max_header_list_size", default.max_header_list_size, 1_024..=16 << 20),
+            max_resets: s.number("max_resets", default.max_resets, 1..=u32::MAX),
+            max_control_frames: s.number("max_control_frames", default.max_control_frames, 1..=u32::MAX),
+        }
     }
 }
 
 impl Enforcement {
     fn read(s: &Section<'_>) -> Enforcement {
         let default = Enforcement::default();
-        let enforcement = Enforcement {
+        Enforcement {
             min_time: s.duration("min_time", default.min_time),
             permit_without_stream: s.flag("permit_without_stream", false),
-        };
-        s.not_acted_on("min_time", enforcement.min_time == default.min_time);
-        s.not_acted_on("permit_without_stream", !enforcement.permit_without_stream);
-        enforcement
+        }
     }
 }
 
@@ -252,11 +290,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_and_not_acted_on_is_said() {
-        let yaml = "protocols: {grpc: {keepalive: {server_parameters: {max_connection_idle: 1m}, \
-                    enforcement_policy: {min_time: 1s, permit_without_stream: true}}}}";
+    fn limits_have_names_and_bounds() {
+        let yaml = "protocols: {grpc: {limits: {max_connections: 8, body_idle_timeout: 1s, max_resets: 2}}}";
+        let limits = read(yaml).grpc.expect("it stands there").limits;
+        let common =
+            Limits { max_connections: 8, body_idle_timeout: Duration::from_secs(1), ..GrpcLimits::default().common };
+        assert_eq!(limits, GrpcLimits { common, max_resets: 2, ..GrpcLimits::default() });
+        let yaml = "protocols: {http: {limits: {max_connections: 0}}, grpc: {limits: {max_header_list_size: 1}}}";
         let (_, told) = try_out(yaml, &[], OtlpReceiverConfig::read);
-        assert_eq!(told.matches("this build does not act on it yet").count(), 3, "{told}");
+        assert_eq!(told.matches(" | ").count(), 1, "{told}");
     }
 
     #[test]

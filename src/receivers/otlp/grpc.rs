@@ -1,4 +1,4 @@
-//! OTLP over gRPC: tonic's HTTP/2 server and status codes, our own reading of messages.
+//! OTLP over gRPC: hyper's HTTP/2, tonic's status codes, our own reading of messages.
 //!
 //! A message stays bytes: it is charged as it arrives, inflated with a limit, and never decoded. tonic's own codec
 //! would answer a message that is too large with OUT_OF_RANGE, which OTLP clients retry for ever.
@@ -10,16 +10,18 @@
 //! | too large, compressed or not | RESOURCE_EXHAUSTED without `RetryInfo`: no retry helps |
 //! | full, busy, stopping | UNAVAILABLE with `RetryInfo` |
 //! | this request made us fall | INTERNAL: OTLP clients do not retry it |
-//! | no byte of the message for 30 s, or not all of it in 10 min | DEADLINE_EXCEEDED |
+//! | no byte of the message for `body_idle_timeout`, or not all of it in `body_timeout` | DEADLINE_EXCEEDED |
+//! | no credentials that are right | UNAUTHENTICATED |
 //! | other service, method or message encoding | UNIMPLEMENTED |
 //! | no gRPC at all | HTTP 405 or 415 |
 
 use super::config::GrpcConfig;
-use super::http::{COME_BACK, IDLE, RESERVE, TOTAL, reason};
+use super::http::{COME_BACK, RESERVE, reason};
 use crate::batcher::budget::{Charge, Crowded};
-use crate::otlp::Signal;
+use crate::otlp::{Caller, Signal};
 use crate::otlp::{Encoding as Form, Status as Details, success};
 use crate::processors::Refusal;
+use crate::receivers::guard::{Guard, Told};
 use crate::receivers::inflate::{Encoding, Uninflatable, inflate};
 use crate::receivers::intake::Intake;
 use crate::supervise::contain;
@@ -36,8 +38,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tower_service::Service;
+
+/// What a client that asked for another encoding is told. The original takes snappy too, which no client sends unasked.
+const ACCEPTED: &str = "identity,gzip,deflate,zstd";
 
 /// One OTLP/gRPC endpoint: the service behind tonic's server.
 #[derive(Debug, Clone)]
@@ -47,24 +53,24 @@ pub struct OtlpGrpc(Arc<Inner>);
 struct Inner {
     intake: Arc<Intake>,
     max_message: usize,
-    /// [`IDLE`], but in tests.
+    /// `limits.body_idle_timeout`.
     idle: Duration,
+    /// `limits.body_timeout`.
+    total: Duration,
+    guard: Option<Guard>,
+    /// `include_metadata`.
+    tells_metadata: bool,
     metrics: ReceiverMetrics,
 }
 
 impl OtlpGrpc {
-    /// Serves what the intake serves.
+    /// Serves what the intake serves, to those the guard lets in.
     #[must_use]
-    pub fn new(config: &GrpcConfig, intake: Arc<Intake>, metrics: ReceiverMetrics) -> OtlpGrpc {
+    pub fn new(config: &GrpcConfig, guard: Option<Guard>, intake: Arc<Intake>, metrics: ReceiverMetrics) -> OtlpGrpc {
         let max_message = usize::try_from(config.max_recv_msg_size.0).unwrap_or(usize::MAX);
-        OtlpGrpc(Arc::new(Inner { intake, max_message, idle: IDLE, metrics }))
-    }
-
-    /// The same with an end of its patience that a test can wait for.
-    #[cfg(test)]
-    pub(super) fn patient_for(self, idle: Duration) -> OtlpGrpc {
-        let inner = Arc::into_inner(self.0).expect("nobody serves it yet");
-        OtlpGrpc(Arc::new(Inner { idle, ..inner }))
+        let (idle, total) = (config.limits.common.body_idle_timeout, config.limits.common.body_timeout);
+        let tells_metadata = config.include_metadata;
+        OtlpGrpc(Arc::new(Inner { intake, max_message, idle, total, guard, tells_metadata, metrics }))
     }
 }
 
@@ -97,6 +103,7 @@ impl Service<Request<Body>> for OtlpGrpc {
 
 impl Inner {
     async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let told = self.let_in(request.headers()).await?;
         let signal = signal_of(request.uri().path()).filter(|signal| self.intake.serves(*signal));
         let Some(signal) = signal else {
             return Err(Status::unimplemented(format!("unknown method {}", request.uri().path())));
@@ -105,21 +112,45 @@ impl Inner {
         let encoding = match name {
             "identity" => Encoding::Identity,
             "gzip" => Encoding::Gzip,
+            "deflate" => Encoding::Zlib,
+            "zstd" => Encoding::Zstd,
             other => {
                 let mut status =
                     Status::unimplemented(format!("grpc: Decompressor is not installed for grpc-encoding \"{other}\""));
-                status
-                    .metadata_mut()
-                    .insert("grpc-accept-encoding", tonic::metadata::MetadataValue::from_static("identity,gzip"));
+                status.metadata_mut().insert("grpc-accept-encoding", MetadataValue::from_static(ACCEPTED));
                 return Err(status);
             }
         };
         let mut charge = self.intake.budget.open();
+        let caller = self.caller(&request, told);
         let message = self.read(request.into_body(), encoding, &mut charge).await?;
         charge.shrink_to(message.len());
-        let taken = self.intake.take(signal, message, charge, &|_| None, &self.metrics);
+        charge.grow(caller.as_ref().map_or(0, Caller::bytes)).map_err(crowded)?;
+        let taken = self.intake.take(signal, message, charge, caller.map(Arc::new), &self.metrics);
         taken.await.map_err(refused)?;
         Ok(ok())
+    }
+
+    /// What is known of a client that may come in.
+    async fn let_in(&self, headers: &HeaderMap) -> Result<Told, Status> {
+        let Some(guard) = &self.guard else { return Ok(Told::new()) };
+        let value = headers.get(&*guard.header).map(HeaderValue::as_bytes);
+        guard.admits(value).await.ok_or_else(|| Status::unauthenticated("the credentials are missing or not right"))
+    }
+
+    /// Who sends it, if somebody may ask.
+    fn caller(&self, request: &Request<Body>, told: Told) -> Option<Caller> {
+        if !self.tells_metadata && told.is_empty() {
+            return None;
+        }
+        let mut caller = Caller::default();
+        if self.tells_metadata {
+            request.headers().iter().for_each(|(name, value)| caller.add(name.as_str(), value.as_bytes()));
+            let authority = request.uri().authority().map(http::uri::Authority::as_str);
+            authority.into_iter().for_each(|authority| caller.add(":authority", authority.as_bytes()));
+        }
+        told.into_iter().for_each(|(name, value)| caller.add_auth(name, value));
+        Some(caller)
     }
 
     /// Reads the one message of a unary call.
@@ -130,7 +161,7 @@ impl Inner {
             let max = self.max_message;
             Status::resource_exhausted(format!("grpc: received message larger than max ({n} vs. {max})"))
         };
-        let end = Instant::now() + TOTAL;
+        let end = Instant::now() + self.total;
         loop {
             let until = end.min(Instant::now() + self.idle);
             let slow = |_| Status::deadline_exceeded("the message did not come in time");
@@ -197,6 +228,7 @@ fn reason_of(status: &Status) -> &'static str {
         Code::Unavailable if status.message().starts_with("too many bytes") => reason::CROWDED,
         Code::Unavailable => reason::LATER,
         Code::Internal => reason::FELL,
+        Code::Unauthenticated => reason::UNKNOWN,
         _ => reason::INVALID,
     }
 }

@@ -5,16 +5,18 @@
 //! | kept | 200, an empty partial success in the request's encoding |
 //! | not OTLP: undecodable, unknown content encoding | 400 and a `Status` |
 //! | too large, compressed or not | 413 and a `Status`: no retry helps |
-//! | no byte of the body for 30 s, or not all of it in 10 min | 408 and a `Status`; the connection is closed |
+//! | no byte of the body for `body_idle_timeout`, or not all of it in `body_timeout` | 408 and a `Status`; the connection is closed |
 //! | full, busy, stopping | 503, `Retry-After` and a `Status` |
 //! | this request made us fall | 500 and a `Status`: OTLP clients do not retry it |
 //! | other path, method, media type | 404, 405, 415 as text |
+//! | no credentials that are right | 401 as text, at the [doorstep](crate::receivers::doorstep) |
 
 use super::config::HttpConfig;
 use crate::batcher::budget::{Charge, Crowded};
-use crate::otlp::{BadJson, Signal, from_json_within};
+use crate::otlp::{BadJson, Caller, Signal, from_json_within};
 use crate::otlp::{Encoding as Form, Status, success};
 use crate::processors::Refusal;
+use crate::receivers::guard::Told;
 use crate::receivers::inflate::{Encoding, Uninflatable, inflate};
 use crate::receivers::intake::Intake;
 use crate::supervise::contain;
@@ -50,6 +52,7 @@ pub(super) mod reason {
     pub(crate) const CROWDED: &str = "crowded";
     pub(crate) const LATER: &str = "unavailable";
     pub(crate) const FELL: &str = "fault";
+    pub(crate) const UNKNOWN: &str = "unauthenticated";
 }
 
 /// One OTLP/HTTP endpoint.
@@ -58,8 +61,9 @@ pub struct OtlpHttp {
     intake: Arc<Intake>,
     paths: [(String, Signal); 3],
     max_body: usize,
-    /// [`IDLE`], but in tests.
-    idle: Duration,
+    patience: Patience,
+    /// `include_metadata`.
+    tells_metadata: bool,
     metrics: ReceiverMetrics,
 }
 
@@ -73,17 +77,20 @@ impl OtlpHttp {
             (config.logs_url_path.clone(), Signal::Logs),
         ];
         let max_body = usize::try_from(config.server.max_request_body_size.0).unwrap_or(usize::MAX);
-        OtlpHttp { intake, paths, max_body, idle: IDLE, metrics }
+        let limits = &config.server.limits;
+        let patience = Patience { idle: limits.body_idle_timeout, total: limits.body_timeout };
+        OtlpHttp { intake, paths, max_body, patience, tells_metadata: config.server.include_metadata, metrics }
     }
 
-    /// The same with an end of its patience that a test can wait for.
-    #[cfg(test)]
-    pub(super) fn patient_for(self, idle: Duration) -> OtlpHttp {
-        OtlpHttp { idle, ..self }
+    /// Counts a request that was answered at the doorstep.
+    pub fn stays_outside(&self, status: StatusCode) {
+        if status == StatusCode::UNAUTHORIZED {
+            self.metrics.request_refused(reason::UNKNOWN);
+        }
     }
 
-    /// Answers one request.
-    pub async fn answer(&self, request: &HttpRequest, body: web::Payload) -> HttpResponse {
+    /// Answers one request. `told`: what is known of its client.
+    pub async fn answer(&self, request: &HttpRequest, body: web::Payload, told: Told) -> HttpResponse {
         let served = self.paths.iter().find(|(path, signal)| path == request.path() && self.intake.serves(*signal));
         let Some((_, signal)) = served else {
             let mut not_found = text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n");
@@ -97,7 +104,7 @@ impl OtlpHttp {
             let told = "415 unsupported media type, supported: [application/json, application/x-protobuf]";
             return text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "text/plain", told);
         };
-        let taken = contain("http request", self.take(*signal, form, request, body)).await;
+        let taken = contain("http request", self.take(*signal, form, request, body, told)).await;
         match taken.unwrap_or_else(|report| Err(No::Fell(report.to_string()))) {
             Ok(()) => HttpResponse::Ok().content_type(media_type(form)).body(success(form)),
             Err(no) => {
@@ -107,14 +114,21 @@ impl OtlpHttp {
         }
     }
 
-    async fn take(&self, signal: Signal, form: Form, request: &HttpRequest, body: web::Payload) -> Result<(), No> {
+    async fn take(
+        &self,
+        signal: Signal,
+        form: Form,
+        request: &HttpRequest,
+        body: web::Payload,
+        told: Told,
+    ) -> Result<(), No> {
         let encoding = request.headers().get(CONTENT_ENCODING).map_or(&[][..], HeaderValue::as_bytes);
         let encoding = String::from_utf8_lossy(encoding);
         let encoding =
             Encoding::parse(&encoding).ok_or_else(|| No::Bad(format!("unsupported Content-Encoding: {encoding}")))?;
         let mut charge = self.intake.budget.open();
         let said = header(request, &CONTENT_LENGTH).parse().unwrap_or(0);
-        let body = read(body, said, self.max_body, self.idle, &mut charge).await?;
+        let body = read(body, said, self.max_body, self.patience, &mut charge).await?;
         let body = inflate(encoding, body, self.max_body, &mut charge)?;
         charge.shrink_to(body.len());
         let body = match form {
@@ -128,15 +142,32 @@ impl OtlpHttp {
                 request.into()
             }
         };
-        Ok(self.intake.take(signal, body, charge, &|_| None, &self.metrics).await?)
+        let caller = self.caller(request, told);
+        charge.grow(caller.as_ref().map_or(0, Caller::bytes))?;
+        Ok(self.intake.take(signal, body, charge, caller.map(Arc::new), &self.metrics).await?)
+    }
+
+    /// Who sends it, if somebody may ask.
+    fn caller(&self, request: &HttpRequest, told: Told) -> Option<Caller> {
+        if !self.tells_metadata && told.is_empty() {
+            return None;
+        }
+        let mut caller = Caller::default();
+        let headers = self.tells_metadata.then(|| request.headers().iter());
+        headers.into_iter().flatten().for_each(|(name, value)| caller.add(name.as_str(), value.as_bytes()));
+        told.into_iter().for_each(|(name, value)| caller.add_auth(name, value));
+        Some(caller)
     }
 }
 
-/// No byte of a body for so long: the client is gone, or holds on to what others need. The same for a gRPC message.
-pub(super) const IDLE: Duration = Duration::from_secs(30);
-
-/// A whole body must be there after so long: 20 MiB at 280 kbit/s.
-pub(super) const TOTAL: Duration = Duration::from_secs(600);
+/// How long a body may take.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// No byte for so long: the client is gone, or holds on to what others need.
+    idle: Duration,
+    /// The whole of it.
+    total: Duration,
+}
 
 /// Memory is reserved in steps of this size while a body arrives, whatever its head promised.
 pub(super) const RESERVE: usize = 64 << 10;
@@ -146,17 +177,17 @@ async fn read(
     mut body: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
     said: usize,
     max: usize,
-    idle: Duration,
+    patience: Patience,
     charge: &mut Charge,
 ) -> Result<Bytes, No> {
     if said > max {
         return Err(No::too_large(max));
     }
-    let end = Instant::now() + TOTAL;
+    let end = Instant::now() + patience.total;
     let mut whole: Option<BytesMut> = None;
     let mut first = Bytes::new();
     loop {
-        let until = end.min(Instant::now() + idle);
+        let until = end.min(Instant::now() + patience.idle);
         let Some(piece) = timeout_at(until, body.next()).await.map_err(|_| No::Slow)? else { break };
         let piece = piece.map_err(|e| No::Bad(e.to_string()))?;
         charge.grow(piece.len())?;
@@ -290,6 +321,8 @@ mod tests {
     use crate::batcher::budget::Budget;
     use futures_util::stream;
 
+    const PATIENCE: Patience = Patience { idle: Duration::from_secs(30), total: Duration::from_secs(600) };
+
     fn pieces(all: &[&'static str]) -> Vec<Result<Bytes, PayloadError>> {
         all.iter().map(|piece| Ok(Bytes::from_static(piece.as_bytes()))).collect()
     }
@@ -303,14 +336,14 @@ mod tests {
         let mut charge = budget.open();
         let begun = Instant::now();
         let silent = Box::pin(stream::iter(pieces(&["ab"])).chain(stream::pending()));
-        assert!(matches!(read(silent, 10, 100, IDLE, &mut charge).await, Err(No::Slow)));
+        assert!(matches!(read(silent, 10, 100, PATIENCE, &mut charge).await, Err(No::Slow)));
         assert_eq!(begun.elapsed().as_secs(), 30);
         let begun = Instant::now();
         let dripping = Box::pin(stream::unfold((), |()| async {
             tokio::time::sleep(Duration::from_secs(20)).await;
             Some((Ok(Bytes::from_static(b"x")), ()))
         }));
-        assert!(matches!(read(dripping, 0, 100, IDLE, &mut charge).await, Err(No::Slow)));
+        assert!(matches!(read(dripping, 0, 100, PATIENCE, &mut charge).await, Err(No::Slow)));
         assert_eq!(begun.elapsed().as_secs(), 600);
         drop(charge);
         assert_eq!(budget.used(), 0);
@@ -327,10 +360,10 @@ mod tests {
             (&[], 3, Some("")),
         ] {
             let mut charge = budget.open();
-            let body = read(stream::iter(pieces(all)), 0, max, IDLE, &mut charge).await;
+            let body = read(stream::iter(pieces(all)), 0, max, PATIENCE, &mut charge).await;
             assert_eq!(body.ok().as_deref(), expected.map(str::as_bytes), "{all:?}");
         }
-        let promise = read(stream::iter(pieces(&["a"])), 5, 4, IDLE, &mut budget.open()).await;
+        let promise = read(stream::iter(pieces(&["a"])), 5, 4, PATIENCE, &mut budget.open()).await;
         assert!(matches!(promise, Err(No::TooLarge(_))), "what is announced too large is not waited for");
     }
 }

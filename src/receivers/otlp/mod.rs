@@ -1,8 +1,10 @@
 //! OTLP over gRPC and HTTP.
 
+pub mod conduct;
 pub mod config;
 pub mod door;
 pub mod grpc;
 pub mod http;
 #[cfg(test)]
 mod tests;
+mod watched;

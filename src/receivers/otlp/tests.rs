@@ -8,11 +8,14 @@ use crate::app::roster::{OTLP_GRPC, WEB, hurried, row};
 use crate::app::web::{Behind, Port, Web};
 use crate::base::Bytes as Size;
 use crate::batcher::budget::Budget;
+use crate::config::Limits;
 use crate::otlp::{Signal, Status};
 use crate::processors::pipe::Pipe;
+use crate::receivers::doorstep::Doorstep;
 use crate::receivers::intake::Intake;
+use crate::receivers::socket::Entrance;
 use crate::supervise::{Handle, Settings, Supervisor};
-use crate::telemetry::{Metrics, ReceiverMetrics};
+use crate::telemetry::{ListenerMetrics, Metrics, ReceiverMetrics};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http_body::Frame;
@@ -60,19 +63,35 @@ impl Rig {
         let counts = |transport| ReceiverMetrics::new(&metrics, "otlp", transport);
         let supervisor = Supervisor::start(hurried(), Settings::default()).expect("a watchdog");
 
-        let (listener, config) = (bind(), HttpConfig::default());
+        let limits = Limits { body_idle_timeout: IDLE, ..Limits::default() };
+        let (listener, mut config) = (bind(), HttpConfig::default());
+        config.server.limits = limits.clone();
         let http = address(&listener);
-        let endpoint = OtlpHttp::new(&config, intake.clone(), counts("http")).patient_for(IDLE);
+        let endpoint = OtlpHttp::new(&config, intake.clone(), counts("http"));
         let behind = Behind::Otlp(Arc::new(endpoint));
-        let port = Port { listener, address: http, behind, head: Duration::ZERO, idle: Duration::ZERO };
+        let listens = ListenerMetrics::new(&metrics, "x");
+        let entrance = Entrance::new(None, &limits, listens.clone());
+        let port = Port {
+            listener,
+            behind,
+            entrance: entrance.clone(),
+            doorstep: Arc::new(Doorstep::new(&config.server, None)),
+            head: Duration::ZERO,
+            idle: Duration::ZERO,
+            places: 9,
+        };
         let ports = Arc::new(vec![port]);
         let web = supervisor.post(row(&supervisor, &WEB), "", move || Web::new(ports.clone()));
 
-        let (listener, config) = (bind(), GrpcConfig::default());
+        let (listener, mut config) = (bind(), GrpcConfig::default());
+        config.limits.common = limits;
         listener.set_nonblocking(true).expect("a socket");
         let (grpc, listener) = (address(&listener), Arc::new(listener));
-        let service = OtlpGrpc::new(&config, intake, counts("grpc")).patient_for(IDLE);
-        let door = move || GrpcDoor::new(listener.clone(), service.clone(), config.clone());
+        let service = OtlpGrpc::new(&config, None, intake, counts("grpc"));
+        let door = move || {
+            let (entrance, listens) = (entrance.clone(), listens.clone());
+            GrpcDoor::new(listener.clone(), service.clone(), config.clone(), entrance, listens)
+        };
         let door = supervisor.post(row(&supervisor, &OTLP_GRPC), "otlp", door);
         Rig { _supervisor: supervisor, _web: web, _grpc: door, http, grpc, budget, metrics }
     }

@@ -51,7 +51,7 @@ impl OwnMetrics {
             if charge.grow(request.len()).is_err() {
                 return tracing::debug!("no room for the agent's own metrics; the next round has them");
             }
-            let taken = intake.take(Signal::Metrics, Bytes::from(request), charge, &|_| None, &counts);
+            let taken = intake.take(Signal::Metrics, Bytes::from(request), charge, None, &counts);
             if let Err(refusal) = taken.await {
                 tracing::debug!(%refusal, "the agent's own metrics were not taken; the next round has them");
             }

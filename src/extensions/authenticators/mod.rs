@@ -1,0 +1,40 @@
+//! `bearertokenauth` and `basicauth`: who may come in, and as whom an exporter goes out.
+//!
+//! ```text
+//! Authorization: Bearer <token>            ─▶ Bearer ─▶ digest equal to one of ours?             ─▶ let in, or 401
+//! Authorization: Basic <user:password>     ─▶ Basic  ─▶ known from before, or right by htpasswd? ─▶ let in, or 401
+//! ```
+//!
+//! What always holds:
+//! * No secret is in a log, an error or a `Debug`.
+//! * Comparisons take the same time whatever they find, and a name nobody has costs what a wrong password costs.
+//! * bcrypt, which is slow on purpose, runs on a thread of its own, one at a time, and once for each right password.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config` | the two sections |
+//! | `bearer` | tokens, and the file they are read from |
+//! | `basic` | names and passwords |
+//! | `htpasswd` | what a line of such a file says |
+
+pub mod basic;
+pub mod bearer;
+pub mod config;
+pub mod htpasswd;
+
+use ring::digest::{SHA256, digest};
+use subtle::ConstantTimeEq as _;
+
+/// What is compared in the place of a secret: of one length, so that nothing is told by it.
+#[derive(Clone, Copy)]
+struct Mark([u8; 32]);
+
+impl Mark {
+    fn of(secret: &[u8]) -> Mark {
+        Mark(digest(&SHA256, secret).as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
+    fn is(&self, other: &Mark) -> subtle::Choice {
+        self.0.ct_eq(&other.0)
+    }
+}
