@@ -207,8 +207,11 @@ fn conditions_of_logs() -> [(&'static str, Matching); 5] {
         ("rewrite, include a resource", Matching { resources, ..none() }),
         ("rewrite, include a severity", Matching { log_severity_number: min, ..none() }),
         ("rewrite, include the last attribute, strict", Matching { attributes, ..none() }),
-        ("rewrite, include an attribute, regexp", Matching { attributes: peers, ..none() }),
-        ("rewrite, include a body, regexp", Matching { log_bodies: vec![Text::Pattern(pattern("within"))], ..none() }),
+        ("rewrite, include an attribute, a pattern for the engine", Matching { attributes: peers, ..none() }),
+        (
+            "rewrite, include a body, a pattern that is a text",
+            Matching { log_bodies: vec![Text::Pattern(pattern("within"))], ..none() },
+        ),
     ]
 }
 

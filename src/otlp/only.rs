@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Each question is asked once of the message it is about, however many items stand below it; so what a condition costs
-//! grows with the request and not with its square.
+//! grows with the request and not with its square. Beside the edit itself (0.14 µs a record of 390 bytes): nothing for a
+//! resource, 0.04 µs for a severity, 0.15 µs for the last of eight attributes (`cargo bench --bench wire`).
 
 use super::peek::Peek;
 use std::fmt;
