@@ -287,16 +287,18 @@ fn the_readme_holds_the_reference() {
     }
 }
 
-/// What `print-config` prints is the same configuration but for the headers, which nobody shall see.
+/// What `print-config` prints is the same configuration but for headers and credentials, which nobody shall see.
 #[test]
 fn what_is_printed_is_the_configuration_that_was_read() {
     for name in ["minimal", "production", "edge-gateway", "reference"] {
         let outcome = read(name, &SEED_VARS, &[QUEUE]);
         let (mut before, text) = (outcome.config.expect(name), outcome.effective);
         assert!(!text.contains("${"), "{text}");
+        let text = text.replace("inline: \"[REDACTED]\"", "inline: name:word"); // what is masked is no list of names
         let again = plan::read(&Locations::of(&format!("yaml:{text}")), &Imagined::with(&[]));
         let mut after = again.config.unwrap_or_else(|| panic!("{name}: {}\n{text}", again.report));
         for config in [&mut before, &mut after] {
+            config.extensions.retain(|id, _| !id.to_string().contains("auth")); // nothing but secrets
             for exporter in config.exporters.values_mut() {
                 if let ExporterConfig::OtlpHttp(exporter) = exporter {
                     exporter.headers.iter_mut().for_each(|(_, value)| *value = Secret::new(""));
