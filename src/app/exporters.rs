@@ -35,10 +35,10 @@ pub struct Task {
 }
 
 impl Task {
-    /// Whether it reads the store of this number.
+    /// Whether it reads this pipeline's lane in the store of this number.
     #[must_use]
-    pub fn reads(&self, store: usize) -> bool {
-        self.store.0 == store
+    pub fn reads(&self, store: usize, pipeline: &str) -> bool {
+        self.store.0 == store && self.sources.iter().any(|source| source.pipeline == pipeline)
     }
 }
 

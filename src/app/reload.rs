@@ -21,7 +21,7 @@ use super::exporters::{self, Task};
 use super::plan::{Config, ExtensionConfig};
 use super::wire::{Agent, StartError, fed_by, man_stores, outlets, pipes};
 use crate::config::Id;
-use crate::spool::Store as _;
+use crate::spool::{Book, Store as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,10 +155,11 @@ impl Agent {
     /// Data that waits in a storage for an exporter that does not read there any more goes nowhere until it comes back.
     fn tell_the_orphaned(&self) {
         for (no, stored) in self.stores.all.iter().enumerate() {
-            let here = self.tasks.iter().filter(|(_, task)| task.reads(no)).map(|(id, _)| id.to_string());
-            let here: BTreeSet<String> = here.collect();
+            let is_read = |book: &Book| {
+                self.tasks.iter().any(|(id, task)| id.to_string() == book.exporter && task.reads(no, &book.lane))
+            };
             let books = stored.spool.books();
-            for book in books.iter().filter(|book| book.waiting > 0 && !here.contains(&book.exporter)) {
+            for book in books.iter().filter(|book| book.waiting > 0 && !is_read(book)) {
                 tracing::warn!(
                     storage = stored.name,
                     exporter = book.exporter,

@@ -196,4 +196,10 @@ mod tests {
         assert!(once.contains("list: \"[1, {k: v}]\"\n"), "{once}");
         assert!(once.contains("n: 0x10\n") && once.contains("v: \"0123\"\n"), "{once}");
     }
+
+    #[test]
+    fn a_list_of_secrets_is_masked_whole() {
+        let out = printed("{a: {tokens: [one, two]}}", &[], |a| assert_eq!(a.secret_texts("tokens").len(), 2));
+        assert_eq!(out, "a:\n  tokens: \"[REDACTED]\"\n");
+    }
 }

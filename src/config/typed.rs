@@ -234,6 +234,13 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A list of texts nobody shall see in a log.
+    #[must_use]
+    pub fn secret_texts(&self, key: &'static str) -> Vec<String> {
+        self.reading().is_secret(self.path_of(key));
+        self.texts(key, &[])
+    }
+
     /// A map of header names to values nobody shall see.
     #[must_use]
     pub fn headers(&self, key: &'static str) -> Headers {

@@ -190,6 +190,10 @@ impl Intake {
             return refused.map_or(Ok(Work { routes, walked, offers, passed: kept, charge, caller }), Err);
         }
         let pipes = routes.pipes.get(&signal).map_or(&[][..], Vec::as_slice);
+        if pipes.is_empty() {
+            // A reload took the last one away while this request came in: it must not be answered with success.
+            return Err((items, Refusal::Later("no pipeline takes this signal any more".into())));
+        }
         pipes.iter().try_for_each(|pipe| pipe.admit(walked.items, request)).map_err(|e| (items, e))?;
         for pipe in pipes {
             let passed = pipe.process(request, walked, &context, &mut charge).map_err(|e| (items, e))?;
@@ -437,5 +441,18 @@ mod tests {
         let taken = none_left.take(Signal::Logs, Bytes::from_static(TWO), none_left.budget.open(), None, &counts).await;
         assert_eq!((taken, asked.lock().expect("whole").len(), dropped()), (Ok(()), 0, counted("1", "3")));
         assert_eq!((accepted(&metrics), shown.load(SeqCst)), (4, 1));
+    }
+
+    /// A request that came in while a reload took its pipeline away is not answered with success.
+    #[actix::test]
+    async fn what_no_pipeline_takes_any_more_is_refused() {
+        let (outlet, _) = outlet(true);
+        let (shown, metrics) = (Arc::default(), Metrics::detached());
+        let intake = Arc::new(Intake::new([pipe(1, &shown)], vec![outlet], Budget::new(Size(1_000))));
+        intake.reroute([], Vec::new());
+        let counts = ReceiverMetrics::new(&metrics, "otlp", "http");
+        let charge = intake.budget.open();
+        let taken = intake.take(Signal::Logs, Bytes::from_static(REQUEST), charge, None, &counts).await;
+        assert!(matches!(taken, Err(Refusal::Later(_))), "{taken:?}");
     }
 }

@@ -48,7 +48,12 @@ impl BearerTokenConfig {
     /// Reads `extensions.bearertokenauth`.
     #[must_use]
     pub fn read(s: &Section<'_>) -> BearerTokenConfig {
-        let more = s.texts("tokens", &[]).into_iter().map(Secret::new);
+        let tokens = s.secret_texts("tokens");
+        // An empty one lets everybody in who says nothing: a variable that is not set, most likely.
+        s.unless(tokens.iter().all(|token| !token.is_empty()), "tokens", || {
+            "one of the tokens is empty; a variable that is not set?".to_owned()
+        });
+        let more = tokens.into_iter().map(Secret::new);
         let scheme =
             if s.gives("scheme") { s.text_if_given("scheme").unwrap_or_default() } else { "Bearer".to_owned() };
         let config = BearerTokenConfig {

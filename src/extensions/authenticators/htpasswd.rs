@@ -80,6 +80,7 @@ impl Kept {
             _ if kept.starts_with("{SSHA}") => sha(&kept[6..]),
             _ if kept.starts_with("$apr1$") || kept.starts_with("$1$") => Err(not_taken("MD5")),
             _ if kept.starts_with("$5$") || kept.starts_with("$6$") => Err(not_taken("crypt")),
+            "" => Err("the password is empty; a variable that is not set?".to_owned()),
             _ => Ok(Kept::Plain(kept.to_owned())),
         }
     }
@@ -142,5 +143,11 @@ sha:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=
         ] {
             assert_eq!(parse(text).expect_err(text).to_string(), told);
         }
+    }
+
+    /// A variable that is not set leaves nothing behind the colon, and nothing is no password.
+    #[test]
+    fn an_empty_password_lets_nobody_in() {
+        assert!(Kept::parse("agent", "").is_err());
     }
 }
