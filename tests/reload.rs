@@ -143,6 +143,12 @@ fn books(load: &Running, far_ends: &[&FarEnd]) -> Tally {
     books
 }
 
+/// Requests of every client are answered meanwhile.
+async fn goes_on(load: &Running) {
+    let before = load.acknowledged();
+    assert!(until(PATIENCE, || load.acknowledged() > before + 2_000).await, "the load goes on");
+}
+
 /// Goal: under load every kind of change comes into force; 0 requests are refused, 0 items lost.
 #[actix::test]
 async fn reloads_under_load_lose_and_refuse_nothing() {
@@ -165,7 +171,7 @@ async fn reloads_under_load_lose_and_refuse_nothing() {
         ..both.clone()
     };
     for wish in [&with_site, &elsewhere, &both, &in_memory, &first, &both, &first] {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        goes_on(&load).await;
         rig.reload(wish, IN_FORCE).await;
         // Whoever is named gets what comes from now on.
         for end in [&a, &b].into_iter().filter(|end| wish.exporters.iter().any(|(_, to, _)| *to == end.endpoint())) {
@@ -174,7 +180,7 @@ async fn reloads_under_load_lose_and_refuse_nothing() {
             assert!(until(PATIENCE, || arrivals() > before).await, "{:?}:\n{}", wish.exporters, rig.log());
         }
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    goes_on(&load).await;
     let _ = rig.metric("tfo_agent_spool_seconds_to_full{").await; // there is a rate from the second scrape on
     load.stop();
     let whole = || books(&load, &[&a, &b]).report().lost() == 0;
@@ -221,7 +227,7 @@ async fn what_cannot_be_carried_out_changes_nothing() {
     assert!(rig.log().contains("a change of receivers.otlp needs a restart"), "{}", rig.log());
     assert_eq!(rig.metric("tfo_agent_config_reloads{outcome=\"refused\"").await, 2);
     rig.reload(&first, "configuration is unchanged").await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    goes_on(&load).await;
     load.stop();
     let whole = || books(&load, &[&a]).report().lost() == 0;
     assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&load, &[&a]).report(), rig.log());

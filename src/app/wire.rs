@@ -470,12 +470,16 @@ fn watch_ourselves(
 ) {
     for (id, receiver) in &config.receivers {
         let (ReceiverConfig::Own(section), Some(intake)) = (receiver, intakes.get(id)) else { continue };
-        let counts = ReceiverMetrics::new(metrics, &id.to_string(), "");
-        let parts = (section.clone(), metrics.clone(), counts, intake.clone(), clock.clone());
-        supervisor.post(row(supervisor, &SELF_), &id.to_string(), move || {
-            let (section, metrics, counts, intake, clock) = parts.clone();
-            OwnMetrics::new(section, metrics, counts, intake, clock, started)
-        });
+        let own = OwnMetrics {
+            config: section.clone(),
+            metrics: metrics.clone(),
+            counts: ReceiverMetrics::new(metrics, &id.to_string(), ""),
+            intake: intake.clone(),
+            clock: clock.clone(),
+            started,
+            rounds: None,
+        };
+        supervisor.post(row(supervisor, &SELF_), &id.to_string(), move || own.clone());
     }
 }
 

@@ -118,13 +118,8 @@ impl Run<'_> {
         range: Range<usize>,
         mut sift: impl FnMut(&mut Self, Range<usize>) -> Read<bool>,
     ) -> Read<bool> {
-        match standing {
-            Standing::NotMeant => return Ok(false),
-            Standing::Meant => {
-                self.copy(range);
-                return Ok(true);
-            }
-            Standing::Open(_) => {}
+        if let Some(kept) = self.settled(standing, &range) {
+            return Ok(kept);
         }
         let mut left = false;
         let mut pieces = Pieces::of(self.bytes, range);
@@ -139,13 +134,8 @@ impl Run<'_> {
 
     fn metric(&mut self, range: Range<usize>, standing: Standing) -> Read<bool> {
         let standing = self.keeps.ask(standing, Level::Metric, &self.bytes[range.clone()]);
-        match standing {
-            Standing::NotMeant => return Ok(false),
-            Standing::Meant => {
-                self.copy(range);
-                return Ok(true);
-            }
-            Standing::Open(_) => {}
+        if let Some(kept) = self.settled(standing, &range) {
+            return Ok(kept);
         }
         let mut left = false;
         let mut pieces = Pieces::of(self.bytes, range);
@@ -176,6 +166,18 @@ impl Run<'_> {
             false => self.dropped = true,
         }
         kept
+    }
+
+    /// What is decided for all of `range` needs no further look: kept whole or not at all. `None`: its items decide.
+    fn settled(&mut self, standing: Standing, range: &Range<usize>) -> Option<bool> {
+        match standing {
+            Standing::NotMeant => Some(false),
+            Standing::Meant => {
+                self.copy(range.clone());
+                Some(true)
+            }
+            Standing::Open(_) => None,
+        }
     }
 
     fn copy(&mut self, range: Range<usize>) {

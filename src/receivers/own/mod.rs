@@ -17,32 +17,26 @@ use bytes::Bytes;
 use config::OwnConfig;
 use std::sync::Arc;
 
-/// Reads the registry at its interval and offers what it read.
-#[derive(Debug)]
+/// Reads the registry at its interval and offers what it read. Cloned for each life of the post.
+#[derive(Debug, Clone)]
 pub struct OwnMetrics {
-    config: OwnConfig,
-    metrics: Metrics,
-    counts: ReceiverMetrics,
-    intake: Arc<Intake>,
-    clock: Clock,
-    started: Stamp,
-    rounds: Option<SpawnHandle>,
+    /// Its section.
+    pub config: OwnConfig,
+    /// What is read.
+    pub metrics: Metrics,
+    /// What is counted as received.
+    pub counts: ReceiverMetrics,
+    /// Where it goes.
+    pub intake: Arc<Intake>,
+    /// For the time of each round.
+    pub clock: Clock,
+    /// When the process began, which is when its sums did.
+    pub started: Stamp,
+    /// The rounds of this life.
+    pub rounds: Option<SpawnHandle>,
 }
 
 impl OwnMetrics {
-    /// For the factory. `started`: when the process began, which is when its sums did.
-    #[must_use]
-    pub fn new(
-        config: OwnConfig,
-        metrics: Metrics,
-        counts: ReceiverMetrics,
-        intake: Arc<Intake>,
-        clock: Clock,
-        started: Stamp,
-    ) -> OwnMetrics {
-        OwnMetrics { config, metrics, counts, intake, clock, started, rounds: None }
-    }
-
     fn round(&self) -> impl Future<Output = ()> + use<> {
         let request = own::request(&self.metrics, self.started.wall_ns, self.clock.now().wall_ns);
         let (intake, counts) = (self.intake.clone(), self.counts.clone());

@@ -128,14 +128,7 @@ impl Spool {
     /// Notes that the window is being handled from now on, on the disk too: a death is noticed by the next life.
     pub(super) fn mark(&self, owner: Owner, lane: Lane, window: &Range<u64>) {
         let mut suspects = lock(&self.suspects);
-        let mark = Mark {
-            exporter: owner.exporter.0,
-            lane: lane.0,
-            from: window.start,
-            to: window.end,
-            evidence: 0,
-            active: true,
-        };
+        let mark = Mark { active: true, ..Mark::over(owner, lane, window) };
         let known = suspects.marks.iter().filter(|m| m.overlaps(&mark)).map(|m| m.evidence).max().unwrap_or(0);
         suspects.marks.retain(|m| !m.is_of(&mark));
         suspects.marks.push(Mark { evidence: known, ..mark });
@@ -144,14 +137,7 @@ impl Spool {
 
     /// Takes exactly this mark back: what it covered is marked more exactly now. A suspicion stays one.
     pub(super) fn unmark(&self, owner: Owner, lane: Lane, range: &Range<u64>) {
-        let this = Mark {
-            exporter: owner.exporter.0,
-            lane: lane.0,
-            from: range.start,
-            to: range.end,
-            evidence: 0,
-            active: false,
-        };
+        let this = Mark::over(owner, lane, range);
         let mut suspects = lock(&self.suspects);
         suspects.marks.retain(|m| !m.is_of(&this) || m.evidence > 0);
         suspects.marks.iter_mut().filter(|m| m.is_of(&this)).for_each(|m| m.active = false);
@@ -159,14 +145,7 @@ impl Spool {
 
     /// The window was handled without accident. Other blocks of a larger suspicion stay under it.
     pub(super) fn forget(&self, owner: Owner, lane: Lane, window: Range<u64>) {
-        let this = Mark {
-            exporter: owner.exporter.0,
-            lane: lane.0,
-            from: window.start,
-            to: window.end,
-            evidence: 0,
-            active: false,
-        };
+        let this = Mark::over(owner, lane, &window);
         let mut suspects = lock(&self.suspects);
         let (over, mut rest): (Vec<Mark>, Vec<Mark>) = suspects.marks.iter().partition(|m| m.overlaps(&this));
         if over.is_empty() {
@@ -199,6 +178,12 @@ impl Spool {
 }
 
 impl Mark {
+    /// Of these blocks, without evidence, and nobody at work on them.
+    fn over(owner: Owner, lane: Lane, blocks: &Range<u64>) -> Mark {
+        let (exporter, lane) = (owner.exporter.0, lane.0);
+        Mark { exporter, lane, from: blocks.start, to: blocks.end, evidence: 0, active: false }
+    }
+
     fn is_of(&self, other: &Mark) -> bool {
         (self.exporter, self.lane, self.from, self.to) == (other.exporter, other.lane, other.from, other.to)
     }
