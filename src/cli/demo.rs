@@ -18,7 +18,7 @@ use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// What to show.
 #[derive(Debug, Args)]
@@ -38,6 +38,8 @@ pub(super) struct Options {
 const DRAIN: Duration = Duration::from_secs(60);
 /// How long an agent may take to listen.
 const START: Duration = Duration::from_secs(10);
+/// How long the agent may take to say what it lost, for the bar.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long an agent may take to stop.
 const STOP: Duration = Duration::from_secs(20);
 
@@ -120,7 +122,7 @@ async fn show(options: &Options, far_end: &FarEnd) -> Result<Outcome, Broken> {
     let ports = [free_port()?, free_port()?];
     let config = configure(&dir.0, &far_end.endpoint(), ports)?;
     let mut agent = Agent::start(&dir.0, &config, ports[0]).await?;
-    let stage = Stage::new(options);
+    let stage = Stage::new(options, ports[1]);
     stage.say("agent started with an empty spool; link up, load begins");
     let load = Load {
         endpoint: format!("http://127.0.0.1:{}", ports[0]),
@@ -198,10 +200,12 @@ fn delivered(load: &Running, far_end: &FarEnd) -> (u64, Report) {
 struct Stage {
     bar: ProgressBar,
     begun: Instant,
+    /// Where the agent says what it lost. Only shown: what counts in the end is what the far end has.
+    metrics: u16,
 }
 
 impl Stage {
-    fn new(options: &Options) -> Stage {
+    fn new(options: &Options, metrics: u16) -> Stage {
         let quiet = options.json || !io::stderr().is_terminal();
         let bar = if quiet {
             ProgressBar::hidden()
@@ -210,7 +214,7 @@ impl Stage {
         };
         let style = ProgressStyle::with_template("{prefix:>6} backlog [{bar:30}] {msg}").expect("a template of ours");
         bar.set_style(style.progress_chars("=> "));
-        Stage { bar, begun: Instant::now() }
+        Stage { bar, begun: Instant::now(), metrics }
     }
 
     fn say(&self, what: &str) {
@@ -218,7 +222,7 @@ impl Stage {
     }
 
     async fn watch_until(&self, end: Instant, load: &Running, far_end: &FarEnd) {
-        let mut last = (Instant::now(), load.acknowledged());
+        let (mut last, mut lost) = ((Instant::now(), load.acknowledged()), "-".to_owned());
         while Instant::now() < end {
             sleep((end - Instant::now()).min(Duration::from_millis(200))).await;
             let (accepted, report) = delivered(load, far_end);
@@ -226,11 +230,14 @@ impl Stage {
             let now = (Instant::now(), accepted);
             let rate = (now.1 - last.1) as f64 / (now.0 - last.0).as_secs_f64().max(0.001);
             last = now;
+            if let Ok(Ok(items)) = timeout(LOOK, child::metric(self.metrics, "tfo_agent_items_lost")).await {
+                lost = items.to_string();
+            }
             self.bar.set_prefix(format!("{:.1}s", self.begun.elapsed().as_secs_f64()));
             self.bar.set_length(accepted.max(1));
             self.bar.set_position(accepted - there);
             self.bar.set_message(format!(
-                "{} waiting   accepted {accepted} ({rate:.0}/s)   delivered {there}   refused requests {}",
+                "accepted {accepted} ({rate:.0}/s)   spooled {}   delivered {there}   lost {lost}   refused requests {}",
                 accepted - there,
                 load.refused()
             ));
@@ -322,5 +329,28 @@ impl Scratch {
     fn discard(&self) {
         // Left behind at worst; the system's temporary directory is cleaned by others.
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn only_a_whole_count_after_a_kill_with_unsent_data_is_a_proof() {
+        let whole = || Outcome { accepted: 9, delivered: 9, lost: 0, duplicates: 2, invented: 0, unsent_at_kill: 3, killed: true };
+        assert!(whole().is_proof());
+        assert_eq!(whole().to_string(), "accepted 9, delivered 9, lost 0, duplicates 2");
+        for no in [
+            Outcome { lost: 1, delivered: 8, ..whole() },
+            Outcome { delivered: 8, ..whole() },
+            Outcome { invented: 1, ..whole() },
+            Outcome { accepted: 0, delivered: 0, ..whole() },
+            Outcome { killed: false, ..whole() },
+            Outcome { unsent_at_kill: 0, ..whole() },
+        ] {
+            assert!(!no.is_proof(), "{no:?}");
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::process::{self, Command, ExitStatus, Stdio};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 /// How often a child that was asked to stop is looked at.
@@ -98,12 +100,38 @@ pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
+/// One of an agent's own metrics, summed over its series. `name` may go on with labels: `up{exporter="a"`.
+///
+/// # Errors
+/// When nobody serves metrics at that port of 127.0.0.1.
+pub async fn metric(port: u16, name: &str) -> io::Result<f64> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    Ok(sum(&text, name))
+}
+
+fn sum(text: &str, name: &str) -> f64 {
+    let ends = |rest: &str| rest.starts_with(['{', ' ', ',', '}']);
+    let values = text.lines().filter(|line| line.strip_prefix(name).is_some_and(ends));
+    values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn is_there(pid: rustix::process::Pid) -> bool {
         rustix::process::test_kill_process(pid).is_ok()
+    }
+
+    #[test]
+    fn a_metric_is_the_sum_of_its_series_and_of_no_other() {
+        let text = "# HELP up u\nup{a=\"x\",b=\"y\"} 1\nup{a=\"z\"} 2\nupper 4\nup 8\n";
+        for (name, expected) in [("up", 11.0), ("up{a=\"x\"", 1.0), ("upper", 4.0), ("down", 0.0)] {
+            assert_eq!(sum(text, name), expected, "{name}");
+        }
     }
 
     /// Killed, stopped, deaf or forgotten: no child of ours stays behind.
