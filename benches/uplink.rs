@@ -141,6 +141,7 @@ fn sending(encoding: Encoding, items: u32) {
         encoding,
         level: LEVEL,
         budget: BUDGET,
+        added: tokio::sync::watch::Sender::new(Vec::new()).subscribe(),
         flush_at_stop: false,
     });
     let config = OtlpHttpConfig { endpoint: Some(far_end.endpoint()), ..OtlpHttpConfig::default() };

@@ -445,7 +445,7 @@ const CASES: &[(&str, &str, &str)] = &[
      "2 problems, 1 warning\n\
          \x20 13:26  processors.batch.send_batch_max_size  100 is less than send_batch_size (512)\n\
          \x20 14:20  processors.batch.metadata_keys        names `a` twice (upper and lower case are the same)\n\
-         \x20 14:20  processors.batch.metadata_keys        warning: is read, but this build does not act on it yet"),
+         \x20 14:20  processors.batch.metadata_keys        warning: has no effect: no receiver of the pipeline `logs` has include_metadata"),
     ("      max_interval: 30s",
      "      max_interval: 1s\n      multiplier: 0.5\n      randomization_factor: 2",
      "1 problem, 2 warnings\n\

@@ -1,5 +1,6 @@
 //! What sends: an uplink per exporter, a tee per `debug`.
 
+use super::branches::is_of;
 use super::plan::{Config, ExporterConfig};
 use super::roster::{UPLINK, row};
 use super::stores::{Source, Stored, Stores};
@@ -35,10 +36,10 @@ pub struct Task {
 }
 
 impl Task {
-    /// Whether it reads this pipeline's lane in the store of this number.
+    /// Whether it reads this lane in the store of this number.
     #[must_use]
-    pub fn reads(&self, store: usize, pipeline: &str) -> bool {
-        self.store.0 == store && self.sources.iter().any(|source| source.pipeline == pipeline)
+    pub fn reads(&self, store: usize, lane: &str) -> bool {
+        self.store.0 == store && self.sources.iter().any(|source| is_of(lane, &source.pipeline))
     }
 }
 
@@ -65,7 +66,8 @@ pub fn tasks(config: &Config, stores: &Stores) -> BTreeMap<Id, Task> {
 pub struct Ready {
     /// The exporter.
     pub id: Id,
-    settings: Arc<UplinkSettings>,
+    settings: UplinkSettings,
+    store: StoreNo,
     lines: Lines,
 }
 
@@ -83,24 +85,33 @@ pub fn prepare<'a>(
 ) -> Result<Vec<Ready>, StartError> {
     let one = |(id, task): (&Id, &Task)| {
         let (stored, crew) = (&stores.all[task.store.0], &crews[task.store.0]);
-        let settings = Arc::new(settings(id, task, stored, metrics));
+        let settings = settings(id, task, stored, metrics);
         let lines = lines(id, &task.section, stored, crew, metrics, health, clock)?;
-        Ok(Ready { id: id.clone(), settings, lines })
+        Ok(Ready { id: id.clone(), settings, store: task.store, lines })
     };
     tasks.into_iter().map(one).collect()
 }
 
+/// From now on the exporter reads every lane that comes up. Before anything is let in by the pipelines that say so.
+pub fn enlist(ready: &mut Ready, stores: &Stores) {
+    let Ready { id, settings, store, .. } = ready;
+    settings.added = stores.branches.enlist(&id.to_string(), *store, &stores.all[store.0], &settings.lanes);
+}
+
 /// Fills the post of one uplink.
 pub fn post(supervisor: &Supervisor, ready: Ready) {
-    let Ready { id, settings, lines } = ready;
+    let Ready { id, settings, lines, .. } = ready;
+    let settings = Arc::new(settings);
     supervisor.post(row(supervisor, &UPLINK), &id.to_string(), move || {
         Uplink::new(settings.clone(), lines.clone(), Dice::shaken())
     });
 }
 
 /// Takes what an uplink that is gone for good said of itself from the status board.
-pub fn forget(id: &Id, task: &Task, metrics: &Metrics, health: &Health) {
-    UplinkMetrics::new(metrics, health, &id.to_string()).given_up(task.sources.iter().map(|s| s.pipeline.as_str()));
+pub fn forget(id: &Id, task: &Task, stores: &Stores, metrics: &Metrics, health: &Health) {
+    let besides = stores.branches.dismiss(&id.to_string());
+    let lanes = task.sources.iter().map(|s| s.pipeline.as_str()).chain(besides.iter().map(String::as_str));
+    UplinkMetrics::new(metrics, health, &id.to_string()).given_up(lanes);
 }
 
 /// The seat of an exporter's uplink.
@@ -125,6 +136,7 @@ fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkS
     UplinkSettings {
         exporter: id.to_string(),
         lanes: task.sources.iter().map(lane).collect(),
+        added: watch::Sender::new(Vec::new()).subscribe(), // until it is enlisted
         retry: (&section.retry_on_failure).into(),
         consumers: if section.sending_queue.enabled { section.sending_queue.num_consumers.max(1) } else { 1 },
         encoding: match section.compression {

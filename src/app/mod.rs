@@ -1,5 +1,6 @@
 //! Knows everybody: load, check, wire, run, stop.
 
+pub mod branches;
 pub mod exporters;
 pub mod guards;
 pub mod listen;

@@ -1,17 +1,19 @@
 //! What only `app` can count, because it knows both the stores and the exporters: the queue gauges of the original,
 //! the books, the seats.
 
-use super::plan::{Config, ExporterConfig};
-use super::stores::{Source, Stores};
+use super::branches::is_of;
+use super::plan::{Config, ExporterConfig, PipelineConfig};
+use super::stores::{Source, Stores, batch_of};
 use crate::config::Id;
+use crate::processors::batch::groups::TooMany;
 use crate::processors::pipe::StoreNo;
 use crate::spool::store::SpoolUsage;
 use crate::spool::{Book, Reason, Store as _};
 use crate::supervise::Lookout;
 use crate::telemetry::metrics::{Histogram, Pulled};
 use crate::telemetry::{Metrics, Queue, queues};
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Shows them.
@@ -19,6 +21,7 @@ pub fn register(config: &Config, metrics: &Metrics, stores: &Arc<Stores>, lookou
     queue_gauges(config, metrics, stores);
     books(metrics, stores);
     spools(metrics, stores);
+    groups(config, metrics, stores);
     time_to_full(metrics, stores);
     seats(metrics, lookout);
 }
@@ -47,7 +50,7 @@ fn queue_gauges(config: &Config, metrics: &Metrics, stores: &Arc<Stores>) {
 fn batches_waiting(id: &Id, sources: &[Source], books: &[Book]) -> u64 {
     let id = id.to_string();
     let of = |source: &Source| {
-        books.iter().filter(|b| b.exporter == id && b.lane == source.pipeline).map(|b| b.waiting).sum::<u64>()
+        books.iter().filter(|b| b.exporter == id && is_of(&b.lane, &source.pipeline)).map(|b| b.waiting).sum::<u64>()
     };
     sources.iter().map(|s| of(s).div_ceil(u64::from(s.cut.enough_items.max(1)))).sum()
 }
@@ -94,6 +97,35 @@ fn books(metrics: &Metrics, stores: &Arc<Stores>) {
             }
         }
     });
+}
+
+/// How many groups `metadata_keys` has made, by `batch` processor, under the original's name.
+fn groups(config: &Config, metrics: &Metrics, stores: &Arc<Stores>) {
+    let grouped = |pipeline: &PipelineConfig| {
+        let (id, batch) = batch_of(config, pipeline)?;
+        (!batch.metadata_keys.is_empty()).then(|| (id.to_string(), pipeline.id()))
+    };
+    let grouped: Vec<(String, String)> = config.service.pipelines.iter().filter_map(grouped).collect();
+    let branches = stores.branches.clone();
+    let text = "Number of distinct metadata value combinations being processed";
+    metrics.pull(Pulled::Gauge, "otelcol_processor_batch_metadata_cardinality", text, &["processor"], move |samples| {
+        let mut sums = BTreeMap::<&str, u64>::new();
+        for (processor, pipeline) in &grouped {
+            *sums.entry(processor).or_default() += branches.count(pipeline) as u64;
+        }
+        sums.into_iter().for_each(|(processor, sum)| samples.push_count(&[processor], sum));
+    });
+}
+
+/// Counts a request whose group would be one too many, and says so once.
+pub fn refused_groups(metrics: &Metrics, processor: &str) -> impl Fn(&TooMany) + Send + Sync + use<> {
+    let text = "Requests refused because there are as many groups as metadata_cardinality_limit allows.";
+    let count = metrics.counters("tfo_agent_batch_groups_refused", text, &["processor"]).with(&[processor]);
+    let (once, processor) = (Once::new(), processor.to_owned());
+    move |error| {
+        count.inc();
+        once.call_once(|| tracing::error!(processor, %error, "requests of further groups are refused until a restart"));
+    }
 }
 
 /// How long commits of a store take: what a client waits for, most of it the disk's.

@@ -82,7 +82,7 @@ impl Agent {
         let ready = exporters::prepare(begin, &stores, &crews, &self.metrics, &self.health, &self.clock);
         // A store that was opened has its crew, whatever follows.
         self.crews = crews;
-        let ready = match ready {
+        let mut ready = match ready {
             Ok(ready) => ready,
             Err(error) => {
                 self.keep_open(stores);
@@ -92,13 +92,14 @@ impl Agent {
         // Nothing that can fail.
         let stores = Arc::new(stores);
         stores.join();
+        ready.iter_mut().for_each(|ready| exporters::enlist(ready, &stores));
         for (id, intake) in &self.intakes {
             intake.reroute(fed_by(&pipes, id), outlets(&stores, &self.crews, &self.metrics));
         }
         for id in changed.iter().filter(|id| self.tasks.contains_key(id)) {
             self.supervisor.dismiss(&exporters::seat(id), PATIENCE).await;
             if let Some(task) = self.tasks.get(id).filter(|_| !tasks.contains_key(id)) {
-                exporters::forget(id, task, &self.metrics, &self.health);
+                exporters::forget(id, task, &stores, &self.metrics, &self.health);
             }
         }
         for ready in ready {

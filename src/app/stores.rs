@@ -1,6 +1,7 @@
 //! Which stores there are, and who reads which: one spool per `file_storage` that an exporter names, and one in memory
 //! for exporters without.
 
+use super::branches::Branches;
 use super::machine;
 use super::plan::{Config, ExporterConfig, ExtensionConfig, PipelineConfig, ProcessorConfig};
 use crate::base::units::MIB;
@@ -63,6 +64,8 @@ pub struct Stores {
     pub exporters: BTreeMap<Id, (StoreNo, Vec<Source>)>,
     /// Each pipeline's lanes.
     pub lanes: BTreeMap<String, Vec<(StoreNo, Lane)>>,
+    /// Lanes beside these, which come up while the agent runs.
+    pub branches: Branches,
     /// Which storage is which store; `None`: memory.
     by_storage: BTreeMap<Option<Id>, StoreNo>,
 }
@@ -73,8 +76,13 @@ impl Stores {
     /// # Errors
     /// When a directory cannot be used at all.
     pub fn open(config: &Config, clock: &Clock) -> Result<Stores, StartError> {
-        let none =
-            Stores { all: Vec::new(), exporters: BTreeMap::new(), lanes: BTreeMap::new(), by_storage: BTreeMap::new() };
+        let none = Stores {
+            all: Vec::new(),
+            exporters: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            branches: Branches::default(),
+            by_storage: BTreeMap::new(),
+        };
         let stores = none.follow(config, clock)?;
         stores.join();
         Ok(stores)
@@ -90,6 +98,7 @@ impl Stores {
             all: self.all.clone(),
             exporters: BTreeMap::new(),
             lanes: BTreeMap::new(),
+            branches: self.branches.clone(),
             by_storage: self.by_storage.clone(),
         };
         let memory = memory_limit(config);
@@ -220,11 +229,16 @@ fn default_max(section: &FileStorageConfig) -> Bytes {
     Bytes(half.unwrap_or(SPOOL_MAX.0).min(SPOOL_MAX.0))
 }
 
-fn source(config: &Config, pipeline: &PipelineConfig, lane: Lane) -> Source {
-    let batch = pipeline.processors.iter().find_map(|id| match config.processors.get(id) {
+/// The `batch` processor of a pipeline: the first one.
+pub(super) fn batch_of<'a>(config: &'a Config, pipeline: &'a PipelineConfig) -> Option<(&'a Id, &'a BatchConfig)> {
+    pipeline.processors.iter().find_map(|id| match config.processors.get(id) {
         Some(ProcessorConfig::Batch(batch)) => Some((id, batch)),
         _ => None,
-    });
+    })
+}
+
+fn source(config: &Config, pipeline: &PipelineConfig, lane: Lane) -> Source {
+    let batch = batch_of(config, pipeline);
     let (cut, timeout) = match batch {
         Some((_, batch)) => (cut_of(batch), batch.timeout),
         // Without `batch` the original sends each request as it came; here each block.

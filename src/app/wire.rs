@@ -11,7 +11,7 @@ use super::listen::{NoPort, bind};
 use super::machine;
 use super::plan::{Config, ExporterConfig, ExtensionConfig, PipelineConfig, ProcessorConfig, ReceiverConfig};
 use super::roster::{BATCHER, DOORMAN, KEEPER, OTLP_GRPC, READER, SELF_, WEB, WRITER_, roster, row};
-use super::stores::{Stored, Stores};
+use super::stores::{Stored, Stores, batch_of};
 use super::web::{Behind, Port, Web};
 use crate::base::{Bytes, Clock, Dice, Stamp};
 use crate::batcher::budget::Budget;
@@ -19,6 +19,7 @@ use crate::batcher::{Batcher, Offer};
 use crate::config::{HttpServer, Id, Listen, TlsServer};
 use crate::extensions::health_check;
 use crate::otlp::{Rewriter, Rule, Sieve, TooDeep};
+use crate::processors::batch::groups::Groups;
 use crate::processors::memory_limiter::Limiter;
 use crate::processors::pipe::{Pipe, Step, StoreNo};
 use crate::processors::{edits, filter, probabilistic_sampler};
@@ -137,7 +138,8 @@ impl Agent {
         let supervisor = Supervisor::start(roster, settings).map_err(StartError::Thread)?;
         let crews = man_stores(&supervisor, &stores.all, &metrics, &health, clock);
         let tasks = exporters::tasks(config, &stores);
-        for ready in exporters::prepare(&tasks, &stores, &crews, &metrics, &health, clock)? {
+        for mut ready in exporters::prepare(&tasks, &stores, &crews, &metrics, &health, clock)? {
+            exporters::enlist(&mut ready, &stores);
             exporters::post(&supervisor, ready);
         }
         let addresses = bound.addresses();
@@ -277,11 +279,21 @@ pub(super) fn pipes(
             limiters: mine,
             steps,
             lanes: stores.lanes.get(&pipeline.id()).cloned().unwrap_or_default(),
+            groups: groups(config, pipeline, stores, metrics),
             tees: tees.collect(),
         };
         pipes.push((pipeline.receivers.clone(), Arc::new(pipe)));
     }
     Ok(pipes)
+}
+
+/// What `metadata_keys` of the pipeline's `batch` says.
+fn groups(config: &Config, pipeline: &PipelineConfig, stores: &Stores, metrics: &Metrics) -> Option<Groups> {
+    let (id, batch) = batch_of(config, pipeline).filter(|(_, batch)| !batch.metadata_keys.is_empty())?;
+    let (branches, name, limit) = (stores.branches.clone(), pipeline.id(), batch.metadata_cardinality_limit);
+    let told = super::numbers::refused_groups(metrics, &id.to_string());
+    let open = move |group: &str| branches.open(&name, group, limit).inspect_err(&told);
+    Some(Groups::new(&pipeline.id(), &batch.metadata_keys, Arc::new(open)))
 }
 
 fn deep(pipeline: &PipelineConfig, e: TooDeep) -> StartError {

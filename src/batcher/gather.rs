@@ -20,6 +20,8 @@ const BLOCK_RAW: usize = 1 << 20;
 pub struct Part {
     /// Where it goes.
     pub lane: Lane,
+    /// The lane of its pipeline: the same, but for one of a group of `metadata_keys`.
+    pub pipeline: Lane,
     /// What it is.
     pub signal: Signal,
     /// The serialized request, validated.

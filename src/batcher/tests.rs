@@ -33,6 +33,7 @@ fn offer(budget: &Budget, bytes: usize) -> Offer {
     charge.grow(bytes).expect("room");
     let part = Part {
         lane: Lane(1),
+        pipeline: Lane(1),
         signal: Signal::Logs,
         raw: vec![0; bytes].into(),
         walked: Walked { items: 1, data_ns: (0, 0) },

@@ -1,9 +1,10 @@
 //! One pipeline's way from a validated request to what the batchers are offered.
 
+use super::batch::groups::Groups;
 use super::memory_limiter::Limiter;
 use crate::batcher::Part;
 use crate::batcher::budget::Charge;
-use crate::otlp::{Context, Malformed, Rewriter, Sieve, Signal, Walked, walk};
+use crate::otlp::{Caller, Context, Malformed, Rewriter, Sieve, Signal, Walked, walk};
 use crate::spool::Lane;
 use crate::telemetry::ProcessorMetrics;
 use bytes::Bytes;
@@ -42,6 +43,8 @@ pub struct Pipe {
     pub steps: Vec<Step>,
     /// Its lane in each store an exporter of it reads.
     pub lanes: Vec<(StoreNo, Lane)>,
+    /// `batch.metadata_keys`: whose requests have lanes of their own there.
+    pub groups: Option<Groups>,
     /// `debug` exporters.
     pub tees: Vec<Tee>,
 }
@@ -131,11 +134,22 @@ impl Pipe {
     }
 
     /// Where what is left of the request goes; nowhere when nothing is.
-    pub fn parts(&self, passed: &Passed) -> impl Iterator<Item = (StoreNo, Part)> {
-        let part = |(store, lane): &(StoreNo, Lane)| {
-            (*store, Part { lane: *lane, signal: self.signal, raw: passed.raw.clone(), walked: passed.walked })
+    ///
+    /// # Errors
+    /// [`Refusal::Later`] when its sender would be one group too many.
+    pub fn parts(&self, passed: &Passed, caller: Option<&Caller>) -> Result<Vec<(StoreNo, Part)>, Refusal> {
+        if passed.walked.items == 0 {
+            return Ok(Vec::new());
+        }
+        let groups = self.groups.as_ref().map(|groups| groups.lanes(caller)).transpose();
+        let group = groups.map_err(|e| Refusal::Later(e.to_string()))?.flatten();
+        let part = |(store, pipeline): &(StoreNo, Lane)| {
+            let theirs = group.iter().flatten().find(|(at, _)| at == store);
+            let lane = theirs.map_or(*pipeline, |(_, lane)| *lane);
+            let (signal, raw, walked) = (self.signal, passed.raw.clone(), passed.walked);
+            (*store, Part { lane, pipeline: *pipeline, signal, raw, walked })
         };
-        self.lanes.iter().filter(|_| passed.walked.items > 0).map(part)
+        Ok(self.lanes.iter().map(part).collect())
     }
 
     /// Is there anything to count or to show when the request was taken?

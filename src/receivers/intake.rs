@@ -43,7 +43,7 @@ pub struct Outlet {
     pub batcher: Line<Offer>,
     /// On disk. A store in memory beside one on disk loses for itself (architecture §4, "Fan-out").
     pub durable: bool,
-    /// Who reads which of its lanes, for `enqueue_failed`.
+    /// Who reads which pipeline's lane, for `enqueue_failed`.
     pub readers: Vec<(Lane, ExporterMetrics)>,
 }
 
@@ -197,7 +197,7 @@ impl Intake {
         pipes.iter().try_for_each(|pipe| pipe.admit(walked.items, request)).map_err(|e| (items, e))?;
         for pipe in pipes {
             let passed = pipe.process(request, walked, &context, &mut charge).map_err(|e| (items, e))?;
-            for (store, part) in pipe.parts(&passed) {
+            for (store, part) in pipe.parts(&passed, caller.as_deref()).map_err(|e| (items, e))? {
                 offers.entry(store).or_default().push(part);
             }
             if pipe.looks_back() {
@@ -231,7 +231,7 @@ impl Routes {
         offers.sort_by_key(|(outlet, _)| !outlet.durable);
         let mut kept = false;
         for (outlet, parts) in offers {
-            let sizes: Vec<(Lane, u32)> = parts.iter().map(|part| (part.lane, part.walked.items)).collect();
+            let sizes: Vec<(Lane, u32)> = parts.iter().map(|part| (part.pipeline, part.walked.items)).collect();
             let refusal =
                 match outlet.batcher.ask(Offer { parts, charge: charge.clone(), caller: caller.clone() }).await {
                     Ok(Ok(())) => {
@@ -325,6 +325,7 @@ mod tests {
             limiters: Vec::new(),
             steps: Vec::new(),
             lanes: (0..stores).map(|n| (StoreNo(n), Lane(1))).collect(),
+            groups: None,
             tees: vec![Arc::new(move |_, _, _| {
                 shown.fetch_add(1, SeqCst);
             })],

@@ -9,7 +9,7 @@ use super::cursor::{Cursor, Fate, Window};
 use super::{Book, Cut, ExporterNo, Lane, LeaseError, NewBlock, Owner, Waiting};
 use crate::base::{BootId, Stamp};
 use crate::otlp::Signal;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 
 /// How many of a lane's newest blocks have their accept time in memory, for the `batch` timeout. Older ones are late
@@ -144,6 +144,45 @@ impl Ledger {
         };
         self.lanes.insert(no, fresh);
         Lane(no)
+    }
+
+    /// Names of the lanes beside a pipeline's own that begin so, and whether nothing of theirs waits or is held.
+    pub(crate) fn branches(&self, prefix: &str) -> Vec<(String, bool)> {
+        let names = self.lanes.values().filter(|lane| lane.name.starts_with(prefix)).map(|lane| lane.name.clone());
+        names.map(|name| (name.clone(), self.is_spent(&name))).collect()
+    }
+
+    /// Lanes of this name and those beside it, for every exporter.
+    fn family<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (u32, &'a LaneState)> {
+        let main = move |lane: &&LaneState| {
+            lane.name == name || self.exporters.values().any(|e| main_lane_name(&lane.name, &e.name) == name)
+        };
+        self.lanes.iter().map(|(no, lane)| (*no, lane)).filter(move |(_, lane)| main(lane))
+    }
+
+    /// Whether nothing of the lane waits or is held for anybody. What nobody ever joined waits for whoever will.
+    fn is_spent(&self, name: &str) -> bool {
+        self.family(name).all(|(no, lane)| {
+            let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == no).map(|(_, c)| c).peekable();
+            (cursors.peek().is_some() || lane.tip == 0) && cursors.all(|c| lane.waiting(c) == 0)
+        })
+    }
+
+    /// A spent lane, with those beside it, becomes another's, who begins at its tip: its number and indices go on,
+    /// its counts begin anew.
+    pub(crate) fn hand_on(&mut self, from: &str, to: &str) {
+        debug_assert!(self.is_spent(from), "{from} is somebody's");
+        let family: Vec<u32> = self.family(from).map(|(no, _)| no).collect();
+        for no in family {
+            let Some(lane) = self.lanes.get_mut(&no) else { continue };
+            let beside = lane.name.len() - from.len();
+            lane.name.replace_range(beside.., to);
+            lane.recent.clear();
+            lane.dirty = true;
+            for (_, cursor) in self.cursors.iter_mut().filter(|((_, l), _)| *l == no) {
+                *cursor = Cursor::at_tip(lane.next_index, lane.tip);
+            }
+        }
     }
 
     pub(crate) fn lane_name(&self, lane: Lane) -> &str {
@@ -479,6 +518,7 @@ impl Ledger {
     /// mistake can do that), it is said in the log: whoever looks then needs the numbers more than ever.
     pub(crate) fn books(&self) -> Vec<Book> {
         let mut books = Vec::new();
+        let by_name: HashMap<&str, u32> = self.lanes.iter().map(|(no, lane)| (&lane.name[..], *no)).collect();
         for ((exporter, lane), cursor) in &self.cursors {
             let (Some(owner), Some(state)) = (self.exporters.get(exporter), self.lanes.get(lane)) else { continue };
             if main_lane_name(&state.name, &owner.name) != state.name {
@@ -495,8 +535,9 @@ impl Ledger {
             book.lost = cursor.counts.lost;
             for side in [Side::Park, Side::Dead, Side::Quarantine] {
                 let name = format!("{}/{}/{}", side.name(), owner.name, state.name);
-                let Some((no, side_lane)) = self.lanes.iter().find(|(_, l)| l.name == name) else { continue };
-                let Some(c) = self.cursors.get(&(*exporter, *no)) else { continue };
+                let beside = by_name.get(&name[..]).and_then(|no| Some((*no, self.lanes.get(no)?)));
+                let Some((no, side_lane)) = beside else { continue };
+                let Some(c) = self.cursors.get(&(*exporter, no)) else { continue };
                 if cfg!(debug_assertions) {
                     c.audit();
                 }

@@ -156,6 +156,25 @@ impl Spool {
         lock(&self.ledger).admit(exporter, lanes);
     }
 
+    /// Lanes whose names begin so, and whether nothing of theirs waits or is held for anybody.
+    #[must_use]
+    pub fn branches(&self, prefix: &str) -> Vec<(String, bool)> {
+        lock(&self.ledger).branches(prefix)
+    }
+
+    /// The lane of this name. When there is none, one of the spent lanes that `may_go` says nobody uses becomes it, so that
+    /// names that come and go do not make lanes without end; the counts begin anew then.
+    pub fn branch(&self, name: &str, signal: Signal, prefix: &str, may_go: impl Fn(&str) -> bool) -> Lane {
+        let mut ledger = lock(&self.ledger);
+        let branches = ledger.branches(prefix);
+        let has = branches.iter().any(|(known, _)| known == name);
+        let spare = branches.iter().find(|(known, spent)| *spent && !has && may_go(known));
+        if let Some((spare, _)) = spare {
+            ledger.hand_on(spare, name);
+        }
+        ledger.lane(name, signal)
+    }
+
     /// Bytes and segments in use.
     #[must_use]
     pub fn usage(&self) -> SpoolUsage {

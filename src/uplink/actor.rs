@@ -52,8 +52,12 @@ pub struct Uplink {
     settings: Arc<UplinkSettings>,
     lines: Lines,
     transport: Arc<dyn Transport>,
-    /// The lanes, then the park lane of each.
+    /// The lanes, then the park lane of each; then both of each that was added.
     lanes: Vec<LaneSettings>,
+    /// Where the park lane of each is; `None`: it is one.
+    parks: Vec<Option<usize>>,
+    /// How many of the added lanes are known, or on their way to be.
+    added: usize,
     owner: Option<Owner>,
     flow: Flow,
     packer: Packer,
@@ -101,12 +105,14 @@ impl Uplink {
     pub fn new(settings: Arc<UplinkSettings>, lines: Lines, mut dice: Dice) -> Uplink {
         let packer = Packer::new(settings.encoding, settings.level);
         let transport = (lines.transport)();
-        let desks =
-            settings.lanes.iter().map(|lane| Desk::new(lane.signal, order(lane.signal), settings.consumers, false));
-        let parks = settings.lanes.iter().map(|lane| Desk::new(lane.signal, Order::Any, 1, true));
+        let desks = settings.lanes.iter().map(|lane| desk(lane, settings.consumers));
+        let parks = settings.lanes.iter().map(park_desk);
         let flow = Flow::new(desks.chain(parks).collect(), settings.retry, settings.budget, Dice::seeded(dice.u64()));
+        let count = settings.lanes.len();
         Uplink {
             lanes: settings.lanes.clone(),
+            parks: (count..2 * count).map(Some).chain((0..count).map(|_| None)).collect(),
+            added: 0,
             settings,
             lines,
             transport,
@@ -146,19 +152,64 @@ impl Uplink {
     fn begin(&mut self, owner: Owner, parks: &[Lane], ctx: &mut Context<Self>) {
         self.owner = Some(owner);
         self.lines.metrics.begun(self.settings.lanes.iter().map(|lane| &lane.name[..]));
-        let parked = self.settings.lanes.iter().zip(parks).map(|(of, park)| LaneSettings {
-            lane: *park,
-            // Each parked upload is a block, and was cut already.
-            cut: Cut { enough_items: 1, ..of.cut },
-            batch_timeout: Duration::ZERO,
-            batch: None,
-            ..of.clone()
-        });
+        let parked = self.settings.lanes.iter().zip(parks).map(|(of, park)| park_of(of, *park));
         self.lanes.truncate(self.settings.lanes.len());
         self.lanes.extend(parked);
         let news = self.lines.depot.news();
         self.listen(news, ctx);
+        self.take_in(ctx);
+        self.listen_for_lanes(self.settings.added.clone(), ctx);
         self.look(ctx);
+    }
+
+    /// Takes in the lanes that were added since it was last asked.
+    fn take_in(&mut self, ctx: &mut Context<Self>) {
+        let Some(owner) = self.owner else { return };
+        let fresh = self.settings.added.borrow().get(self.added..).unwrap_or_default().to_vec();
+        self.added += fresh.len();
+        if fresh.is_empty() {
+            return;
+        }
+        let depot = self.lines.depot.clone();
+        let asked = async move {
+            let mut parks = Vec::new();
+            for lane in &fresh {
+                parks.push(depot.park_lane(owner, lane.lane).await);
+            }
+            (fresh, parks)
+        };
+        ctx.spawn(asked.into_actor(self).map(|(fresh, parks), uplink, ctx| {
+            for (lane, park) in fresh.into_iter().zip(parks) {
+                uplink.add(lane, park);
+            }
+            uplink.look(ctx);
+        }));
+    }
+
+    fn add(&mut self, lane: LaneSettings, park: Result<Lane, LeaseError>) {
+        self.lines.metrics.joined(&lane.name);
+        let at = self.flow.add(desk(&lane, self.settings.consumers));
+        // Asked on the spot; should it fail all the same, what must be parked stays in hand.
+        let park = park.inspect_err(|error| self.lines.metrics.spool_failed("park lane", error)).ok();
+        let beside = park.map(|park| (self.flow.add(park_desk(&lane)), park_of(&lane, park)));
+        debug_assert_eq!(at, self.lanes.len());
+        self.lanes.push(lane);
+        self.parks.push(beside.as_ref().map(|(at, _)| *at));
+        if let Some((_, park)) = beside {
+            self.lanes.push(park);
+            self.parks.push(None);
+        }
+    }
+
+    fn listen_for_lanes(&mut self, mut added: watch::Receiver<Vec<LaneSettings>>, ctx: &mut Context<Self>) {
+        let heard = async move { added.changed().await.map(|()| added) };
+        ctx.spawn(heard.into_actor(self).map(|heard, uplink, ctx| {
+            // An error: whoever adds lanes speaks to our successor now.
+            if let Ok(added) = heard {
+                uplink.listen_for_lanes(added, ctx);
+                uplink.take_in(ctx);
+            }
+        }));
     }
 
     /// Looks what waits whenever the spool has news.
@@ -332,8 +383,8 @@ impl Uplink {
         if let Some(told) = fate.told(verdict) {
             self.enter(at, key, told);
         }
-        if matches!(fate, Fate::Expired(OnExpiry::Park)) && at < self.settings.lanes.len() {
-            self.flow.let_it_lie(at + self.settings.lanes.len(), Instant::now());
+        if let (Fate::Expired(OnExpiry::Park), Some(park)) = (fate, self.parks[at]) {
+            self.flow.let_it_lie(park, Instant::now());
         }
     }
 
@@ -487,6 +538,25 @@ impl Uplink {
                 let _ = done.send(()); // who asked may have stopped waiting
             }
         }
+    }
+}
+
+fn desk(lane: &LaneSettings, consumers: u32) -> Desk {
+    Desk::new(lane.signal, order(lane.signal), consumers, false)
+}
+
+fn park_desk(lane: &LaneSettings) -> Desk {
+    Desk::new(lane.signal, Order::Any, 1, true)
+}
+
+fn park_of(of: &LaneSettings, park: Lane) -> LaneSettings {
+    LaneSettings {
+        lane: park,
+        // Each parked upload is a block, and was cut already.
+        cut: Cut { enough_items: 1, ..of.cut },
+        batch_timeout: Duration::ZERO,
+        batch: None,
+        ..of.clone()
     }
 }
 

@@ -82,6 +82,12 @@ impl Flow {
         }
     }
 
+    /// One lane more; returns its place.
+    pub fn add(&mut self, desk: Desk) -> usize {
+        self.desks.push(desk);
+        self.desks.len() - 1
+    }
+
     /// What is believed of the far end as a whole.
     #[must_use]
     pub fn link(&self) -> Link {

@@ -69,6 +69,11 @@ impl UplinkMetrics {
         lanes.for_each(|lane| self.health.recovered(&self.lane_on_board(lane)));
     }
 
+    /// A lane was added, of which the best is believed.
+    pub fn joined(&self, lane: &str) {
+        self.health.recovered(&self.lane_on_board(lane));
+    }
+
     /// The configuration has it no more: nothing it said on the board is true any longer.
     pub fn given_up<'a>(&self, lanes: impl Iterator<Item = &'a str>) {
         self.begun(lanes);

@@ -39,6 +39,8 @@ pub struct UplinkSettings {
     pub exporter: String,
     /// What it sends.
     pub lanes: Vec<LaneSettings>,
+    /// What it sends besides, as it comes up: grows at its end only.
+    pub added: watch::Receiver<Vec<LaneSettings>>,
     /// `retry_on_failure`.
     pub retry: Retry,
     /// `sending_queue.num_consumers`: uploads out at one time, in each lane.

@@ -1,12 +1,14 @@
 //! What must hold between components: ports, directories, storages, endpoints.
 
 use super::{Config, ExporterConfig, ExtensionConfig, PipelineConfig, ProcessorConfig, ReceiverConfig};
+use crate::app::stores::batch_of;
 use crate::config::problems::{At, Problems, quote};
 use crate::config::{Id, Listen, Section, TlsServer};
 use crate::extensions::authenticators::htpasswd;
 use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::otlp::Signal;
 use crate::processors::attributes::matching::Matching;
+use crate::processors::batch::groups::MARK;
 use crate::receivers::tls;
 use crate::telemetry::config::MetricsLevel;
 use std::collections::BTreeSet;
@@ -19,6 +21,7 @@ pub(super) fn check(config: &mut Config, top: &Section<'_>) {
     let (receivers, exporters) = (used(|p| &p.receivers, config), used(|p| &p.exporters, config));
     check_urls(config, top);
     check_conditions(config, top);
+    check_groups(config, top);
     link_storages(config, &exporters, top);
     link_authenticators(config, &receivers, &exporters, top);
     check_credentials(config, top);
@@ -61,6 +64,32 @@ fn check_conditions(config: &Config, top: &Section<'_>) {
                     check_matching(matching, (id, key), pipeline, top);
                 }
             }
+        }
+    }
+}
+
+/// `metadata_keys` can tell requests apart, and names of lanes are not ambiguous.
+fn check_groups(config: &Config, top: &Section<'_>) {
+    let tells = |id: &Id| match config.receivers.get(id) {
+        Some(ReceiverConfig::Otlp(otlp)) => {
+            otlp.grpc.as_ref().is_some_and(|grpc| grpc.include_metadata)
+                || otlp.http.as_ref().is_some_and(|http| http.server.include_metadata)
+        }
+        _ => false,
+    };
+    for pipeline in &config.service.pipelines {
+        let Some((id, _)) = batch_of(config, pipeline).filter(|(_, batch)| !batch.metadata_keys.is_empty()) else {
+            continue;
+        };
+        let key = "metadata_keys";
+        if !pipeline.receivers.iter().any(tells) {
+            let message = format!("has no effect: no receiver of the pipeline `{pipeline}` has include_metadata");
+            tell(top, "processors", id, key, |s, at, path| s.warn(at, path, message));
+        }
+        if pipeline.id().contains(MARK) {
+            let message =
+                format!("cannot be kept apart from the name of the pipeline `{pipeline}`, which has a `{MARK}`");
+            tell(top, "processors", id, key, |s, at, path| s.error(at, path, message));
         }
     }
 }

@@ -21,9 +21,9 @@ pub struct BatchConfig {
     /// is sent whatever its size. The original does not have it and sends what gRPC servers refuse.
     pub send_batch_max_bytes: u32,
     /// `metadata_keys`: requests that differ in these headers are not put into one upload. Lower case.
-    /// Parsed, not acted on yet.
     pub metadata_keys: Vec<String>,
-    /// `metadata_cardinality_limit`, 1,000: how many groups there may be; 0: no limit. Parsed, not acted on yet.
+    /// `metadata_cardinality_limit`, 1,000: how many groups there may be; 0: no limit. A group more is refused and
+    /// may come back (the original refuses it for good).
     pub metadata_cardinality_limit: u32,
 }
 
@@ -70,7 +70,6 @@ impl BatchConfig {
         s.unless(twice.is_none(), "metadata_keys", || {
             format!("names {} twice (upper and lower case are the same)", quote(twice.map_or("", String::as_str)))
         });
-        s.not_acted_on("metadata_keys", config.metadata_keys.is_empty());
         config
     }
 }

@@ -52,6 +52,7 @@ impl Rig {
         let address = |listener: &TcpListener| listener.local_addr().expect("bound");
         let (budget, metrics) = (Budget::new(Size::mib(1)), Metrics::detached());
         let pipe = Pipe {
+            groups: None,
             name: "logs".into(),
             signal: Signal::Logs,
             limiters: Vec::new(),

@@ -66,6 +66,7 @@ pub(super) fn settings(store: &dyn Store) -> UplinkSettings {
     UplinkSettings {
         exporter: "otlphttp".to_owned(),
         lanes: lanes.to_vec(),
+        added: watch::Sender::new(Vec::new()).subscribe(),
         retry: quick(),
         consumers: 4,
         encoding: Encoding::Gzip,
