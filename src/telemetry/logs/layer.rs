@@ -25,6 +25,8 @@ pub struct LogLayer {
     pub(super) style: Arc<Style>,
     pub(super) severity: Severity,
     pub(super) sampler: Option<Arc<Mutex<Sampler>>>,
+    /// What other crates may say, by target and whatever the message: strangers can make them speak.
+    pub(super) foreign: Arc<Mutex<Sampler>>,
     pub(super) queue: Arc<Queue>,
 }
 
@@ -62,11 +64,14 @@ impl LogLayer {
         scratch.clear();
         event.record(&mut scratch.visitor(style.encoding, dump));
         let now = style.clock.now();
-        if let (Some(sampler), false) = (&self.sampler, dump) {
-            let mut sampler = sampler.lock().unwrap_or_else(PoisonError::into_inner);
-            if !sampler.admits(severity, &scratch.message, now) {
-                return;
-            }
+        let admits = |sampler: &Mutex<Sampler>, what: &str| {
+            sampler.lock().unwrap_or_else(PoisonError::into_inner).admits(severity, what, now)
+        };
+        if !is_ours(metadata.target()) && !admits(&self.foreign, metadata.target()) {
+            return;
+        }
+        if self.sampler.as_ref().is_some_and(|sampler| !dump && !admits(sampler, &scratch.message)) {
+            return;
         }
         let head = Head {
             wall_ns: now.wall_ns,

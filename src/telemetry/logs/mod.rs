@@ -137,7 +137,12 @@ pub enum LogError {
 pub struct Logs {
     queue: Arc<Queue>,
     sampler: Option<Arc<Mutex<Sampler>>>,
+    foreign: Arc<Mutex<Sampler>>,
 }
+
+/// What other crates may say, of one target: five lines a minute. Some of it strangers can make them say, as often as they
+/// like, and most of it says the same of another peer.
+const FOREIGN: Sampling = Sampling { tick: Duration::from_secs(60), initial: 5, thereafter: 0 };
 
 impl Logs {
     /// Starts the writer and makes the layer for a subscriber: for tests, and for programs with more layers.
@@ -163,8 +168,9 @@ impl Logs {
         )
         .map_err(LogError::Thread)?;
         let sampler = settings.sampling.map(|rule| Arc::new(Mutex::new(Sampler::new(rule))));
-        let logs = Logs { queue: Arc::clone(&queue), sampler: sampler.clone() };
-        Ok((logs, LogLayer { style, severity: settings.level, sampler, queue }))
+        let foreign = Arc::new(Mutex::new(Sampler::new(FOREIGN)));
+        let logs = Logs { queue: Arc::clone(&queue), sampler: sampler.clone(), foreign: foreign.clone() };
+        Ok((logs, LogLayer { style, severity: settings.level, sampler, foreign, queue }))
     }
 
     /// [`Logs::start`], and from now on every event of the process and every record of the `log` crate goes there.
@@ -203,7 +209,7 @@ impl Logs {
     /// Lines that sampling held back, since the start.
     #[must_use]
     pub fn suppressed(&self) -> u64 {
-        suppressed(self.sampler.as_deref())
+        suppressed(self.sampler.as_deref(), &self.foreign)
     }
 
     /// Shows the counts as `tfo_agent_log_lines…`.
@@ -212,10 +218,10 @@ impl Logs {
         metrics.pull(Pulled::Counter, "tfo_agent_log_lines", "Log lines handed to the writer.", &[], move |samples| {
             samples.push_count(&[], queue.counts().accepted);
         });
-        let sampler = self.sampler.clone();
+        let (sampler, foreign) = (self.sampler.clone(), self.foreign.clone());
         let text = "Log lines held back by sampling.";
         metrics.pull(Pulled::Counter, "tfo_agent_log_lines_suppressed", text, &[], move |samples| {
-            samples.push_count(&[], suppressed(sampler.as_deref()));
+            samples.push_count(&[], suppressed(sampler.as_deref(), &foreign));
         });
         let queue = Arc::clone(&self.queue);
         let text = "Log lines that did not reach an output, by reason: queue_full, write_failed.";
@@ -271,8 +277,9 @@ impl Voice for WriterVoice {
     }
 }
 
-fn suppressed(sampler: Option<&Mutex<Sampler>>) -> u64 {
-    sampler.map_or(0, |sampler| sampler.lock().unwrap_or_else(PoisonError::into_inner).suppressed())
+fn suppressed(sampler: Option<&Mutex<Sampler>>, foreign: &Mutex<Sampler>) -> u64 {
+    let of = |sampler: &Mutex<Sampler>| sampler.lock().unwrap_or_else(PoisonError::into_inner).suppressed();
+    sampler.map_or(0, of) + of(foreign)
 }
 
 fn json(value: &serde_json::Value) -> String {

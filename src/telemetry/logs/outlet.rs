@@ -4,6 +4,7 @@ use crate::base::Stamp;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ const AGAIN_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a file that could not be opened is left alone: 60 s. Its directory may come back with the next mount.
 const OPEN_AGAIN: Duration = Duration::from_secs(60);
+
+/// How often a file is asked whether it was moved away: 1 s. A rotation costs no line, only that second.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// At most so often an outlet's trouble is told on the error outputs: 10 s, zap's sampling tick.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
@@ -115,6 +119,8 @@ pub(super) struct Outlet {
     place: Place,
     file: Option<File>,
     tried: Option<Stamp>,
+    /// When it was last seen that the path still leads to the file.
+    looked: Option<Stamp>,
     torn: bool,
     told: Option<Stamp>,
     /// Lines this outlet missed and has not been told of.
@@ -126,7 +132,27 @@ impl Outlet {
     #[must_use]
     pub(super) fn new(path: &str) -> Outlet {
         let place = Place::parse(path);
-        Outlet { name: path.to_owned(), place, file: None, tried: None, torn: false, told: None, missed: 0 }
+        let name = path.to_owned();
+        Outlet { name, place, file: None, tried: None, looked: None, torn: false, told: None, missed: 0 }
+    }
+
+    /// Lets go of a file that was moved away or removed, as a rotation does.
+    fn follow(&mut self, now: Stamp) {
+        let Place::File(path) = &self.place else { return };
+        if self.file.is_none() || self.looked.is_some_and(|looked| now.since(looked) < LOOK_AGAIN) {
+            return;
+        }
+        self.looked = Some(now);
+        let id = |found: std::fs::Metadata| (found.dev(), found.ino());
+        let ours = self.file.as_ref().and_then(|file| file.metadata().ok()).map(id);
+        // A path that cannot be asked (its filesystem is away) tells nothing of the file.
+        let moved = match std::fs::metadata(path) {
+            Ok(found) => Some(id(found)) != ours,
+            Err(e) => e.kind() == ErrorKind::NotFound,
+        };
+        if moved {
+            self.reopen();
+        }
     }
 
     /// Lets go of a file, so that the next line opens the path anew: log rotation.
@@ -144,6 +170,7 @@ impl Outlet {
         now: Stamp,
         report: impl Fn(&str, u64) -> String,
     ) -> (u64, Option<String>) {
+        self.follow(now);
         let taken = match self.opened(now) {
             Ok(None) => Taken { lost: lines.ends.len() as u64, torn: false, error: None },
             Err(e) => Taken { lost: lines.ends.len() as u64, torn: false, error: Some(e) },
@@ -169,7 +196,7 @@ impl Outlet {
     fn opened(&mut self, now: Stamp) -> io::Result<Option<&File>> {
         let due = self.tried.is_none_or(|tried| now.since(tried) >= OPEN_AGAIN);
         if self.file.is_none() && due {
-            self.tried = Some(now);
+            (self.tried, self.looked) = (Some(now), Some(now));
             self.file = Some(self.place.open()?);
         }
         Ok(self.file.as_ref())

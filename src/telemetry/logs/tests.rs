@@ -267,6 +267,47 @@ fn after_rotation_the_lines_go_to_the_new_file() {
     assert_eq!(fs::read_to_string(&now).expect("written").lines().count(), 2);
 }
 
+/// Goal: whoever rotates by hand, or by a tool that sends no signal, finds the new lines in the new file.
+#[test]
+fn a_file_that_was_moved_away_or_removed_is_opened_anew_within_a_second() {
+    let world = World::with(|settings, _| settings.disable_caller = true);
+    let (now, old) = (world.dir.path().join("agent.log"), world.dir.path().join("agent.log.1"));
+    let says = |what: &str| {
+        tracing::dispatcher::with_default(&world.subscriber, || info!("{what}"));
+        assert!(world.logs.flush(Duration::from_secs(10)));
+    };
+    says("first");
+    fs::rename(&now, &old).expect("it was written");
+    says("in the same second");
+    assert!(!now.exists());
+    world.clock.advance(Duration::from_secs(1));
+    says("second");
+    assert_eq!(fs::read_to_string(&now).expect("opened anew").lines().count(), 1);
+    assert_eq!(fs::read_to_string(&old).expect("renamed").lines().count(), 2);
+    fs::remove_file(&now).expect("it is there");
+    world.clock.advance(Duration::from_secs(1));
+    says("third");
+    assert_eq!(fs::read_to_string(&now).expect("opened anew").lines().count(), 1);
+}
+
+/// Goal: what strangers can make libraries say (a malformed head, a broken handshake) is bounded, sampled or not.
+#[test]
+fn what_other_crates_say_does_not_grow_with_what_strangers_send() {
+    let world = World::with(|settings, _| settings.sampling = None);
+    let said = world.says(|| {
+        for n in 0..1_000 {
+            tracing::error!(target: "actix_http::h1::dispatcher", "stream error: request parse error {n}");
+            tracing::error!(target: "h2::server", "connection error {n}");
+            tracing::error!("ours {n}");
+        }
+    });
+    let of = |target: &str| said.lines().filter(|line| line.contains(target)).count();
+    assert_eq!((of("actix_http"), of("h2::server"), of("ours")), (5, 5, 1_000));
+    world.clock.advance(Duration::from_secs(60));
+    let said = world.says(|| tracing::error!(target: "h2::server", "a minute later"));
+    assert!(said.contains("a minute later"));
+}
+
 #[test]
 fn one_full_disk_is_told_and_counted_and_the_other_outputs_go_on() {
     let world = World::with(|settings, _| settings.output_paths.insert(0, "/dev/full".into()));
