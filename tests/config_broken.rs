@@ -482,7 +482,7 @@ const CASES: &[(&str, &str, &str)] = &[
      "    path: health\n    check_collector_pipeline:\n      enabled: true",
      "1 problem, 1 warning\n\
          \x20 38:11  extensions.health_check.path                              `health` does not begin with a slash\n\
-         \x20 40:16  extensions.health_check.check_collector_pipeline.enabled  warning: has no effect: in otelcol it never finds anything; an outage is no reason to restart this agent"),
+         \x20 40:16  extensions.health_check.check_collector_pipeline.enabled  warning: acts on /ready alone (the original never finds anything): an outage is no reason to restart this agent"),
     ("    logs:\n      level: info",
      "    logs:\n      output_paths: [http://x, stdout]\n      sampling: {tick: 0s}\n    metrics:\n      readers: []",
      "2 problems, 1 warning\n\

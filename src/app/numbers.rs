@@ -88,6 +88,13 @@ fn books(metrics: &Metrics, stores: &Arc<Stores>) {
             }
         });
     }
+    let of = stores.clone();
+    let text = "Seconds the oldest item has waited that the exporter has still to send.";
+    metrics.pull(Pulled::Gauge, "tfo_agent_oldest_waiting_seconds", text, LABELS, move |samples| {
+        for age in of.all.iter().flat_map(|s| s.spool.ages()) {
+            samples.push(&[&age.lane, &age.exporter], age.age.as_secs_f64());
+        }
+    });
     let stores = stores.clone();
     let text = "Items that will not arrive, by reason.";
     metrics.pull(Pulled::Counter, "tfo_agent_items_lost", text, &["pipeline", "exporter", "reason"], move |samples| {
@@ -173,7 +180,7 @@ fn seconds_to_full(usage: &SpoolUsage, block_bytes_before: u64, time: Duration) 
 
 fn spools(metrics: &Metrics, stores: &Arc<Stores>) {
     type Of = fn(&SpoolUsage) -> u64;
-    let families: [(Pulled, &'static str, &str, Of); 5] = [
+    let families: [(Pulled, &'static str, &str, Of); 6] = [
         (Pulled::Gauge, "tfo_agent_spool_bytes", "Bytes allocated to the spool on its medium.", |u| u.bytes.0),
         (Pulled::Gauge, "tfo_agent_spool_budget_bytes", "Most bytes the spool may occupy.", |u| u.budget.0),
         (Pulled::Gauge, "tfo_agent_spool_segments", "Segments of the spool, the spare one included.", |u| u.segments),
@@ -183,6 +190,7 @@ fn spools(metrics: &Metrics, stores: &Arc<Stores>) {
             "Bytes given to write(2) for blocks and control records.",
             |u| u.written.0,
         ),
+        (Pulled::Counter, "tfo_agent_spool_blocks", "Blocks committed.", |u| u.blocks),
         (
             Pulled::Counter,
             "tfo_agent_spool_block_bytes",

@@ -433,6 +433,9 @@ fn receive(
             path: section.path.clone(),
             response_body: body
                 .map(|b| health_check::ResponseBody { healthy: b.healthy.clone(), unhealthy: b.unhealthy.clone() }),
+            failures: Some(&section.check_collector_pipeline)
+                .filter(|check| check.enabled)
+                .map(|check| (check.interval, check.exporter_failure_threshold)),
         };
         let health = health.clone();
         let page = move |request: &actix_web::HttpRequest| health_check::respond(request.path(), &health, &settings);

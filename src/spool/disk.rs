@@ -170,6 +170,7 @@ pub(crate) struct Disk {
     row: Mutex<BTreeMap<No, Entry>>,
     target: AtomicU64,
     written: AtomicU64,
+    blocks: AtomicU64,
     block_bytes: AtomicU64,
     /// Bytes in use, as upkeep last counted, and what was appended since.
     used: AtomicU64,
@@ -207,6 +208,7 @@ impl Disk {
             active: Mutex::default(),
             row: Mutex::new(row),
             written: AtomicU64::new(0),
+            blocks: AtomicU64::new(0),
             block_bytes: AtomicU64::new(0),
             used: AtomicU64::new(used),
             measured: Mutex::default(),
@@ -396,6 +398,7 @@ impl Shelf for Disk {
         // Before anybody can append again.
         books.committed(&headers);
         self.written.fetch_add(bytes, Relaxed);
+        self.blocks.fetch_add(headers.len() as u64, Relaxed);
         self.block_bytes.fetch_add(block_bytes, Relaxed);
         self.used.fetch_add(bytes, Relaxed);
         if !headers.is_empty() {
@@ -436,6 +439,7 @@ impl Shelf for Disk {
             budget: self.settings.max.0,
             segments: lock(&self.row).len() as u64,
             written: self.written.load(Relaxed),
+            blocks: self.blocks.load(Relaxed),
             block_bytes: self.block_bytes.load(Relaxed),
         }
     }

@@ -509,6 +509,23 @@ impl Ledger {
         cursors.peek().is_none() || cursors.any(|c| !c.is_settled(index))
     }
 
+    /// What waits to be sent, by pipeline and exporter, park lanes beside their own: the lane, and when the oldest of what
+    /// nobody had yet was accepted, as far as that is remembered.
+    pub(crate) fn waits(&self) -> Vec<Waits<'_>> {
+        let waits = |((exporter, lane), cursor): (&(u32, u32), &Cursor)| {
+            let (owner, state) = (self.exporters.get(exporter)?, self.lanes.get(lane)?);
+            let pipeline = main_lane_name(&state.name, &owner.name);
+            let is_sent = pipeline == state.name || state.name.starts_with(Side::Park.name());
+            if !is_sent || state.waiting(cursor) == 0 {
+                return None;
+            }
+            let from = cursor.frontier().0;
+            let recent = state.recent.get(state.recent.partition_point(|r| r.index < from)).map(|r| r.accepted);
+            Some(Waits { pipeline, exporter: &owner.name, at: (ExporterNo(*exporter), Lane(*lane)), recent })
+        };
+        self.cursors.iter().filter_map(waits).collect()
+    }
+
     /// Items that wait, over all cursors; for "is there anything left".
     pub(crate) fn waiting_items(&self) -> u64 {
         self.cursors.iter().filter_map(|((_, lane), c)| Some(self.lanes.get(lane)?.waiting(c))).sum()
@@ -567,6 +584,15 @@ impl Ledger {
         }
         books
     }
+}
+
+/// See [`Ledger::waits`].
+#[derive(Debug)]
+pub(crate) struct Waits<'a> {
+    pub(crate) pipeline: &'a str,
+    pub(crate) exporter: &'a str,
+    pub(crate) at: (ExporterNo, Lane),
+    pub(crate) recent: Option<Stamp>,
 }
 
 /// Where an exporter sets things aside.

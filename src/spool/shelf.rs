@@ -31,7 +31,9 @@ pub(crate) struct Usage {
     pub(crate) segments: u64,
     /// Bytes given to write(2) for blocks and control records since the start.
     pub(crate) written: u64,
-    /// Of these, bytes of blocks.
+    /// Blocks of these.
+    pub(crate) blocks: u64,
+    /// Their bytes.
     pub(crate) block_bytes: u64,
 }
 
@@ -95,6 +97,7 @@ struct Kept {
     blocks: BTreeMap<(Lane, u64), (Header, bytes::Bytes)>,
     bytes: u64,
     written: u64,
+    count: u64,
 }
 
 impl Memory {
@@ -114,6 +117,7 @@ impl Shelf for Memory {
         }
         kept.bytes += more;
         kept.written += more;
+        kept.count += blocks.len() as u64;
         let headers: Vec<Header> = blocks.iter().map(|(header, _)| *header).collect();
         books.committed(&headers);
         kept.blocks
@@ -137,6 +141,7 @@ impl Shelf for Memory {
 
     fn usage(&self) -> Usage {
         let kept = lock(&self.kept);
-        Usage { bytes: kept.bytes, budget: self.budget, segments: 0, written: kept.written, block_bytes: kept.written }
+        let Kept { bytes, written, count, .. } = *kept;
+        Usage { bytes, budget: self.budget, segments: 0, written, blocks: count, block_bytes: written }
     }
 }

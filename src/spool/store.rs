@@ -12,10 +12,12 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `store/ages.rs` | how long data has waited |
 //! | `store/leasing.rs` | handing out windows |
 //! | `store/suspects.rs` | evidence against blocks, and what becomes of those with too much of it |
 //! | `store/books.rs` | the ledger as the shelf sees it |
 
+mod ages;
 mod books;
 mod leasing;
 mod suspects;
@@ -32,7 +34,7 @@ use super::{
     Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, NewBlock, Outcome, Owner, Pos, Reason, Settlement,
     Store, Waiting,
 };
-use crate::base::{Bytes, Clock, Dice};
+use crate::base::{BootId, Bytes, Clock, Dice, Stamp};
 use crate::otlp::Signal;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -50,9 +52,8 @@ pub struct Spool {
     shelf: Box<dyn Shelf>,
     ledger: Mutex<Ledger>,
     gate: Mutex<Gate>,
-    /// Blocks of windows that are out, by the end of their indices (the beginning moves when it is evicted): index and
-    /// total before each.
-    out: Mutex<HashMap<(ExporterNo, Lane, u64), Places>>,
+    /// Blocks of windows that are out, by the end of their indices (the beginning moves when it is evicted).
+    out: Mutex<HashMap<(ExporterNo, Lane, u64), Out>>,
     suspects: Mutex<Suspects>,
     news: watch::Sender<u64>,
     /// Changes with every commit and settlement: there may be something to keep house about.
@@ -74,8 +75,14 @@ struct Entered {
     part: Range<u64>,
 }
 
-/// Index of each block of a window and the lane's total before it, in order.
-type Places = Vec<(u64, u64)>;
+/// A window that is out.
+#[derive(Debug)]
+struct Out {
+    /// Index of each block and the lane's total before it, in order.
+    places: Vec<(u64, u64)>,
+    /// When its first block was accepted, and in which boot.
+    accepted: (Stamp, BootId),
+}
 
 #[derive(Debug, Default)]
 struct Gate {
@@ -178,12 +185,13 @@ impl Spool {
     /// Bytes and segments in use.
     #[must_use]
     pub fn usage(&self) -> SpoolUsage {
-        let Usage { bytes, budget, segments, written, block_bytes } = self.shelf.usage();
+        let Usage { bytes, budget, segments, written, blocks, block_bytes } = self.shelf.usage();
         SpoolUsage {
             bytes: Bytes(bytes),
             budget: Bytes(budget),
             segments,
             written: Bytes(written),
+            blocks,
             block_bytes: Bytes(block_bytes),
         }
     }
@@ -278,7 +286,9 @@ pub struct SpoolUsage {
     pub segments: u64,
     /// Given to write(2) since the start: blocks and control records.
     pub written: Bytes,
-    /// Of these, blocks.
+    /// Blocks of these.
+    pub blocks: u64,
+    /// Their bytes.
     pub block_bytes: Bytes,
 }
 
@@ -445,7 +455,7 @@ impl Spool {
             let place = |at: Pos| {
                 out.iter()
                     .filter(|((e, l, _), _)| *e == s.owner.exporter && *l == s.lane)
-                    .find_map(|(_, places)| total_of(places, at))
+                    .find_map(|(_, out)| total_of(&out.places, at))
             };
             match place(s.range.start) {
                 Some(start) => start..start + u64::from(s.items),

@@ -667,12 +667,42 @@ fn a_full_memory_refuses_and_takes_again_when_something_left() {
     assert_eq!((book.accepted, book.delivered, book.waiting), (kept * 20 + 20, kept * 20 + 20, 0));
 }
 
+/// Goal: an operator sees how old the oldest is, whoever has it: nobody yet, the uplink, the park lane.
+#[test]
+fn the_oldest_has_an_age_wherever_it_waits() {
+    let clock = Clock::by_hand(Stamp { wall_ns: 1_795_412_561_000_000_000, mono_ms: 1_000 });
+    let store = Spool::in_memory(Bytes::mib(1), clock.clone(), Dice::seeded(1));
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("otlphttp", &[lane]);
+    let ages = || store.ages().into_iter().map(|a| (a.lane, a.exporter, a.age.as_secs())).collect::<Vec<_>>();
+    let of = |seconds| vec![("logs".to_owned(), "otlphttp".to_owned(), seconds)];
+    let minute = Duration::from_secs(60);
+    assert_eq!(ages(), []);
+    fill(&store, lane, &clock, 1, 0);
+    clock.advance(minute);
+    fill(&store, lane, &clock, 1, 20);
+    assert_eq!(ages(), of(60), "nobody had it yet");
+    let lease = store.lease(owner, lane, CUT).expect("it can").expect("it waits");
+    clock.advance(minute);
+    clock.set_wall_ns(0); // a clock that jumps changes no age
+    assert_eq!(ages(), of(120), "the uplink has it");
+    let (range, items) = part_of(&lease, 0, usize::MAX).expect("all of it");
+    let items = u32::try_from(items.len()).expect("few");
+    let raw = lease.blocks[0].raw.clone();
+    store.settle(vec![Settlement { owner, lane, range, items, outcome: Outcome::Parked { raw } }]).expect("it is out");
+    clock.advance(minute);
+    assert_eq!(items, 20, "the first block alone is enough");
+    assert_eq!(ages(), of(120), "the second block; the first is parked, and younger there");
+}
+
 #[test]
 fn a_second_agent_on_the_same_directory_is_refused_by_name_of_the_holder() {
     let dir = scratch();
     let _first = open(dir.path(), &Clock::system());
     let second = Spool::on_disk(settings(dir.path()), Clock::system(), Dice::seeded(1)).expect_err("one holder");
-    assert!(second.to_string().contains(&format!("in use by process {}", std::process::id())), "{second}");
+    let host = rustix::system::uname();
+    let (id, host) = (std::process::id(), host.nodename().to_string_lossy());
+    assert!(second.to_string().contains(&format!("in use by process {id} of {host} (/")), "{second}");
 }
 
 /// Goal: nothing is lost or counted wrongly where threads meet: a writer, a reader at the very tip, settlements that

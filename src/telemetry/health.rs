@@ -14,8 +14,9 @@
 
 use super::metrics::{Metrics, Pulled};
 use crate::base::{Clock, Stamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tracing::{error, info};
 
 /// Longest reason kept, bytes: a sentence or two. Reasons may carry a far end's words.
@@ -101,10 +102,19 @@ impl State {
     }
 }
 
+/// Failed uploads of one exporter are counted in steps of this: 5 s.
+const STEP: Duration = Duration::from_secs(5);
+/// So many steps with failures are remembered, at least an hour and a half of them.
+const STEPS_MAX: usize = 1_024;
+
+/// When uploads failed, by exporter: the beginning of each step, and how many.
+type Failures = BTreeMap<String, VecDeque<(Stamp, u32)>>;
+
 /// The board. Clones are the same board.
 #[derive(Debug, Clone)]
 pub struct Health {
     state: Arc<Mutex<State>>,
+    failures: Arc<Mutex<Failures>>,
     clock: Clock,
 }
 
@@ -112,7 +122,38 @@ impl Health {
     /// A board that says "starting".
     #[must_use]
     pub fn starting(clock: Clock) -> Health {
-        Health { state: Arc::new(Mutex::new(State::starting(clock.now()))), clock }
+        Health { state: Arc::new(Mutex::new(State::starting(clock.now()))), failures: Arc::default(), clock }
+    }
+
+    /// An upload of this exporter failed, for now or for good.
+    pub fn upload_failed(&self, exporter: &str) {
+        let now = self.clock.now();
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if !failures.contains_key(exporter) {
+            failures.insert(exporter.to_owned(), VecDeque::new());
+        }
+        let Some(steps) = failures.get_mut(exporter) else { return };
+        match steps.back_mut().filter(|(began, _)| now.since(*began) < STEP) {
+            Some((_, count)) => *count = count.saturating_add(1),
+            None => {
+                if steps.len() == STEPS_MAX {
+                    steps.pop_front();
+                }
+                steps.push_back((now, 1));
+            }
+        }
+    }
+
+    /// Exporters with at least `threshold` failed uploads within `interval` (to 5 s), and how many they had.
+    #[must_use]
+    pub fn failing(&self, interval: Duration, threshold: u32) -> Vec<(String, u64)> {
+        let now = self.clock.now();
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = |steps: &VecDeque<(Stamp, u32)>| {
+            steps.iter().rev().take_while(|(began, _)| now.since(*began) < interval).map(|(_, n)| u64::from(*n)).sum()
+        };
+        let counts = failures.iter().map(|(exporter, steps)| (exporter.clone(), count(steps)));
+        counts.filter(|(_, count)| *count >= u64::from(threshold)).collect()
     }
 
     /// The board now, and now.
@@ -238,6 +279,30 @@ mod tests {
             assert_eq!(state.is_available(), since.is_some());
         }
         assert_eq!(state.degraded, BTreeMap::from([("otlphttp".to_owned(), "link is down".to_owned())]));
+    }
+
+    #[test]
+    fn failed_uploads_are_counted_over_a_time() {
+        let clock = Clock::by_hand(at(1_000_000));
+        let health = Health::starting(clock.clone());
+        let (minute, failing) =
+            (Duration::from_secs(60), |threshold| health.failing(Duration::from_secs(60), threshold));
+        for _ in 0..3 {
+            health.upload_failed("otlphttp");
+            clock.advance(minute / 4);
+        }
+        health.upload_failed("otlphttp/b");
+        assert_eq!(failing(4), []);
+        assert_eq!(failing(3), [("otlphttp".to_owned(), 3)]);
+        assert_eq!(failing(1), [("otlphttp".to_owned(), 3), ("otlphttp/b".to_owned(), 1)]);
+        clock.advance(minute / 4);
+        assert_eq!(failing(2), [("otlphttp".to_owned(), 2)], "the first is a minute old");
+        for _ in 0..100_000 {
+            health.upload_failed("otlphttp");
+            clock.advance(Duration::from_millis(100));
+        }
+        assert_eq!(failing(500), [("otlphttp".to_owned(), 550)], "to a step");
+        assert_eq!(health.failures.lock().expect("whole")["otlphttp"].len(), STEPS_MAX);
     }
 
     #[test]

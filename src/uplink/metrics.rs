@@ -115,6 +115,7 @@ impl UplinkMetrics {
             Blame::Link => ("link", None),
         };
         self.verdict(verdict);
+        self.health.upload_failed(&self.exporter);
         let interval = rest.map(|rest| tracing::field::display(seconds(rest)));
         info!(parent: &self.span, data_type = signal.name(), error = why, interval, items, "Exporting failed. Will retry the request after interval.");
     }
@@ -122,6 +123,7 @@ impl UplinkMetrics {
     /// An upload was refused and is sent in halves from now on, or kept as a suspect.
     pub fn refused(&self, signal: Signal, items: u32, why: &str) {
         self.verdict("refused");
+        self.health.upload_failed(&self.exporter);
         info!(parent: &self.span, data_type = signal.name(), items, error = why, "far end refused a batch; the guilty item is sought");
     }
 

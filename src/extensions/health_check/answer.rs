@@ -13,6 +13,8 @@ pub struct HealthCheckSettings {
     pub path: String,
     /// Texts instead of the JSON.
     pub response_body: Option<ResponseBody>,
+    /// `check_collector_pipeline`: so many failed uploads of an exporter within such a time make `/ready` say no.
+    pub failures: Option<(Duration, u32)>,
 }
 
 /// Texts instead of the original's JSON.
@@ -27,7 +29,7 @@ pub struct ResponseBody {
 impl Default for HealthCheckSettings {
     /// 0.88's.
     fn default() -> HealthCheckSettings {
-        HealthCheckSettings { path: "/".into(), response_body: None }
+        HealthCheckSettings { path: "/".into(), response_body: None, failures: None }
     }
 }
 
@@ -36,7 +38,7 @@ impl Default for HealthCheckSettings {
 pub enum Probe {
     /// The original's question, on `path`.
     Health,
-    /// `/ready`: the same, always as JSON.
+    /// `/ready`: the same, always as JSON; and whether uploads succeed, if that is asked for.
     Ready,
     /// `/live`: would a restart help? 503 only when somebody vital is dead.
     Live,
@@ -81,16 +83,19 @@ struct Body<'a> {
     degraded: Vec<String>,
 }
 
-/// The answer to a probe. `offset_s` tells how far east of Greenwich a moment is shown.
+/// The answer to a probe. `failing`: exporters whose uploads fail, and how often they did. `offset_s` tells how far east of
+/// Greenwich a moment is shown.
 #[must_use]
 pub fn answer(
     probe: Probe,
     settings: &HealthCheckSettings,
     state: &State,
+    failing: &[(String, u64)],
     now: Stamp,
     offset_s: impl Fn(u64) -> i32,
 ) -> Answer {
     let (since, words) = match probe {
+        Probe::Ready if !failing.is_empty() => (None, ["", "Server not available"]),
         Probe::Health | Probe::Ready => (state.available_since, ["Server available", "Server not available"]),
         Probe::Live => (state.dead.is_empty().then_some(state.started), ["Server alive", "Server not alive"]),
     };
@@ -100,7 +105,11 @@ pub fn answer(
         // Go guesses the type from the text; what is no markup is this.
         return Answer { status, content_type: (!body.is_empty()).then_some("text/plain; charset=utf-8"), body };
     }
-    let list = |of: &std::collections::BTreeMap<String, String>| of.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+    let list = |of: &std::collections::BTreeMap<String, String>| -> Vec<String> {
+        of.iter().map(|(k, v)| format!("{k}: {v}")).collect()
+    };
+    let failing = failing.iter().filter(|_| probe == Probe::Ready);
+    let failed = failing.map(|(exporter, count)| format!("{exporter}: {count} failed uploads"));
     let body = Body {
         status: word,
         up_since: since.map_or_else(
@@ -111,7 +120,7 @@ pub fn answer(
             },
         ),
         uptime: since.map_or_else(String::new, |since| duration(now.since(since))),
-        reasons: list(&state.dead),
+        reasons: list(&state.dead).into_iter().chain(failed).collect(),
         degraded: list(&state.degraded),
     };
     let body = serde_json::to_string(&body).expect("texts and lists of texts always serialize");
@@ -139,7 +148,7 @@ mod tests {
     }
 
     fn ask(probe: Probe, state: &State, now: Stamp) -> (u16, String) {
-        let answer = answer(probe, &HealthCheckSettings::default(), state, now, |_| 0);
+        let answer = answer(probe, &HealthCheckSettings::default(), state, &[], now, |_| 0);
         assert_eq!(answer.content_type, Some("application/json"));
         (answer.status, answer.body)
     }
@@ -176,8 +185,22 @@ mod tests {
     #[test]
     fn a_time_is_shown_in_the_zone_of_the_machine() {
         let ready = State::starting(START).after(News::Ready, START);
-        let answer = answer(Probe::Health, &HealthCheckSettings::default(), &ready, START, |_| 7_200);
+        let answer = answer(Probe::Health, &HealthCheckSettings::default(), &ready, &[], START, |_| 7_200);
         assert!(answer.body.contains(r#""upSince":"2026-11-23T07:42:41.7+02:00","uptime":"0s""#), "{}", answer.body);
+    }
+
+    /// Goal: whoever asks for it takes an agent out whose uploads fail; nobody kills it for that.
+    #[test]
+    fn failing_uploads_make_an_agent_not_ready_and_nothing_else() {
+        let ready = State::starting(START).after(News::Ready, START);
+        let failing = [("otlphttp".to_owned(), 7)];
+        let ask = |probe| answer(probe, &HealthCheckSettings::default(), &ready, &failing, START, |_| 0);
+        let told = ask(Probe::Ready);
+        assert_eq!(told.status, 503);
+        assert!(told.body.ends_with(r#","reasons":["otlphttp: 7 failed uploads"]}"#), "{}", told.body);
+        for probe in [Probe::Health, Probe::Live] {
+            assert_eq!((ask(probe).status, ask(probe).body.contains("reasons")), (200, false), "{probe:?}");
+        }
     }
 
     /// Goal: a gateway that booted in 1970 and heard of NTP an hour later does not say "up since 1970".
@@ -212,7 +235,7 @@ mod tests {
             (Probe::Health, &starting, 503, None,                     ""),
             (Probe::Ready,  &starting, 503, Some("application/json"), "{"),
         ] {
-            let answer = answer(probe, &settings, state, START, |_| 0);
+            let answer = answer(probe, &settings, state, &[], START, |_| 0);
             assert_eq!((answer.status, answer.content_type), (status, content_type));
             assert!(answer.body == body || body == "{" && answer.body.starts_with('{'), "{}", answer.body);
         }

@@ -13,7 +13,8 @@ pub struct HealthCheckConfig {
     pub path: String,
     /// `response_body`: texts instead of the JSON. None: the JSON of the original.
     pub response_body: Option<ResponseBody>,
-    /// `check_collector_pipeline`: broken in the original (reference §2.13). Parsed, without effect.
+    /// `check_collector_pipeline`: the original never finds anything (reference §2.13). Here `/ready`, and it alone, is
+    /// 503 when enough uploads failed: a dead link is no reason to restart an agent that keeps what it has.
     pub check_collector_pipeline: PipelineCheck,
 }
 
@@ -42,9 +43,9 @@ pub struct ResponseBody {
 pub struct PipelineCheck {
     /// `enabled`, false.
     pub enabled: bool,
-    /// `interval`, 5 min.
+    /// `interval`, 5 min: how far back failures are counted.
     pub interval: Duration,
-    /// `exporter_failure_threshold`, 5.
+    /// `exporter_failure_threshold`, 5: so many of one exporter are enough.
     pub exporter_failure_threshold: u32,
 }
 
@@ -90,7 +91,8 @@ impl PipelineCheck {
             ),
         };
         s.warn_unless(!check.enabled, "enabled", || {
-            "has no effect: in otelcol it never finds anything; an outage is no reason to restart this agent".to_owned()
+            "acts on /ready alone (the original never finds anything): an outage is no reason to restart this agent"
+                .to_owned()
         });
         check
     }

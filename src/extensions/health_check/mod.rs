@@ -6,7 +6,8 @@
 //!
 //! What always holds:
 //! * On `path` the code, type and body are 0.88's, key for key; what we add (reasons) stands after its keys.
-//! * The code says whether data is taken, nothing else: a dead link or a backlog degrades and stays 200.
+//! * The code says whether data is taken, nothing else: a dead link or a backlog degrades and stays 200. Who wants to know
+//!   by a code whether data leaves, too, asks `/ready` with `check_collector_pipeline`.
 //! * Asking costs a lock and a copy of the board; it waits for nobody, so it answers while the agent is in trouble.
 //!
 //! | file | what |
@@ -42,7 +43,8 @@ pub fn configure(cfg: &mut ServiceConfig, health: &Health, settings: &HealthChec
 pub fn respond(path: &str, health: &Health, settings: &HealthCheckSettings) -> HttpResponse {
     let Some(probe) = settings.probe(path) else { return not_found() };
     let (state, now) = health.look();
-    let Answer { status, content_type, body } = answer::answer(probe, settings, &state, now, local_offset_s);
+    let failing = settings.failures.map_or(Vec::new(), |(interval, threshold)| health.failing(interval, threshold));
+    let Answer { status, content_type, body } = answer::answer(probe, settings, &state, &failing, now, local_offset_s);
     let mut response =
         HttpResponse::build(StatusCode::from_u16(status).expect("the core answers with 200 and 503 alone"));
     if let Some(content_type) = content_type {

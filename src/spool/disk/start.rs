@@ -55,15 +55,26 @@ pub(super) fn take_lock(dir: &Path) -> Result<File, StartError> {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {
             let holder = fs::read_to_string(&path).unwrap_or_default();
-            let holder =
-                if holder.trim().is_empty() { "another process".into() } else { format!("process {}", holder.trim()) };
+            let holder: String = holder.trim().chars().filter(|c| !c.is_control()).take(HOLDER_MAX).collect();
+            let holder = if holder.is_empty() { "another process".into() } else { holder };
             return Err(StartError::InUse { path: dir.to_owned(), holder });
         }
         Err(fs::TryLockError::Error(e)) => return Err(bad(e)),
     }
     // Only for people; with a full disk it stays what it was.
-    let _ = file.set_len(0).and_then(|()| io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes()));
+    let _ = file.set_len(0).and_then(|()| io::Write::write_all(&mut &file, ourselves().as_bytes()));
     Ok(file)
+}
+
+/// Longest a lock file is believed, characters.
+const HOLDER_MAX: usize = 400;
+
+/// `process 14746 of gateway-7 (/usr/bin/tfo-otel-agent)`: a number alone says nothing where two containers share a
+/// directory, and each is process 1.
+fn ourselves() -> String {
+    let host = rustix::system::uname();
+    let program = std::env::current_exe().map(|path| format!(" ({})", path.display())).unwrap_or_default();
+    format!("process {} of {}{program}", std::process::id(), host.nodename().to_string_lossy())
 }
 
 /// The segments of a directory. Half-made ones and originals that have a whole copy go to the bin.

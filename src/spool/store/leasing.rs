@@ -2,7 +2,7 @@
 //! aside.
 
 use super::books::Books;
-use super::{Spool, subtract};
+use super::{Out, Spool, subtract};
 use crate::otlp::Signal;
 use crate::spool::block::{Header, unframe};
 use crate::spool::cursor::{Fate, Window};
@@ -253,11 +253,12 @@ impl Spool {
         life: u64,
     ) -> Result<Lease, LeaseError> {
         let places: Vec<(u64, u64)> = blocks.iter().map(|(h, _)| (h.index, h.accepted_before())).collect();
+        let accepted = blocks.first().map_or_else(Default::default, |(h, _)| (h.accepted, h.boot));
         let settled = window.settled.iter().map(|s| pos_of(&places, s.start)..pos_of(&places, s.end)).collect();
         {
             let _ledger = lock(&self.ledger); // a reader's fall is entered under it
             self.is_present(life)?;
-            lock(&self.out).insert((owner.exporter, lane, window.index.end), places);
+            lock(&self.out).insert((owner.exporter, lane, window.index.end), Out { places, accepted });
         }
         let blocks = blocks
             .into_iter()

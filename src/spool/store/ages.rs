@@ -1,0 +1,43 @@
+//! How long the oldest data has waited. Nothing is read from the disk for it: what is out was read, and what is new is
+//! remembered.
+
+use super::Spool;
+use crate::spool::shelf::lock;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long the oldest item has waited that one exporter has still to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Age {
+    /// The pipeline's lane.
+    pub lane: String,
+    /// The exporter.
+    pub exporter: String,
+    /// Since it was accepted.
+    pub age: Duration,
+}
+
+impl Spool {
+    /// One for each lane and exporter for which something waits, parked uploads included. Of a lane that nobody reads just
+    /// now and that has more new blocks than are remembered, the age is that of the oldest remembered: at least that.
+    #[must_use]
+    pub fn ages(&self) -> Vec<Age> {
+        let (now, boot) = (self.clock.now(), self.clock.boot_id());
+        let ledger = lock(&self.ledger);
+        let mut oldest = BTreeMap::<_, Duration>::new();
+        for waits in ledger.waits() {
+            let out = lock(&self.out);
+            let theirs = out.iter().filter(|((exporter, lane, _), _)| (*exporter, *lane) == waits.at);
+            let of_window = |(accepted, of): (crate::base::Stamp, _)| match of == boot {
+                true => now.since(accepted),
+                // The monotonic clock began anew: the wall clock is what there is.
+                false => Duration::from_nanos(now.wall_ns.saturating_sub(accepted.wall_ns)),
+            };
+            let age = theirs.map(|(_, out)| of_window(out.accepted)).max();
+            let Some(age) = age.or_else(|| waits.recent.map(|accepted| now.since(accepted))) else { continue };
+            let known = oldest.entry((waits.pipeline.to_owned(), waits.exporter.to_owned())).or_default();
+            *known = age.max(*known);
+        }
+        oldest.into_iter().map(|((lane, exporter), age)| Age { lane, exporter, age }).collect()
+    }
+}
