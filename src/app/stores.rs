@@ -1,7 +1,7 @@
 //! Which stores there are, and who reads which: one spool per `file_storage` that an exporter names, and one in memory
 //! for exporters without.
 
-use super::branches::Branches;
+use super::branches::{Branches, is_of};
 use super::machine;
 use super::plan::{Config, ExporterConfig, ExtensionConfig, PipelineConfig, ProcessorConfig};
 use crate::base::units::MIB;
@@ -85,6 +85,7 @@ impl Stores {
         };
         let stores = none.follow(config, clock)?;
         stores.join();
+        stores.part_ways();
         Ok(stores)
     }
 
@@ -134,6 +135,17 @@ impl Stores {
         for (id, (no, sources)) in &self.exporters {
             let lanes: Vec<Lane> = sources.iter().map(|s| s.lane).collect();
             self.all[no.0].spool.admit(&id.to_string(), &lanes);
+        }
+    }
+
+    /// From now on what comes in waits for nobody else: an exporter that was taken out or renamed keeps what it had for its
+    /// return. When nothing more can come in by an older configuration.
+    pub fn part_ways(&self) {
+        for (no, stored) in self.all.iter().enumerate() {
+            stored.spool.part_ways(|exporter, lane| {
+                let theirs = self.exporters.iter().filter(|(id, (at, _))| at.0 == no && id.to_string() == exporter);
+                theirs.flat_map(|(_, (_, sources))| sources).any(|source| is_of(lane, &source.pipeline))
+            });
         }
     }
 }

@@ -122,6 +122,19 @@ struct Held {
     writing: bool,
 }
 
+/// A stretch of the lane that came in while the exporter did not read it: nothing of it is its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Absence {
+    /// The blocks; without an end while it is still away.
+    pub(crate) index: Range<u64>,
+    /// The same in totals.
+    pub(crate) totals: Range<u64>,
+}
+
+/// Most absences that are remembered at a time: so often may an exporter leave and return with data of its own between
+/// that it has not sent. Beyond them it does not leave any more, and what comes in waits for it.
+const ABSENCES_MAX: usize = 64;
+
 /// The place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cursor {
@@ -133,6 +146,8 @@ pub(crate) struct Cursor {
     pub(crate) base: u64,
     pub(crate) counts: Counts,
     pub(crate) windows: Vec<Window>,
+    /// Beyond the frontier, in order; the last without an end if the exporter is away.
+    pub(crate) absences: Vec<Absence>,
     /// Must be written again.
     pub(crate) dirty: bool,
     held: Vec<Held>,
@@ -151,9 +166,70 @@ impl Cursor {
             base: tip,
             counts: Counts::default(),
             windows: Vec::new(),
+            absences: Vec::new(),
             dirty: true,
             held: Vec::new(),
         }
+    }
+
+    /// Nobody reads the lane for this exporter any more.
+    pub(crate) fn is_away(&self) -> bool {
+        self.absences.last().is_some_and(|a| a.totals.end == u64::MAX)
+    }
+
+    /// What comes in from here on is not its own. `false`: it has left too often and stays.
+    pub(crate) fn leave(&mut self, next_index: u64, tip: u64) -> bool {
+        if self.is_away() {
+            return true;
+        }
+        let count = self.absences.len();
+        match self.absences.last_mut() {
+            // Nothing came in since it was back.
+            Some(last) if last.totals.end == tip => (last.index.end, last.totals.end) = (u64::MAX, u64::MAX),
+            _ if count == ABSENCES_MAX => return false,
+            _ => self.absences.push(Absence { index: next_index..u64::MAX, totals: tip..u64::MAX }),
+        }
+        self.dirty = true;
+        true
+    }
+
+    /// What comes in from here on is its own again.
+    pub(crate) fn come_back(&mut self, next_index: u64, tip: u64) {
+        if !self.is_away() {
+            return;
+        }
+        let last = self.absences.last_mut().expect("it is away");
+        (last.index.end, last.totals.end) = (next_index.max(last.index.start), tip.max(last.totals.start));
+        if last.totals.is_empty() {
+            self.absences.pop();
+        }
+        self.dirty = true;
+        self.skip_absences();
+    }
+
+    /// Moves the frontier over absences that begin there.
+    pub(crate) fn skip_absences(&mut self) {
+        while let Some(first) = self.absences.first().cloned() {
+            let (_, frontier) = self.frontier();
+            if first.totals.start > frontier || first.totals.end == u64::MAX {
+                return;
+            }
+            self.absences.remove(0);
+            let never = first.totals.end.saturating_sub(frontier);
+            self.pass(first.index.end, first.totals.end, never, Fate::Burnt);
+        }
+    }
+
+    /// Where its own data ends, in a lane with this end: index and total.
+    pub(crate) fn end(&self, next_index: u64, tip: u64) -> (u64, u64) {
+        self.absences.first().map_or((next_index, tip), |a| (a.index.start, a.totals.start))
+    }
+
+    /// How many of these blocks it may still need, at most.
+    pub(crate) fn needed(&self, blocks: &Range<u64>) -> u64 {
+        let open = blocks.start.max(self.below)..blocks.end;
+        let away: u64 = self.absences.iter().map(|a| common(&a.index, &open)).sum();
+        open.end.saturating_sub(open.start) - away
     }
 
     /// Where data begins that nobody had yet: index and total.
@@ -372,6 +448,13 @@ impl Cursor {
         self.below_total = self.below_total.max(total);
         self.dirty = true;
         self.collapse();
+        let (at, frontier) = self.frontier();
+        self.absences.retain_mut(|a| {
+            a.index.start = a.index.start.max(at);
+            a.totals.start = a.totals.start.max(frontier);
+            a.totals.start < a.totals.end
+        });
+        self.skip_absences();
         gone
     }
 
@@ -409,7 +492,9 @@ impl Cursor {
 
     /// Whether this exporter is done with the block.
     pub(crate) fn is_settled(&self, index: u64) -> bool {
-        index < self.below || self.windows.iter().any(|w| w.index.contains(&index) && w.done())
+        index < self.below
+            || self.windows.iter().any(|w| w.index.contains(&index) && w.done())
+            || self.absences.iter().any(|a| a.index.contains(&index))
     }
 
     /// The identity of the books, inside one cursor.
@@ -437,6 +522,11 @@ impl Cursor {
             }
             at = (w.index.end, w.totals.end);
         }
+        for a in &self.absences {
+            assert!(at.1 <= a.totals.start && a.totals.start < a.totals.end, "absences are in order: {self:?}");
+            assert!(at.0 <= a.index.start && a.index.start <= a.index.end, "absences are ranges: {self:?}");
+            at = (a.index.end, a.totals.end);
+        }
     }
 
     /// The record of `docs/spool-format.md` §1. Of held settlements it knows those whose own commit it goes with.
@@ -453,7 +543,7 @@ impl Cursor {
 
     fn record(&self) -> Vec<u8> {
         let mut pen = Pen::default();
-        pen.u8(1);
+        pen.u8(2);
         for n in [self.below, self.below_total, self.base] {
             pen.u64(n);
         }
@@ -475,15 +565,21 @@ impl Cursor {
                 pen.u64(s.end);
             }
         }
+        pen.count(self.absences.len());
+        for a in &self.absences {
+            for n in [a.index.start, a.index.end, a.totals.start, a.totals.end] {
+                pen.u64(n);
+            }
+        }
         pen.seal()
     }
 
     /// Reads [`Cursor::write`]'s record.
     pub(crate) fn read(record: &[u8]) -> Result<Cursor, Damage> {
         let mut eye = Eye::unseal(record)?;
-        match eye.u8()? {
-            1 => {}
-            other => return Err(Damage::Unknown { what: "cursor version", found: other.into() }),
+        let version = eye.u8()?;
+        if !(1..=2).contains(&version) {
+            return Err(Damage::Unknown { what: "cursor version", found: version.into() });
         }
         let mut cursor = Cursor {
             below: eye.u64()?,
@@ -491,6 +587,7 @@ impl Cursor {
             base: eye.u64()?,
             counts: Counts::default(),
             windows: Vec::new(),
+            absences: Vec::new(),
             dirty: false,
             held: Vec::new(),
         };
@@ -509,6 +606,11 @@ impl Cursor {
                 settled.push(eye.u64()?..eye.u64()?);
             }
             cursor.windows.push(Window { index, totals, cut, settled, out: false, trimmed: false });
+        }
+        if version > 1 {
+            for _ in 0..eye.count(32)? {
+                cursor.absences.push(Absence { index: eye.u64()?..eye.u64()?, totals: eye.u64()?..eye.u64()? });
+            }
         }
         cursor.collapse();
         Ok(cursor)

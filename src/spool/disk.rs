@@ -39,6 +39,7 @@ use crate::base::{Bytes, Clock, Stamp};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::Bound::{Excluded, Unbounded};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
@@ -98,6 +99,13 @@ pub(crate) struct Span {
     pub(crate) last: u64,
     /// The lane's total before the first and after the last block.
     pub(crate) totals: (u64, u64),
+}
+
+impl Span {
+    /// The blocks, by index.
+    pub(crate) fn indices(&self) -> Range<u64> {
+        self.first..self.last + 1
+    }
 }
 
 pub(crate) type Spans = BTreeMap<u32, Span>;

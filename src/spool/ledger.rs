@@ -180,7 +180,11 @@ impl Ledger {
             lane.recent.clear();
             lane.dirty = true;
             for (_, cursor) in self.cursors.iter_mut().filter(|((_, l), _)| *l == no) {
+                let was_away = cursor.is_away();
                 *cursor = Cursor::at_tip(lane.next_index, lane.tip);
+                if was_away {
+                    cursor.leave(lane.next_index, lane.tip);
+                }
             }
         }
     }
@@ -225,7 +229,27 @@ impl Ledger {
     fn join(&mut self, exporter: ExporterNo, lane: Lane) {
         if let Some(state) = self.lanes.get(&lane.0) {
             let tip = || Cursor::at_tip(state.next_index, state.tip);
-            self.cursors.entry((exporter.0, lane.0)).or_insert_with(tip);
+            let cursor = self.cursors.entry((exporter.0, lane.0)).or_insert_with(tip);
+            cursor.come_back(state.next_index, state.tip);
+        }
+    }
+
+    /// Who reads a lane and does not any more (`reads` gets the exporter's and the lane's name) gets nothing of what comes
+    /// in from now on; what waits for it stays. Side lanes are nobody else's and end by themselves.
+    pub(crate) fn leave_all(&mut self, reads: impl Fn(&str, &str) -> bool) {
+        for ((exporter, lane), cursor) in &mut self.cursors {
+            let (Some(owner), Some(state)) = (self.exporters.get(exporter), self.lanes.get(lane)) else { continue };
+            let beside = main_lane_name(&state.name, &owner.name) != state.name;
+            if beside || cursor.is_away() || reads(&owner.name, &state.name) {
+                continue;
+            }
+            if !cursor.leave(state.next_index, state.tip) {
+                tracing::warn!(
+                    exporter = owner.name,
+                    pipeline = state.name,
+                    "exporter left too often to leave again; data goes on waiting for it"
+                );
+            }
         }
     }
 
@@ -383,8 +407,15 @@ impl Ledger {
     pub(crate) fn heal(&mut self) {
         for ((_, lane), cursor) in &self.cursors {
             if let Some(lane) = self.lanes.get_mut(lane) {
-                lane.tip = lane.tip.max(cursor.frontier().1);
-                lane.next_index = lane.next_index.max(cursor.frontier().0);
+                let mut known = vec![cursor.frontier()];
+                for absence in &cursor.absences {
+                    known.push((absence.index.start, absence.totals.start));
+                    known.push((absence.index.end, absence.totals.end));
+                }
+                for (index, total) in known.into_iter().filter(|(_, total)| *total < u64::MAX) {
+                    lane.tip = lane.tip.max(total);
+                    lane.next_index = lane.next_index.max(index);
+                }
             }
         }
         let lanes = &self.lanes;
@@ -403,8 +434,10 @@ impl Ledger {
         if let Some(window) = cursor.take_returned() {
             return Ok(Plan::Again(window));
         }
+        cursor.skip_absences();
         let (index, total) = cursor.frontier();
-        Ok(if total < state.tip { Plan::From { index, total } } else { Plan::Nothing })
+        let (_, end) = cursor.end(state.next_index, state.tip);
+        Ok(if total < end { Plan::From { index, total } } else { Plan::Nothing })
     }
 
     /// Hands out what was read at the frontier: blocks `index` with totals `totals`. A gap in front of them is lost
@@ -439,19 +472,23 @@ impl Ledger {
             return 0;
         };
         let (_, from) = cursor.frontier();
-        let burnt = overlap(&state.burnt, &(from..total.max(from)));
-        cursor.pass(index, total, burnt, fate);
+        let never = state.never(cursor, &(from..total.max(from)));
+        cursor.pass(index, total, never, fate);
+        cursor.skip_absences();
         self.forget_burnt(lane);
-        (total.max(from) - from) - burnt
+        (total.max(from) - from) - never
     }
 
     pub(crate) fn cursor_mut(&mut self, exporter: ExporterNo, lane: Lane) -> Option<&mut Cursor> {
         self.cursors.get_mut(&(exporter.0, lane.0))
     }
 
-    /// The lane's tip: no block has a total beyond it.
-    pub(crate) fn tip(&self, lane: Lane) -> (u64, u64) {
-        self.lanes.get(&lane.0).map_or((0, 0), |l| (l.next_index, l.tip))
+    /// Where what the exporter may read of the lane ends, index and total: at its tip, which no block has a total beyond,
+    /// or where it was away.
+    pub(crate) fn end(&self, exporter: ExporterNo, lane: Lane) -> (u64, u64) {
+        let Some(state) = self.lanes.get(&lane.0) else { return (0, 0) };
+        let cursor = self.cursors.get(&(exporter.0, lane.0));
+        cursor.map_or((state.next_index, state.tip), |c| c.end(state.next_index, state.tip))
     }
 
     /// What was burnt and some cursor has still to pass: a block found there is skipped.
@@ -468,8 +505,8 @@ impl Ledger {
         for ((_, no), cursor) in &mut self.cursors {
             if *no == lane.0 {
                 let (_, from) = cursor.frontier();
-                let burnt = overlap(&state.burnt, &(from..total.max(from)));
-                gone += cursor.evict_below(index, total, burnt, fate);
+                let never = state.never(cursor, &(from..total.max(from)));
+                gone += cursor.evict_below(index, total, never, fate);
             }
         }
         self.forget_burnt(lane);
@@ -490,7 +527,7 @@ impl Ledger {
         };
         let returned = cursor.returned_items();
         let (index, total) = cursor.frontier();
-        let fresh = state.fresh(total);
+        let fresh = state.fresh(cursor);
         let oldest = match state.recent.partition_point(|r| r.index < index) {
             _ if returned > 0 => None,
             at => state.recent.get(at).filter(|r| at > 0 || r.before <= total).map(|r| r.accepted),
@@ -498,9 +535,15 @@ impl Ledger {
         Waiting { items: returned + fresh, oldest }
     }
 
-    /// The lowest block of the lane that some exporter still needs; `None` when nobody ever joined it (its data is held).
-    pub(crate) fn needed_from(&self, lane: Lane) -> Option<u64> {
-        self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c.below).min()
+    /// How many of these blocks of the lane some exporter may still need, at most; all of them when nobody ever joined it (its
+    /// data is held).
+    pub(crate) fn needed(&self, lane: Lane, blocks: &Range<u64>) -> u64 {
+        let all = blocks.end - blocks.start;
+        let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c).peekable();
+        let Some(state) = self.lanes.get(&lane.0).filter(|_| cursors.peek().is_some()) else { return all };
+        // Of one that is away, with nothing left but what was burnt, the frontier does not move any more.
+        let still = cursors.filter(|cursor| !(cursor.is_away() && state.waiting(cursor) == 0));
+        still.map(|cursor| cursor.needed(blocks)).sum::<u64>().min(all)
     }
 
     /// Whether some exporter still needs the block, or nobody ever joined its lane.
@@ -545,8 +588,8 @@ impl Ledger {
                 cursor.audit();
             }
             let mut book = Book { lane: state.name.clone(), exporter: owner.name.clone(), ..Book::default() };
-            book.accepted =
-                state.tip - cursor.base - cursor.counts.burnt - overlap(&state.burnt, &(cursor.frontier().1..u64::MAX));
+            let beyond = cursor.frontier().1..state.tip;
+            book.accepted = state.tip - cursor.base - cursor.counts.burnt - state.never(cursor, &beyond);
             book.delivered = cursor.counts.delivered;
             book.waiting = state.waiting(cursor);
             book.lost = cursor.counts.lost;
@@ -624,13 +667,22 @@ fn main_lane_name<'a>(name: &'a str, exporter: &str) -> &'a str {
 }
 
 impl LaneState {
-    /// Items beyond `total` that were accepted.
-    fn fresh(&self, total: u64) -> u64 {
-        self.tip.saturating_sub(total) - overlap(&self.burnt, &(total..self.tip))
+    /// How much of `range`, beyond the cursor's frontier, is none of its own: it was burnt, or came while it was away.
+    fn never(&self, cursor: &Cursor, range: &Range<u64>) -> u64 {
+        let away = |totals: &Range<u64>| totals.start.max(range.start)..totals.end.min(range.end);
+        let absences = cursor.absences.iter().map(|a| away(&a.totals)).filter(|r| !r.is_empty());
+        let absent: u64 = absences.map(|r| r.end - r.start - overlap(&self.burnt, &r)).sum();
+        overlap(&self.burnt, range) + absent
+    }
+
+    /// Items beyond the cursor's frontier that were accepted for it.
+    fn fresh(&self, cursor: &Cursor) -> u64 {
+        let total = cursor.frontier().1;
+        self.tip.saturating_sub(total) - self.never(cursor, &(total..self.tip.max(total)))
     }
 
     fn waiting(&self, cursor: &Cursor) -> u64 {
-        cursor.unsettled_items() + self.fresh(cursor.frontier().1)
+        cursor.unsettled_items() + self.fresh(cursor)
     }
 
     fn write(&self) -> Vec<u8> {

@@ -7,6 +7,7 @@ use super::cursor::Fate;
 use super::ledger::Record;
 use crate::base::Bytes;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// What went wrong with the medium.
@@ -44,8 +45,8 @@ pub(crate) trait Bookkeeper {
     fn committed(&self, headers: &[Header]);
     /// Putting these blocks down failed; they may be there all the same. Told as [`Bookkeeper::committed`] is.
     fn failed(&self, headers: &[Header]);
-    /// The lowest block of the lane that is still needed; `None` when all of it is held for ever.
-    fn needed_from(&self, lane: Lane) -> Option<u64>;
+    /// How many of these blocks of the lane are still needed, at most.
+    fn needed(&self, lane: Lane, blocks: &Range<u64>) -> u64;
     /// Whether the block is still needed.
     fn is_live(&self, lane: Lane, index: u64) -> bool;
     /// Everything of the lane below this place is about to be removed, needed or not.

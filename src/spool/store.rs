@@ -163,6 +163,13 @@ impl Spool {
         lock(&self.ledger).admit(exporter, lanes);
     }
 
+    /// What comes in from now on waits only for those of whom `reads` says (exporter, lane) that they read it; what waits for
+    /// the others stays, and they go on with it when they come back. Housekeeping is told.
+    pub fn part_ways(&self, reads: impl Fn(&str, &str) -> bool) {
+        lock(&self.ledger).leave_all(reads);
+        self.work.send_modify(|n| *n += 1);
+    }
+
     /// Lanes whose names begin so, and whether nothing of theirs waits or is held for anybody.
     #[must_use]
     pub fn branches(&self, prefix: &str) -> Vec<(String, bool)> {

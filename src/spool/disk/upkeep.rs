@@ -107,9 +107,7 @@ impl Disk {
             let old = |e: &Entry| matches!(e.state, State::Closed | State::Sealed | State::Broken);
             row.iter().filter(|(_, e)| old(e)).filter_map(|(no, e)| Some((*no, e.spans.clone()?))).collect()
         };
-        let done = |spans: &Spans| {
-            spans.iter().all(|(lane, s)| books.needed_from(Lane(*lane)).is_some_and(|needed| s.last < needed))
-        };
+        let done = |spans: &Spans| spans.iter().all(|(lane, s)| books.needed(Lane(*lane), &s.indices()) == 0);
         old.into_iter().filter(|(_, spans)| done(spans)).map(|(no, _)| no).collect()
     }
 
@@ -135,7 +133,7 @@ impl Disk {
         let row = lock(&self.row);
         let Some(spans) = row.get(no).and_then(|e| e.spans.clone()) else { return false };
         drop((row, active));
-        spans.iter().all(|(lane, s)| books.needed_from(Lane(*lane)).is_some_and(|needed| s.last < needed))
+        spans.iter().all(|(lane, s)| books.needed(Lane(*lane), &s.indices()) == 0)
     }
 
     fn make_spare(&self) -> Result<bool, ShelfError> {
@@ -208,11 +206,8 @@ impl Disk {
                 .collect()
         };
         for (no, spans, bytes) in old {
-            // An upper bound first, from the cursors alone: what lies behind the slowest exporter of each lane.
-            let left = |lane: u32, s: &Span| {
-                let from = books.needed_from(Lane(lane)).map_or(s.first, |needed| needed.max(s.first));
-                (s.last + 1).saturating_sub(from)
-            };
+            // An upper bound first, from the cursors alone.
+            let left = |lane: u32, s: &Span| books.needed(Lane(lane), &s.indices());
             let all: u64 = spans.values().map(|s| s.last + 1 - s.first).sum();
             let lanes: Vec<_> =
                 spans.iter().filter(|(lane, s)| left(**lane, s) > 0).map(|(lane, s)| (Lane(*lane), *s)).collect();

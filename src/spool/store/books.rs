@@ -6,6 +6,7 @@ use crate::spool::block::Header;
 use crate::spool::cursor::Fate;
 use crate::spool::ledger::{Ledger, Record};
 use crate::spool::shelf::{Bookkeeper, lock};
+use std::ops::Range;
 
 /// The ledger as the shelf sees it: each question takes its lock for a moment.
 pub(super) struct Books<'a> {
@@ -44,8 +45,8 @@ impl Bookkeeper for Books<'_> {
         ledger.failed(headers);
         self.writing(&mut ledger, false);
     }
-    fn needed_from(&self, lane: Lane) -> Option<u64> {
-        lock(&self.spool.ledger).needed_from(lane)
+    fn needed(&self, lane: Lane, blocks: &Range<u64>) -> u64 {
+        lock(&self.spool.ledger).needed(lane, blocks)
     }
     fn is_live(&self, lane: Lane, index: u64) -> bool {
         lock(&self.spool.ledger).is_live(lane, index)

@@ -105,21 +105,22 @@ impl Spool {
         let mut blocks: Vec<(Header, bytes::Bytes)> = Vec::new();
         let (mut at, mut total) = (index, total);
         let (mut items, mut bytes) = (0_u64, 0_u64);
-        let (next_index, tip) = lock(&self.ledger).tip(lane);
-        while blocks.len() < WINDOW_BLOCKS_MAX && total < tip {
+        let (end_index, end) = lock(&self.ledger).end(owner.exporter, lane);
+        while blocks.len() < WINDOW_BLOCKS_MAX && total < end {
             self.mark(owner, lane, &(at..at + 1));
             let found = self.next_block(lane, at);
             self.unmark(owner, lane, &(at..at + 1));
-            let Some((header, value)) = found? else {
-                // The tip says there is more, and the shelf has nothing: it is gone.
+            // What lies beyond came in since, or while this exporter was away.
+            let Some((header, value)) = found?.filter(|(header, _)| header.index < end_index) else {
+                // The books say there is more, and the shelf has nothing: it is gone.
                 if blocks.is_empty() {
                     let lost =
-                        lock(&self.ledger).pass(owner.exporter, lane, next_index, tip, Fate::Lost(Reason::Corrupt));
+                        lock(&self.ledger).pass(owner.exporter, lane, end_index, end, Fate::Lost(Reason::Corrupt));
                     tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
                 }
                 break;
             };
-            if header.accepted_total > lock(&self.ledger).tip(lane).1 {
+            if header.accepted_total > lock(&self.ledger).end(owner.exporter, lane).1 {
                 break; // its commit is not answered yet
             }
             let one_more = bytes + u64::from(header.raw_len);
