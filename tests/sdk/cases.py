@@ -44,6 +44,7 @@ IMPATIENT_S = 4
 # Python's gRPC exporter asks again and again what it was told not to; more than two of its waits.
 INSISTS_S = 5
 GRACE_S = 60
+FILLS = 60
 ARRIVES_S = 20
 
 # What is known of SDKs that do not do what OTLP says. Each is held to exactly that: who mends it turns a row red.
@@ -83,8 +84,6 @@ class Stage:
         processes.background(self.listen)
 
     def close(self):
-        if self.server is not None:
-            self.server.give_up()
         processes.end(self.child)
         self.tap.close()
         self.gate.close()
@@ -103,14 +102,16 @@ class Stage:
         config.write_text(self.config(**options))
         words = [self.binary, "run", "--config", config]
         self.server = processes.Server("the agent", words, self.home / "agent.log", (self.grpc, self.http, self.hold, self.metrics))
-        self.server.start()
-        self.gate.open = True
-        yield
-        self.server.check()
-        self.all_arrives()
-        if not self.server.stop():
-            raise processes.Died(f"the agent did not end on SIGTERM with 0, see {self.server.log}")
-        self.server = None
+        try:
+            self.server.start()
+            self.gate.mend()
+            yield
+            self.server.check()
+            self.all_arrives()
+            if not self.server.stop():
+                raise processes.Died(f"the agent did not end on SIGTERM with 0, see {self.server.log}")
+        finally:
+            self.server.give_up()
 
     def config(self, token=False, limits=False, memory=False, spool="", signals=SIGNALS):
         auth = ", auth: {authenticator: bearertokenauth}" if token else ""
@@ -158,7 +159,7 @@ service:
         return found
 
     def all_arrives(self):
-        """Waits until the far end has what should be there, or it is too late; how many were missing."""
+        """Waits until the far end has what should be there, or it is too late."""
         wanted = {seq for _, first, count, there in self.wants if there for seq in range(first, first + count)}
         end = time.monotonic() + ARRIVES_S
         while time.monotonic() < end:
@@ -274,19 +275,29 @@ service:
         time.sleep(0.1)  # two looks
 
     def fill_the_spool(self):
-        """Posts of its own, larger ones first, until not even a small one has room."""
-        dice = random.Random(1)
-        for size in (500_000, 50_000, 5_000, 500):
-            for _ in range(100):
-                body = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": dice.randbytes(size // 2).hex()}}]}]}]}
-                headers = {"Content-Type": "application/json"}
-                url = f"http://127.0.0.1:{self.hold}/v1/logs"
-                try:
-                    urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=30).close()
-                except urllib.error.HTTPError as refusal:
-                    if refusal.code == 503:
-                        break
-                    raise
+        """Posts of its own, larger ones first, until not even a small one has room, and none came by housekeeping."""
+        dice, quiet = random.Random(1), 0
+        for _ in range(FILLS):
+            room = [size for size in (500_000, 50_000, 5_000, 500) if self.fills(size, dice)]
+            quiet = 0 if room else quiet + 1
+            if quiet == 3:
+                return
+            time.sleep(0.3)
+        raise processes.Died(f"the spool has room again and again, see {self.server.log}")
+
+    def fills(self, size, dice):
+        """Posts of this size until one is refused; whether one was taken."""
+        for times in range(FILLS):
+            text = {"stringValue": dice.randbytes(size // 2).hex()}
+            body = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": text}]}]}]}
+            about = f"http://127.0.0.1:{self.hold}/v1/logs", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            try:
+                urllib.request.urlopen(urllib.request.Request(*about), timeout=30).close()
+            except urllib.error.HTTPError as refusal:
+                if refusal.code == 503:
+                    return times > 0
+                raise
+        return True
 
 
 def named(faults, *names):

@@ -89,15 +89,19 @@ def gather(languages, names, say):
 
 def play(stage, names, bounded, tell):
     """All cases with one client, one after the other."""
-    rows = []
+    rows, broke = [], None
     for name in names:
         row = Row(stage.client.language, stage.client.protocol, name)
         rows.append(row)
+        if broke:
+            row.reasons.append(f"not played, since `{broke}` did not come to its end")
+            continue
         began, stage.wants = time.monotonic(), row.wants
         try:
             row.reasons += cases.CASES[name](stage, bounded)
         except (processes.Died, OSError) as broken:
             row.reasons.append(f"the case did not come to its end: {broken}")
+            broke = name
         row.seconds = time.monotonic() - began
         tell(f"{row.language} {row.protocol} {name}: {row.seconds:.1f} s{'' if not row.reasons else ' FAIL'}")
     return rows
@@ -136,8 +140,8 @@ def far_end(home, name, binary, ports):
 
 def finish(home, rows):
     """What came to the far end, and what is known."""
-    come, _ = verdict.read_collector([home / "collected.jsonl"])
-    direct, _ = verdict.read_collector([home / "control.jsonl"])
+    # A file of which nothing came is not there.
+    come, direct = (verdict.read_collector(home.glob(f"{name}.jsonl"))[0] for name in ("collected", "control"))
     for row in rows:
         row.reasons += judge.arrived(row.wants, come, direct if row.case == "200" else None)
         row.verdict = "FAIL" if row.reasons else "PASS"
@@ -180,6 +184,9 @@ def play_all(options, say):
         finish(home, played)
         (home / "rows.json").write_text(json.dumps([vars(row) for row in played], indent=1))
         good = report(played + rows, languages)
+    except (processes.Died, verdict.Unreadable) as broken:
+        print(f"FAIL     the story was not played and told to its end: {broken}")
+        print(f"0 passed, 1 failed, {len(rows)} skipped")
     finally:
         if good and not options.keep:
             shutil.rmtree(home, ignore_errors=True)

@@ -66,12 +66,13 @@ class Tap:
         while True:
             try:
                 client, _ = self.listener.accept()
-                server = socket.create_connection(("127.0.0.1", self.target), 5) if self.open else None
             except OSError:
-                if self.listener.fileno() < 0:
-                    return
-                server = None
-            if server is None:
+                return  # closed
+            try:
+                if not self.open:
+                    raise ConnectionRefusedError
+                server = socket.create_connection(("127.0.0.1", self.target), 5)
+            except OSError:
                 client.close()
                 continue
             server.settimeout(None)
