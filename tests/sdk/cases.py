@@ -48,7 +48,7 @@ FILLS = 60
 ARRIVES_S = 20
 
 # What is known of SDKs that do not do what OTLP says. Each is held to exactly that: who mends it turns a row red.
-INSISTS = "retries RESOURCE_EXHAUSTED without RetryInfo, which OTLP (\"Failures\") forbids, until its timeout or last try"
+INSISTS = "retries RESOURCE_EXHAUSTED without RetryInfo until its timeout or last try; OTLP (Failures) says not to"
 IMPOLITE = "does not wait as long as RetryInfo or Retry-After asks"
 NO_RETRY = "retries nothing over gRPC, though OTLP says UNAVAILABLE is to be retried"
 DEAF = "does not tell of a partial success"
@@ -101,7 +101,8 @@ class Stage:
         config = self.home / f"agent-{self.lives}.yaml"
         config.write_text(self.config(**options))
         words = [self.binary, "run", "--config", config]
-        self.server = processes.Server("the agent", words, self.home / "agent.log", (self.grpc, self.http, self.hold, self.metrics))
+        listens = self.grpc, self.http, self.hold, self.metrics
+        self.server = processes.Server("the agent", words, self.home / "agent.log", listens)
         try:
             self.server.start()
             self.gate.mend()
@@ -119,9 +120,8 @@ class Stage:
         short = f", max_request_body_size: {LIMIT_MIB << 20}" if limits else ""
         names = "[memory_limiter, batch]" if memory else "[batch]"
         limiter = f"memory_limiter: {{check_interval: 50ms, limit_mib: {MEMORY_MIB}, spike_limit_mib: {SPIKE_MIB}}}"
-        pipelines = "\n".join(
-            f"    {signal}: {{receivers: [otlp, otlp/others], processors: {names}, exporters: [otlphttp]}}" for signal in signals
-        )
+        pipeline = f"{{receivers: [otlp, otlp/others], processors: {names}, exporters: [otlphttp]}}"
+        pipelines = "\n".join(f"    {signal}: {pipeline}" for signal in signals)
         return f"""receivers:
   otlp:
     protocols:
@@ -177,8 +177,9 @@ service:
             self.lines.put(line.rstrip("\n"))
         self.lines.put(None)
 
-    def begin(self, signal, count=COUNT, compression="none", timeout=TIMEOUT_S, url=None, header="", again=False, there=True):
+    def begin(self, signal, count=COUNT, compression="none", timeout=TIMEOUT_S, url=None, header="", **which):
         """Gives the client a job. `again`: the batch of the job before. `there`: it should come to the far end."""
+        again, there = which.get("again", False), which.get("there", True)
         first = self.wants.pop()[1] if again else self.next
         self.next = max(self.next, first + count)
         self.wants.append((signal, first, count, there))
@@ -196,7 +197,8 @@ service:
             try:
                 line = self.lines.get(timeout=max(0.1, end - time.monotonic()))
             except queue.Empty:
-                raise processes.Died(f"the client is at one job for {timeout + GRACE_S} s, see {self.log.name}") from None
+                why = f"the client is at one job for {timeout + GRACE_S} s, see {self.log.name}"
+                raise processes.Died(why) from None
             if line is None:
                 raise processes.Died(f"the client ended by itself, see {self.log.name}")
             what, _, rest = line.partition(" ")
@@ -230,7 +232,7 @@ service:
         return self.finish()
 
     def export_directly(self, signal, count=COUNT):
-        """A new batch to the control collector, so that it is known how it looks; `again` sends the same to the agent."""
+        """A new batch to the control collector, to know how it looks; `again` sends the same to the agent."""
         self.wants.append((signal, self.next, count, True))
         self.next += count
         port = self.control[0 if self.over_grpc else 1]
@@ -261,8 +263,8 @@ service:
         """An upload of which the rest does not come holds more than memory_limiter allows. Leave it to let go."""
         with socket.create_connection(("127.0.0.1", self.hold)) as holder:
             size = HELD_MIB << 20
-            head = f"POST /v1/logs HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: {size + 1}"
-            holder.sendall(head.encode() + b"\r\n\r\n" + bytes(size))
+            about = "Host: x", "Content-Type: application/x-protobuf", f"Content-Length: {size + 1}"
+            holder.sendall("\r\n".join(("POST /v1/logs HTTP/1.1", *about, "", "")).encode() + bytes(size))
             self.memory_is(lambda live: live > MEMORY_MIB << 20)
             yield holder
         self.memory_is(lambda live: live < (MEMORY_MIB - SPIKE_MIB) << 20)
@@ -290,9 +292,10 @@ service:
         for times in range(FILLS):
             text = {"stringValue": dice.randbytes(size // 2).hex()}
             body = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": text}]}]}]}
-            about = f"http://127.0.0.1:{self.hold}/v1/logs", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            url, text = f"http://127.0.0.1:{self.hold}/v1/logs", json.dumps(body).encode()
+            request = urllib.request.Request(url, text, {"Content-Type": "application/json"})
             try:
-                urllib.request.urlopen(urllib.request.Request(*about), timeout=30).close()
+                urllib.request.urlopen(request, timeout=30).close()
             except urllib.error.HTTPError as refusal:
                 if refusal.code == 503:
                     return times > 0
@@ -326,7 +329,7 @@ def partial(stage, bounded):
         yield from judge.wrong(
             (len(seen.answers) == 1, "control: asked again, which OTLP forbids"),
             ([answer.body for answer in seen.answers] == [tap.PARTIAL[seen.protocol]], "control: it was not partial"),
-            (heard != stage.knows(DEAF), f"control: {'told' if heard else 'not told'} of a partial success: {seen.said}"),
+            (heard != stage.knows(DEAF), f"control: {'' if heard else 'not '}told of a partial success: {seen.said}"),
         )
 
 
@@ -342,7 +345,7 @@ def unauthenticated(stage, bounded):
 
 
 def not_served(stage, bounded):
-    """404, UNIMPLEMENTED: a signal without a pipeline, and over HTTP a path that is nobody's; 415: another media type."""
+    """404, UNIMPLEMENTED: a signal without a pipeline, over HTTP a path that is nobody's; 415: another media type."""
     over_http = not stage.over_grpc
     with stage.agent(signals=("traces", "logs")):
         seen = stage.export("metrics", there=False)
@@ -406,8 +409,9 @@ def oversize(stage, bounded):
             for compression in ("none", "gzip"):
                 about = {"compression": compression, "url": stage.direct_url, "there": False}
                 seen = stage.export(signal, count=OVERSIZE, timeout=INSISTS_S, **about)
-                way = judge.insisted if stage.knows(INSISTS) else judge.given_up
-                yield from named(way(seen, "too_large", "too_large"), signal, compression)
+                insists, known = stage.knows(INSISTS), "too_large"
+                faults = judge.insisted(seen, known) if insists else judge.given_up(seen, known, known)
+                yield from named(faults, signal, compression)
             yield from named(judge.taken(stage.export(signal), COUNT), signal, "afterwards")
 
 

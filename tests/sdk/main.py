@@ -1,13 +1,11 @@
 """Installs, plays, judges, prints. See README.md."""
 
 import argparse
-import io
 import json
 import shutil
 import sys
 import tempfile
 import time
-import unittest
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ import install  # noqa: E402
 import judge  # noqa: E402
 import processes  # noqa: E402
 import scenario  # noqa: E402
+import selftest  # noqa: E402
 import verdict  # noqa: E402
 
 AGENT = HERE.parents[1] / "target" / "release" / "tfo-otel-agent"
@@ -196,7 +195,7 @@ def play_all(options, say):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="tests/sdk/run", description="SDKs as clients of the agent, in good times and bad.")
+    parser = argparse.ArgumentParser(prog="tests/sdk/run", description="SDKs as clients of the agent.")
     parser.add_argument("--bounded", action="store_true", help=f"only {' and '.join(BOUNDED)}, few cases")
     parser.add_argument("--agent", type=Path, default=AGENT, help="the agent's binary, target/release/tfo-otel-agent")
     parser.add_argument("--language", choices=CLIENTS, help="only this one")
@@ -209,16 +208,7 @@ def main():
     def say(what):
         print(what, file=sys.stderr, flush=True)
 
-    # A judge that cannot say no proves nothing, so it is asked first, always.
-    tests = unittest.defaultTestLoader.discover(str(HERE), "test_*.py")
-    told = sys.stderr if options.self_test else io.StringIO()
-    outcome = unittest.TextTestRunner(told, verbosity=2).run(tests)
-    if options.self_test or not outcome.wasSuccessful():
-        if not options.self_test:
-            say(told.getvalue())
-        failed = len(outcome.failures) + len(outcome.errors)
-        print(f"{outcome.testsRun - failed} passed, {failed} failed, 0 skipped")
-        sys.exit(not outcome.wasSuccessful())
+    selftest.ask(HERE, options.self_test, say)
     sys.exit(not play_all(options, say))
 
 

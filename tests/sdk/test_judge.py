@@ -80,7 +80,7 @@ class Verdicts(unittest.TestCase):
 
     def test_an_sdk_that_insists_is_held_to_its_end_and_noticed_when_it_is_mended(self):
         self.table(
-            lambda one: judge.insisted(one, "too_large", "too_large"),
+            lambda one: judge.insisted(one, "too_large"),
             INSISTED,
             [{"success": True}, {"requests": {"too_large": 1}}, {"seconds": 60}, {"said": []}, {"accepted": 1}],
         )
@@ -162,14 +162,17 @@ class Wire(unittest.TestCase):
         self.assertEqual([(a.status, a.retry_after, a.body) for a in wire.answers], [(503, "2", b"ab")])
 
     def test_answers_over_grpc_are_seen_and_a_partial_one_can_take_their_place(self):
-        frame = lambda kind, flags, payload: len(payload).to_bytes(3) + bytes([kind, flags, 0, 0, 0, 1]) + payload  # noqa: E731
-        ok = frame(tap.HEADERS, 0, b"h") + frame(tap.DATA, 0, b"\0\0\0\0\2\x0a\0") + frame(tap.HEADERS, tap.END_STREAM, b"t")
+        def frame(kind, payload, flags=0):
+            return len(payload).to_bytes(3) + bytes([kind, flags, 0, 0, 0, 1]) + payload
+
+        data = frame(tap.DATA, b"\0\0\0\0\2" + tap.FULL[GRPC])
+        ok = frame(tap.HEADERS, b"h") + data + frame(tap.HEADERS, b"t", tap.END_STREAM)
         for partial in (False, True):
             wire = tap.Tap(*processes.ports(2), GRPC)
             self.addCleanup(wire.close)
             wire.partial, parser = partial, tap.Grpc(wire)
             parser.asked(b"x" * (tap.PREFACE - 1))
-            parser.asked(b"x" + frame(tap.HEADERS, 0, b"h"))
+            parser.asked(b"x" + frame(tap.HEADERS, b"h"))
             out = self.through(parser, [ok[:5], ok[5:]])
             self.assertEqual([a.body for a in wire.answers], [(tap.PARTIAL if partial else tap.FULL)[GRPC]])
             self.assertEqual(out == ok, not partial)

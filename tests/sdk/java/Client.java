@@ -85,26 +85,30 @@ public final class Client {
         .build();
   }
 
+  /** An exporter that only keeps what the SDK hands it. */
+  private abstract static class Kept<T> {
+    final List<T> kept = new ArrayList<>();
+
+    public CompletableResultCode export(Collection<T> batch) {
+      kept.addAll(batch);
+      return DONE;
+    }
+
+    public CompletableResultCode flush() {
+      return DONE;
+    }
+
+    public CompletableResultCode shutdown() {
+      return DONE;
+    }
+  }
+
+  private static final class Spans extends Kept<SpanData> implements SpanExporter {}
+
+  private static final class Logs extends Kept<LogRecordData> implements LogRecordExporter {}
+
   private static Collection<SpanData> spans(long first, long count) {
-    List<SpanData> kept = new ArrayList<>();
-    SpanExporter keeps =
-        new SpanExporter() {
-          @Override
-          public CompletableResultCode export(Collection<SpanData> spans) {
-            kept.addAll(spans);
-            return DONE;
-          }
-
-          @Override
-          public CompletableResultCode flush() {
-            return DONE;
-          }
-
-          @Override
-          public CompletableResultCode shutdown() {
-            return DONE;
-          }
-        };
+    Spans keeps = new Spans();
     Tracer tracer =
         SdkTracerProvider.builder()
             .setResource(ABOUT)
@@ -139,29 +143,11 @@ public final class Client {
       span.end();
       before = span;
     }
-    return kept;
+    return keeps.kept;
   }
 
   private static Collection<LogRecordData> logs(long first, long count) {
-    List<LogRecordData> kept = new ArrayList<>();
-    LogRecordExporter keeps =
-        new LogRecordExporter() {
-          @Override
-          public CompletableResultCode export(Collection<LogRecordData> logs) {
-            kept.addAll(logs);
-            return DONE;
-          }
-
-          @Override
-          public CompletableResultCode flush() {
-            return DONE;
-          }
-
-          @Override
-          public CompletableResultCode shutdown() {
-            return DONE;
-          }
-        };
+    Logs keeps = new Logs();
     Logger logger =
         SdkLoggerProvider.builder()
             .setResource(ABOUT)
@@ -190,7 +176,7 @@ public final class Client {
           .setAllAttributes(attributes(seq))
           .emit();
     }
-    return kept;
+    return keeps.kept;
   }
 
   /** Collects when it is asked. */
