@@ -82,7 +82,15 @@ class Verdicts(unittest.TestCase):
         self.table(
             lambda one: judge.insisted(one, "too_large"),
             INSISTED,
-            [{"success": True}, {"requests": {"too_large": 1}}, {"seconds": 60}, {"said": []}, {"accepted": 1}],
+            [
+                {"success": True},
+                {"requests": {"too_large": 1}},
+                {"requests": {"too_large": 2, "invalid": 2}},
+                {"requests": {"too_large": 2, "unavailable": 1}},
+                {"seconds": 60},
+                {"said": []},
+                {"accepted": 1},
+            ],
         )
 
     def test_later_is_refused_waited_for_and_taken_once(self):
