@@ -19,6 +19,7 @@ import processes
 HERE = Path(__file__).resolve().parent
 # A cold Go build of the collector takes about 4 minutes on two cores; a registry may be slow once.
 TIMEOUT_S = 900
+COPY_DEPENDENCIES = "org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy-dependencies"
 _COMPLAINT = re.compile(r"\berror\b|disabled|lookup|forbidden|denied|refused|no such", re.IGNORECASE)
 
 
@@ -37,20 +38,35 @@ def cache():
 
 def collector(say):
     """The collector's binary."""
-    go = tool("go", "version")
-    sources = [HERE / "collector" / name for name in ("go.mod", "go.sum", "main.go")]
-    with place("collector", go, sources) as (home, there):
-        binary = home / "collector"
+    return go(say, "collector", HERE / "collector")
+
+
+def go(say, name, folder):
+    """The binary of the Go program in a folder."""
+    version = tool("go", "version")
+    sources = [folder / file for file in ("go.mod", "go.sum", "main.go")]
+    with place(name, version, sources) as (home, there):
+        binary = home / name
         if not there:
-            say("building the collector, once (minutes)")
+            say(f"building {name}, once (minutes)")
             env = {"CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
             # Two steps: what fails in the first is the world's doing, in the second ours.
-            fetch(home, ["go", "list", "-deps", "."], HERE / "collector", env)
-            build = ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, "."]
-            code, log = command(home, build, HERE / "collector", env)
-            if code:
-                raise Broken(f"see {log}")
+            fetch(home, ["go", "list", "-deps", "."], folder, env)
+            built(home, ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, "."], folder, env)
         return binary
+
+
+def java(say, name, folder):
+    """The class path of a Java program and the libraries that its `pom.xml` names."""
+    version = tool("javac", "-version") + tool("mvn", "--version")
+    sources = sorted(folder.glob("*.java"))
+    with place(name, version, [folder / "pom.xml", *sources]) as (home, there):
+        if not there:
+            say(f"installing what {name} needs and compiling it, once")
+            words = ["mvn", "--batch-mode", "--quiet", "--strict-checksums", "--file", folder / "pom.xml"]
+            fetch(home, [*words, COPY_DEPENDENCIES, f"-DoutputDirectory={home / 'lib'}"], home)
+            built(home, ["javac", "-cp", f"{home / 'lib'}/*", "-d", home / "classes", *sources], home)
+        return f"{home / 'classes'}:{home / 'lib'}/*"
 
 
 def python(say):
@@ -111,6 +127,12 @@ def fetch(home, words, cwd, env=None):
         # The first complaint is the cause; npm and pip end on advice, Go on a summary.
         line = next((line for line in said if _COMPLAINT.search(line)), said[-1])
         raise Missing(f"{Path(words[0]).name} said: {line[:160]} ({log})")
+
+
+def built(home, words, cwd, env=None):
+    code, log = command(home, words, cwd, env)
+    if code:
+        raise Broken(f"see {log}")
 
 
 def command(home, words, cwd, env=None):

@@ -2,19 +2,18 @@
 
 import argparse
 import gc
-import io
 import json
 import shutil
 import sys
 import tempfile
 import time
-import unittest
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import install
 import processes
 import scenario
+import selftest
 import verdict
 
 HERE = Path(__file__).resolve().parent
@@ -203,16 +202,7 @@ def main():
     def say(what):
         print(what, file=sys.stderr, flush=True)
 
-    # A judge that cannot say no proves nothing, so it is asked first, always.
-    tests = unittest.defaultTestLoader.discover(str(HERE), "test_*.py")
-    told = sys.stderr if options.self_test else io.StringIO()
-    outcome = unittest.TextTestRunner(told, verbosity=2).run(tests)
-    if options.self_test or not outcome.wasSuccessful():
-        if not options.self_test:
-            say(told.getvalue())
-        failed = len(outcome.failures) + len(outcome.errors)
-        print(f"{outcome.testsRun - failed} passed, {failed} failed, 0 skipped")
-        sys.exit(not outcome.wasSuccessful())
+    selftest.ask(HERE, options.self_test, say)
     if options.judge:
         rows, checks, kills = judge(options.judge)
         sys.exit(not report(rows, checks, kills, 0, options.json))

@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 # Outside the range that Linux hands to outgoing connections: there, a client that knocks at the absent agent's port
@@ -35,11 +36,17 @@ def spawn(words, out, **more):
     return subprocess.Popen(
         [str(word) for word in words],
         stdout=out,
-        stderr=subprocess.STDOUT,
         start_new_session=True,
         preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
-        **({"stdin": subprocess.DEVNULL, "env": loopback_only()} | more),
+        **({"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "env": loopback_only()} | more),
     )
+
+
+def background(what, *args):
+    """A thread that does not keep us from ending."""
+    thread = threading.Thread(target=what, args=args, daemon=True)
+    thread.start()
+    return thread
 
 
 def end(child, group=False):

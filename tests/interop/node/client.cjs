@@ -121,28 +121,25 @@ class Metrics {
   }
 }
 
+const SOURCES = { traces: Traces, metrics: Metrics, logs: Logs };
+
+/** The SDK's own exporter of a signal; `url` is without the path of the signal. */
+function exporter(protocol, signal, url, compression, timeoutMillis, headers = {}) {
+  const kind = { grpc: "grpc", "http/protobuf": "proto", "http/json": "http" }[protocol];
+  const [part, name] = { traces: ["trace", "Trace"], metrics: ["metrics", "Metric"], logs: ["logs", "Log"] }[signal];
+  const Exporter = require(`@opentelemetry/exporter-${part}-otlp-${kind}`)[`OTLP${name}Exporter`];
+  const temporalityPreference = AggregationTemporality.DELTA; // read by the metrics' exporter alone
+  const common = { timeoutMillis, compression, temporalityPreference };
+  if (kind !== "grpc") return new Exporter({ ...common, url: `${url}/v1/${signal}`, headers });
+  const metadata = new (require("@grpc/grpc-js").Metadata)();
+  for (const [key, value] of Object.entries(headers)) metadata.set(key, value);
+  return new Exporter({ ...common, url, metadata });
+}
+
 /** Per signal one exporter without and one with gzip. */
 function exporters(protocol, url) {
-  const kind = { grpc: "grpc", "http/protobuf": "proto", "http/json": "http" }[protocol];
-  const both = (signal, name) => {
-    const Exporter = require(`@opentelemetry/exporter-${signal}-otlp-${kind}`)[name];
-    const path = { trace: "/v1/traces", metrics: "/v1/metrics", logs: "/v1/logs" }[signal];
-    const at = kind === "grpc" ? url : url + path;
-    return ["none", "gzip"].map(
-      (compression) =>
-        new Exporter({
-          url: at,
-          timeoutMillis: TIMEOUT_MS,
-          compression,
-          temporalityPreference: AggregationTemporality.DELTA, // read by the metrics' exporter alone
-        }),
-    );
-  };
-  return {
-    traces: both("trace", "OTLPTraceExporter"),
-    metrics: both("metrics", "OTLPMetricExporter"),
-    logs: both("logs", "OTLPLogExporter"),
-  };
+  const both = (signal) => ["none", "gzip"].map((kind) => exporter(protocol, signal, url, kind, TIMEOUT_MS));
+  return Object.fromEntries(Object.keys(SOURCES).map((signal) => [signal, both(signal)]));
 }
 
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -182,13 +179,13 @@ async function main() {
   let over = false;
   process.stdin.on("end", () => (over = true)).resume(); // our parent says stop by closing it, or by dying
   const [control, agent] = [exporters(values.protocol, values.control), exporters(values.protocol, values.agent)];
-  const sources = { traces: new Traces(), metrics: new Metrics(), logs: new Logs() };
   await Promise.all(
-    Object.entries(sources).map(([signal, source], i) =>
-      send(signal, source, Number(positionals[i]), options, () => over, note, control[signal], agent[signal]),
+    Object.entries(SOURCES).map(([signal, Source], i) =>
+      send(signal, new Source(), Number(positionals[i]), options, () => over, note, control[signal], agent[signal]),
     ),
   );
   process.exit(0); // exporters keep connections
 }
 
-main();
+module.exports = { SOURCES, exporter };
+if (require.main === module) main();

@@ -132,34 +132,31 @@ class Metrics:
         return reader.get_metrics_data()
 
 
-def exporters(protocol, url):
-    """Per signal one exporter without and one with gzip."""
+SOURCES = {"traces": Traces, "metrics": Metrics, "logs": Logs}
+
+
+def exporter(protocol, signal, url, gzip, timeout_s, headers=None):
+    """The SDK's own exporter of a signal; `url` is without the path of the signal."""
     if protocol == "grpc":
         from grpc import Compression
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-        def at(_path):
-            return url
     else:
         from opentelemetry.exporter.otlp.proto.http import Compression
         from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        def at(path):
-            return url + path
+        url += f"/v1/{signal}"
+    make = {"traces": OTLPSpanExporter, "metrics": OTLPMetricExporter, "logs": OTLPLogExporter}[signal]
+    kind = Compression.Gzip if gzip else Compression.NoCompression
+    return make(endpoint=url, timeout=timeout_s, compression=kind, headers=headers)
 
-    def both(make, path):
-        kinds = (Compression.NoCompression, Compression.Gzip)
-        return [make(endpoint=at(path), timeout=TIMEOUT_S, compression=kind) for kind in kinds]
 
-    return {
-        "traces": both(OTLPSpanExporter, "/v1/traces"),
-        "metrics": both(OTLPMetricExporter, "/v1/metrics"),
-        "logs": both(OTLPLogExporter, "/v1/logs"),
-    }
+def exporters(protocol, url):
+    """Per signal one exporter without and one with gzip."""
+    return {s: [exporter(protocol, s, url, gzip, TIMEOUT_S) for gzip in (False, True)] for s in SOURCES}
 
 
 class Ledger:
@@ -212,10 +209,9 @@ def main():
     options = parser.parse_args()
     stop, ledger = threading.Event(), Ledger(options.ledger)
     control, agent = exporters(options.protocol, options.control), exporters(options.protocol, options.agent)
-    sources = {"traces": Traces(), "metrics": Metrics(), "logs": Logs()}
     threads = []
-    for (signal, source), first in zip(sources.items(), options.first):
-        args = (signal, source, first, options, stop, ledger, control[signal], agent[signal])
+    for (signal, source), first in zip(SOURCES.items(), options.first):
+        args = (signal, source(), first, options, stop, ledger, control[signal], agent[signal])
         threads.append(threading.Thread(target=send, args=args, daemon=True))
         threads[-1].start()
     sys.stdin.read()  # our parent says stop by closing it, or by dying
@@ -224,4 +220,5 @@ def main():
         thread.join()
 
 
-main()
+if __name__ == "__main__":
+    main()
