@@ -49,6 +49,7 @@ pub(super) mod reason {
     pub(crate) const INVALID: &str = "invalid";
     pub(crate) const TOO_LARGE: &str = "too_large";
     pub(crate) const SLOW: &str = "slow";
+    pub(crate) const OVERDUE: &str = "overdue";
     pub(crate) const CROWDED: &str = "crowded";
     pub(crate) const LATER: &str = "unavailable";
     pub(crate) const FELL: &str = "fault";
