@@ -135,9 +135,11 @@ pub fn deflated(encoding: &str, raw: &[u8]) -> Option<Vec<u8>> {
     let fast = Compression::fast();
     match encoding {
         "gzip" => GzEncoder::new(Vec::new(), fast).and_all(raw),
-        "zlib" | "deflate" if raw.len() % 2 == 0 => ZlibEncoder::new(Vec::new(), fast).and_all(raw),
+        "zlib" | "deflate" if raw.len().is_multiple_of(2) => ZlibEncoder::new(Vec::new(), fast).and_all(raw),
         "deflate" => DeflateEncoder::new(Vec::new(), fast).and_all(raw),
         "zstd" => zstd::encode_all(raw, 1).ok(),
+        "snappy" if raw.len().is_multiple_of(2) => snap::raw::Encoder::new().compress_vec(raw).ok(),
+        "snappy" | "x-snappy-framed" => snap::write::FrameEncoder::new(Vec::new()).and_all(raw),
         _ => None,
     }
 }
@@ -158,6 +160,13 @@ macro_rules! and_all {
 }
 and_all!(GzEncoder ZlibEncoder DeflateEncoder);
 
+impl AndAll for snap::write::FrameEncoder<Vec<u8>> {
+    fn and_all(mut self, raw: &[u8]) -> Option<Vec<u8>> {
+        self.write_all(raw).ok()?;
+        self.into_inner().ok()
+    }
+}
+
 /// What other decoders make of a body that was taken: one of these it must have been. Empty: they take none of it.
 pub fn inflated(encoding: &str, body: &[u8], max: usize) -> Vec<Vec<u8>> {
     let all = |from: &mut dyn Read| {
@@ -167,6 +176,8 @@ pub fn inflated(encoding: &str, body: &[u8], max: usize) -> Vec<Vec<u8>> {
     let found = match encoding {
         "gzip" => vec![all(&mut MultiGzDecoder::new(body))],
         "zlib" | "deflate" => vec![all(&mut ZlibDecoder::new(body)), all(&mut DeflateDecoder::new(body))],
+        // There is no other decoder of it at hand.
+        "snappy" | "x-snappy-framed" => Vec::new(),
         "zstd" => vec![zstd::Decoder::new(body).ok().and_then(|mut from| all(&mut from))],
         _ => vec![Some(body.to_vec())],
     };

@@ -28,7 +28,7 @@ const PATHS: [(&str, Signal); 3] = [
     ("/opentelemetry.proto.collector.logs.v1.LogsService/Export", Signal::Logs),
 ];
 const ENCODINGS: [&str; 7] = ["identity", "gzip", "deflate", "zstd", "snappy", "br", ""];
-const TAKEN: [&str; 4] = ["identity", "gzip", "deflate", "zstd"];
+const TAKEN: [&str; 5] = ["identity", "gzip", "deflate", "zstd", "snappy"];
 const LIMITS: [usize; 4] = [64, 1 << 10, 64 << 10, 4 << 20];
 
 thread_local! {

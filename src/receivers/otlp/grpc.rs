@@ -44,8 +44,8 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tower_service::Service;
 
-/// What a client that asked for another encoding is told. The original takes snappy too, which no client sends unasked.
-const ACCEPTED: &str = "identity,gzip,deflate,zstd";
+/// What a client that asked for another encoding is told.
+const ACCEPTED: &str = "identity,gzip,deflate,zstd,snappy";
 
 /// One OTLP/gRPC endpoint: the service behind tonic's server.
 #[derive(Debug, Clone)]
@@ -134,6 +134,7 @@ impl Inner {
             "gzip" => Encoding::Gzip,
             "deflate" => Encoding::Zlib,
             "zstd" => Encoding::Zstd,
+            "snappy" => Encoding::Snappy,
             other => {
                 let mut status =
                     Status::unimplemented(format!("grpc: Decompressor is not installed for grpc-encoding \"{other}\""));
