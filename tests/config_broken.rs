@@ -88,6 +88,10 @@ const CASES: &[(&str, &str, &str)] = &[
      "    protocols:\n\t    grpc:",
      "1 problem\n\
          \x20 4:1  -  a tab indents this line; YAML takes only spaces"),
+    ("        endpoint: 0.0.0.0:4318",
+     "        limits:\n          max_header_list_size: 200000",
+     "1 problem\n\
+         \x20 8:33  receivers.otlp.protocols.http.limits.max_header_list_size  200000 is not from 1024 to 131072"),
     ("    timeout: 10s",
      "    timeout: '10s",
      "1 problem\n\

@@ -10,6 +10,7 @@
 //! | this request made us fall | 500 and a `Status`: OTLP clients do not retry it |
 //! | other path, method, media type | 404, 405, 415 as text |
 //! | no credentials that are right | 401 as text, at the [doorstep](crate::receivers::doorstep) |
+//! | a head that is too large | 431, there too |
 
 use super::config::HttpConfig;
 use crate::batcher::budget::{Charge, Crowded};
@@ -85,8 +86,10 @@ impl OtlpHttp {
 
     /// Counts a request that was answered at the doorstep.
     pub fn stays_outside(&self, status: StatusCode) {
-        if status == StatusCode::UNAUTHORIZED {
-            self.metrics.request_refused(reason::UNKNOWN);
+        match status {
+            StatusCode::UNAUTHORIZED => self.metrics.request_refused(reason::UNKNOWN),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => self.metrics.request_refused(reason::TOO_LARGE),
+            _ => {}
         }
     }
 
