@@ -6,9 +6,11 @@
 //! | whose head is larger than `limits.max_header_list_size` | 431, and the connection is closed |
 //! | preflight: `OPTIONS` with `Access-Control-Request-Method` | 204, with `Access-Control-Allow-*` if all of it is allowed |
 //! | without credentials that are right | 401 `Unauthorized`, as text |
+//! | with some that could not be checked now | 503, `Retry-After` |
 //! | other | the server's own, with `Access-Control-Allow-Origin` if the origin is allowed |
 
-use super::guard::{Guard, Told};
+use super::COME_BACK;
+use super::guard::{Admission, Guard, Told};
 use crate::config::{Cors, HttpServer};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
@@ -56,13 +58,18 @@ impl Doorstep {
         }
         let Some(guard) = &self.guard else { return Ok(Told::new()) };
         let value = request.headers().get(&*guard.header).map(HeaderValue::as_bytes);
-        guard.admits(value).await.ok_or_else(|| {
-            HttpResponse::build(StatusCode::UNAUTHORIZED)
+        match guard.admits(value).await {
+            Admission::In(told) => Ok(told),
+            Admission::Out => Err(HttpResponse::build(StatusCode::UNAUTHORIZED)
                 .content_type("text/plain; charset=utf-8")
                 .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
                 .insert_header((header::WWW_AUTHENTICATE, guard.scheme))
-                .body("Unauthorized\n")
-        })
+                .body("Unauthorized\n")),
+            Admission::Busy => Err(HttpResponse::build(StatusCode::SERVICE_UNAVAILABLE)
+                .content_type("text/plain; charset=utf-8")
+                .insert_header((header::RETRY_AFTER, COME_BACK.as_secs()))
+                .body("too many credentials are being checked\n")),
+        }
     }
 
     /// Adds what every answer has.

@@ -2,6 +2,8 @@
 
 use super::answers::{client_over, header, logs};
 use super::rig::{PATIENCE, PROTOBUF, Rig, read};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -149,6 +151,43 @@ async fn a_name_and_its_password_let_in_and_the_name_can_be_asked_for() {
     }
     assert!(until(PATIENCE, || ear.has_heard("slow") && ear.has_heard("quick")).await);
     assert!(!ear.has_heard("tr0mbone"));
+}
+
+/// Goal: who cannot be asked now is not sent away for good, for a 401 makes OTLP clients drop what they have.
+#[actix::test]
+async fn more_guesses_than_can_be_checked_are_asked_to_come_back() {
+    let hash = bcrypt::hash_with_salt("tr0mbone", 9, [7; 16]).expect("a hash").to_string();
+    let auth = "auth: {authenticator: basicauth}";
+    let rig = start([auth, auth, "", &format!("basicauth: {{htpasswd: {{inline: 'slow:{hash}'}}}}")]).await;
+    let guess = |n: u32| {
+        let request = rig.http.post(rig.url("/v1/logs")).basic_auth("slow", Some(n));
+        request.header("content-type", PROTOBUF).body(one()).send()
+    };
+    let answers = futures_util::future::join_all((0..20).map(guess)).await;
+    let told: Vec<_> = answers.into_iter().map(|answer| answer.expect("an answer")).collect();
+    let of = |status: u16| told.iter().filter(|answer| answer.status() == status).count();
+    let busy_over_http = of(503);
+    assert_eq!(of(401) + busy_over_http, 20);
+    assert!((4..=12).contains(&of(401)), "four have a place, and whoever comes when one is through: {}", of(401));
+    assert!(told.iter().filter(|it| it.status() == 503).all(|it| header(it, "retry-after") == "2"));
+    let request = |n: u32| {
+        let mut request = logs(&one()).into_request();
+        let coded = STANDARD.encode(format!("slow:other {n}"));
+        request.metadata_mut().insert("authorization", format!("Basic {coded}").parse().expect("ASCII"));
+        request
+    };
+    let client = client_over(channel(&rig).await);
+    let calls = (0..20).map(|n| {
+        let (mut client, request) = (client.clone(), request(n));
+        async move { client.export(request).await.expect_err("nobody is let in") }
+    });
+    let told = futures_util::future::join_all(calls).await;
+    let busy: Vec<_> = told.iter().filter(|it| it.code() == Code::Unavailable).collect();
+    assert_eq!(busy.len() + told.iter().filter(|it| it.code() == Code::Unauthenticated).count(), 20);
+    assert!(busy.len() >= 8, "{}", busy.len());
+    assert!(busy.iter().all(|it| !it.details().is_empty()), "with RetryInfo");
+    assert_eq!(knock(&rig, Some("Basic c2xvdzp0cjBtYm9uZQ==")).await, IN);
+    assert_eq!(rig.number("tfo_agent_requests_refused", &["unavailable", "http"]).await, busy_over_http as f64);
 }
 
 #[actix::test]

@@ -14,16 +14,18 @@
 //! | no answer within the client's `grpc-timeout` | DEADLINE_EXCEEDED; what was whole by then may be kept all the same |
 //! | a `grpc-timeout` that is none | INVALID_ARGUMENT |
 //! | no credentials that are right | UNAUTHENTICATED |
+//! | credentials that could not be checked now | UNAVAILABLE with `RetryInfo` |
 //! | other service, method or message encoding | UNIMPLEMENTED |
 //! | no gRPC at all | HTTP 405 or 415 |
 
 use super::config::GrpcConfig;
-use super::http::{COME_BACK, RESERVE, reason};
+use super::http::{RESERVE, reason};
 use crate::batcher::budget::{Charge, Crowded};
 use crate::otlp::{Caller, Signal};
 use crate::otlp::{Encoding as Form, Status as Details, success};
 use crate::processors::Refusal;
-use crate::receivers::guard::{Guard, Told};
+use crate::receivers::COME_BACK;
+use crate::receivers::guard::{Admission, Guard, Told};
 use crate::receivers::inflate::{Encoding, Uninflatable, inflate};
 use crate::receivers::intake::Intake;
 use crate::supervise::contain;
@@ -156,7 +158,11 @@ impl Inner {
     async fn let_in(&self, headers: &HeaderMap) -> Result<Told, Status> {
         let Some(guard) = &self.guard else { return Ok(Told::new()) };
         let value = headers.get(&*guard.header).map(HeaderValue::as_bytes);
-        guard.admits(value).await.ok_or_else(|| Status::unauthenticated("the credentials are missing or not right"))
+        match guard.admits(value).await {
+            Admission::In(told) => Ok(told),
+            Admission::Out => Err(Status::unauthenticated("the credentials are missing or not right")),
+            Admission::Busy => Err(later("too many credentials are being checked".to_owned())),
+        }
     }
 
     /// Who sends it, if somebody may ask.
