@@ -641,6 +641,11 @@ const CASES: &[(&str, &str, &str)] = &[
     ("        value: ${env:TENANT}",
      "        from_context: metadata.x-tenant",
      ""),
+    ("      storage: file_storage\n\nextensions:\n  health_check:",
+     "      storage: file_storage\n    auth:\n      authenticator: bearertokenauth\n\nextensions:\n  bearertokenauth:\n    filename: /run/token\n  health_check:",
+     "2 warnings\n\
+         \x20 36:22  exporters.otlphttp.auth.authenticator  warning: `bearertokenauth` is not listed in service.extensions; it is started all the same\n\
+         \x20 40:15  extensions.bearertokenauth.filename    warning: `/run/token` cannot be read: entity not found; exporters keep their data until there is a token"),
     ("    timeout: 10s",
      "    timeout: 10s\n    \"\\u202etuoemit\": 1",
      "1 problem\n\

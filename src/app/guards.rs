@@ -4,20 +4,22 @@ use super::plan::{Config, ExtensionConfig};
 use super::wire::StartError;
 use crate::config::{Id, Secret};
 use crate::extensions::authenticators::basic::{Basic, Busy, NoNames};
-use crate::extensions::authenticators::bearer::Bearer;
+use crate::extensions::authenticators::bearer::{Bearer, Token};
 use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig, HtpasswdConfig};
 use crate::receivers::guard::{Admission, Guard};
+use crate::uplink::otlp_http::Shown;
 use futures_util::FutureExt as _;
+use http::HeaderName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Those of the extensions that start and can ask somebody.
+/// Those that some server asks by.
 ///
 /// # Errors
 /// When a file of credentials cannot be read, or says nothing that can be used.
 pub fn make(config: &Config) -> Result<BTreeMap<Id, Guard>, StartError> {
     let mut guards = BTreeMap::new();
-    for id in &config.service.extensions {
+    for id in &config.asked_by_servers() {
         let no = |why: String| StartError::Component { id: id.to_string(), why };
         let guard = match config.extensions.get(id) {
             Some(ExtensionConfig::BearerToken(section)) => bearer(section).map_err(|e| no(format!("filename: {e}")))?,
@@ -52,6 +54,24 @@ fn basic(section: &HtpasswdConfig) -> Result<Guard, NoNames> {
         async move { admission(basic.admits(&value).await) }.boxed()
     };
     Ok(Guard::new("authorization", "Basic", ask))
+}
+
+/// The token an exporter follows in a file, by this authenticator.
+#[must_use]
+pub fn followed(config: &Config, id: &Id) -> Option<BearerTokenConfig> {
+    match config.extensions.get(id)? {
+        ExtensionConfig::BearerToken(section) if section.filename.is_some() => Some(section.clone()),
+        _ => None,
+    }
+}
+
+/// What it sends of it at each upload.
+#[must_use]
+pub fn shown(section: &BearerTokenConfig) -> Option<Shown> {
+    let token = Token::of(section.filename.as_ref()?, &section.scheme);
+    // The name was checked when it was read.
+    let header = HeaderName::from_bytes(section.header.as_bytes()).ok()?;
+    Some(Shown { header, value: Arc::new(move || token.value()) })
 }
 
 /// The header an exporter sends by this authenticator.

@@ -212,6 +212,42 @@ async fn an_exporter_shows_its_credentials() {
     }
 }
 
+/// Goal: a token that a machine gets after the start, and gets anew every hour, needs no restart: until it is there the
+/// exporter keeps what it has, and then sends it.
+#[actix::test]
+async fn an_exporter_waits_for_its_token_and_follows_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let token = dir.path().join("token");
+    let extension = format!("bearertokenauth: {{filename: {}}}", token.display());
+    let rig = Rig::start(|endpoint, _| {
+        let yaml = config(endpoint, ["", "", "", &extension]);
+        let more =
+            "auth: {authenticator: bearertokenauth}, retry_on_failure: {initial_interval: 200ms, max_interval: 200ms}";
+        let yaml = yaml.replace("compression: none", &format!("compression: none, {more}"));
+        let outcome = plan::read(&Locations::of(&yaml), &Machine::new(|| None));
+        assert!(outcome.report.to_string().contains("exporters keep their data"), "{}", outcome.report);
+        outcome.config.expect("a warning")
+    })
+    .await;
+    let post = async || rig.post("/v1/logs", &[("content-type", PROTOBUF)], one()).await.status().as_u16();
+    let heard = async |token: &str| {
+        let shown = |c: &mut tfo_otel_agent::testing::far_end::Collector| {
+            c.seen().any(|seen| seen.header("authorization") == Some(token))
+        };
+        assert!(rig.far_end.until(PATIENCE, shown).await, "{token}: {:?}", rig.far_end.report());
+    };
+    assert_eq!(post().await, 200);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(rig.far_end.with(|c| c.seen().count()), 0, "nothing is sent without it");
+    std::fs::write(&token, "first\n").expect("written");
+    heard("Bearer first").await;
+    std::fs::write(&token, "second\n").expect("written");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(post().await, 200);
+    heard("Bearer second").await;
+    assert_eq!(rig.far_end.with(|c| c.counts().items), 2, "each once");
+}
+
 /// What a browser asks first, and what it then sends.
 #[actix::test]
 async fn a_browser_of_an_allowed_origin_may_send_and_its_question_needs_no_credentials() {
@@ -292,7 +328,7 @@ fn an_authenticator_that_cannot_ask_or_speak_is_told() {
         (["auth: {authenticator: health_check}", "", "health_check: {endpoint: '127.0.0.1:1'}"], "`health_check` is no authenticator; bearertokenauth and basicauth are"),
         ([basic, "", "basicauth: {client_auth: {username: u, password: p}}"], "`basicauth` has no htpasswd, which is what a server asks by"),
         (["", basic, "basicauth: {htpasswd: {inline: 'u:p'}}"],      "exporters.otlphttp.auth.authenticator  `basicauth` has no client_auth, which is what an exporter sends"),
-        (["", auth, "bearertokenauth: {filename: /t}"],              "has a filename, which an exporter cannot follow"),
+        ([auth, auth, "bearertokenauth: {filename: /t}"],            "extensions.bearertokenauth.filename"), // a server cannot wait for it
         ([auth, "", "bearertokenauth: {filename: /none}"],           "extensions.bearertokenauth.filename"),
         ([basic, "", "basicauth: {htpasswd: {file: /none}}"],        "extensions.basicauth.htpasswd.file"),
     ];

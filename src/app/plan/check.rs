@@ -166,9 +166,6 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
         Some(ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_)) => {
             Err("is no authenticator; bearertokenauth and basicauth are")
         }
-        Some(ExtensionConfig::BearerToken(bearer)) if sends && bearer.filename.is_some() => {
-            Err("has a filename, which an exporter cannot follow; `token: ${file:…}` is read at the start")
-        }
         Some(ExtensionConfig::BasicAuth(basic)) if sends && basic.client_auth.is_none() => {
             Err("has no client_auth, which is what an exporter sends")
         }
@@ -179,8 +176,10 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
     }
 }
 
-/// Files of credentials are there and understood.
+/// Files of credentials are there and understood. A token that only exporters send may come later.
 fn check_credentials(config: &Config, top: &Section<'_>) {
+    let asked = config.asked_by_servers();
+    let sent: BTreeSet<&Id> = config.exporters.values().filter_map(sent_by).collect();
     for id in &config.service.extensions {
         let (key, path, is_htpasswd) = match config.extensions.get(id) {
             Some(ExtensionConfig::BearerToken(bearer)) => ("filename", bearer.filename.as_ref(), false),
@@ -195,9 +194,21 @@ fn check_credentials(config: &Config, top: &Section<'_>) {
             Ok(bytes) if is_htpasswd => htpasswd::parse(&String::from_utf8_lossy(&bytes)).err().map(|e| e.to_string()),
             Ok(bytes) => bytes.trim_ascii().is_empty().then(|| format!("`{}` holds no token", path.display())),
         };
-        if let Some(told) = told {
-            tell(top, "extensions", id, key, |s, at, path| s.error(at, path, told));
+        match told {
+            Some(told) if sent.contains(id) && !asked.contains(id) => {
+                let told = format!("{told}; exporters keep their data until there is a token");
+                tell(top, "extensions", id, key, |s, at, path| s.warn(at, path, told));
+            }
+            Some(told) => tell(top, "extensions", id, key, |s, at, path| s.error(at, path, told)),
+            None => {}
         }
+    }
+}
+
+fn sent_by(exporter: &ExporterConfig) -> Option<&Id> {
+    match exporter {
+        ExporterConfig::OtlpHttp(exporter) => exporter.auth.as_ref(),
+        ExporterConfig::Debug(_) => None,
     }
 }
 
