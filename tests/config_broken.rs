@@ -88,6 +88,10 @@ const CASES: &[(&str, &str, &str)] = &[
      "    protocols:\n\t    grpc:",
      "1 problem\n\
          \x20 4:1  -  a tab indents this line; YAML takes only spaces"),
+    ("        endpoint: 0.0.0.0:4318",
+     "        limits:\n          max_header_list_size: 200000",
+     "1 problem\n\
+         \x20 8:33  receivers.otlp.protocols.http.limits.max_header_list_size  200000 is not from 1024 to 131072"),
     ("    timeout: 10s",
      "    timeout: '10s",
      "1 problem\n\
@@ -636,12 +640,37 @@ const CASES: &[(&str, &str, &str)] = &[
          \x20 19:17  processors.attributes.actions[0].value.a  is empty; give it a value"),
     ("        value: ${env:TENANT}",
      "        from_context: metadata.x-tenant",
-     ""),
+     "1 warning\n\
+         \x20 18:7  processors.attributes.actions  warning: from_context `metadata.x-tenant` is never there: no receiver of logs has `include_metadata: true`"),
+    ("        value: ${env:TENANT}",
+     "        from_context: auth.username",
+     "1 warning\n\
+         \x20 18:7  processors.attributes.actions  warning: from_context `auth.username` is never there: no receiver of logs asks for credentials (auth.authenticator)"),
+    ("      storage: file_storage\n\nextensions:\n  health_check:",
+     "      storage: file_storage\n    auth:\n      authenticator: bearertokenauth\n\nextensions:\n  bearertokenauth:\n    filename: /run/token\n  health_check:",
+     "2 warnings\n\
+         \x20 36:22  exporters.otlphttp.auth.authenticator  warning: `bearertokenauth` is not listed in service.extensions; it is started all the same\n\
+         \x20 40:15  extensions.bearertokenauth.filename    warning: `/run/token` cannot be read: entity not found; exporters keep their data until there is a token"),
     ("    timeout: 10s",
      "    timeout: 10s\n    \"\\u202etuoemit\": 1",
      "1 problem\n\
          \x20 12:5  processors.batch.\\u{202e}tuoemit  `\\u{202e}tuoemit` is not a key here; metadata_keys, timeout, send_batch_size, send_batch_max_size, send_batch_max_bytes, metadata_cardinality_limit are"),
 ];
+
+/// One receiver of the pipeline that could tell it is enough; a pipeline of others, or none, is not.
+#[test]
+fn what_from_context_names_is_looked_for_in_the_receivers_of_its_pipelines() {
+    let asking = GOOD.replace("value: ${env:TENANT}", "from_context: x-tenant");
+    assert!(report(&asking).0.contains("from_context `x-tenant` is never there"), "{}", report(&asking).0);
+    let telling = asking.replace("endpoint: 0.0.0.0:4318", "include_metadata: true");
+    assert_eq!(report(&telling).0, "");
+    let unused = asking.replace("[memory_limiter, attributes, batch]", "[memory_limiter, batch]");
+    assert!(!report(&unused).0.contains("from_context"), "{}", report(&unused).0);
+    let elsewhere = telling
+        .replace("  otlp:\n", "  otlp/other:\n    protocols:\n      http:\n        endpoint: 0.0.0.0:5318\n  otlp:\n");
+    let elsewhere = elsewhere.replace("receivers: [otlp]", "receivers: [otlp/other]");
+    assert!(report(&elsewhere).0.contains("from_context `x-tenant` is never there"), "{}", report(&elsewhere).0);
+}
 
 #[test]
 fn every_problem_is_told_with_its_place_path_and_rule() {

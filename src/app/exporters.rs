@@ -7,6 +7,7 @@ use super::stores::{Source, Stored, Stores};
 use super::wire::{Crew, StartError};
 use crate::base::{Clock, Dice};
 use crate::config::Id;
+use crate::extensions::authenticators::config::BearerTokenConfig;
 use crate::processors::Tee;
 use crate::processors::pipe::StoreNo;
 use crate::supervise::Supervisor;
@@ -29,6 +30,8 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     section: OtlpHttpConfig,
+    /// What is sent of a file that may change.
+    token: Option<BearerTokenConfig>,
     store: StoreNo,
     sources: Vec<Source>,
     /// The pipelines whose batches it counts: each pipeline's are counted once, by its first exporter.
@@ -55,7 +58,8 @@ pub fn tasks(config: &Config, stores: &Stores) -> BTreeMap<Id, Task> {
         let mut section = section.as_ref().clone();
         // The last one of a name is sent, so an authenticator's is.
         section.headers.extend(section.auth.as_ref().and_then(|auth| super::guards::sent(config, auth)));
-        let task = Task { section, store: *no, sources: sources.clone(), counted };
+        let token = section.auth.as_ref().and_then(|auth| super::guards::followed(config, auth));
+        let task = Task { section, token, store: *no, sources: sources.clone(), counted };
         tasks.insert(id.clone(), task);
     }
     tasks
@@ -86,7 +90,7 @@ pub fn prepare<'a>(
     let one = |(id, task): (&Id, &Task)| {
         let (stored, crew) = (&stores.all[task.store.0], &crews[task.store.0]);
         let settings = settings(id, task, stored, metrics);
-        let lines = lines(id, &task.section, stored, crew, metrics, health, clock)?;
+        let lines = lines(id, task, stored, crew, metrics, health, clock)?;
         Ok(Ready { id: id.clone(), settings, store: task.store, lines })
     };
     tasks.into_iter().map(one).collect()
@@ -151,15 +155,16 @@ fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkS
 
 fn lines(
     id: &Id,
-    section: &OtlpHttpConfig,
+    task: &Task,
     stored: &Stored,
     crew: &Crew,
     metrics: &Metrics,
     health: &Health,
     clock: &Clock,
 ) -> Result<Lines, StartError> {
-    let consumers = section.sending_queue.num_consumers.max(1);
-    let maker = Maker::new(section, consumers, clock.clone())
+    let consumers = task.section.sending_queue.num_consumers.max(1);
+    let shown = task.token.as_ref().and_then(super::guards::shown);
+    let maker = Maker::new(&task.section, consumers, clock.clone(), shown)
         .map_err(|e| StartError::Component { id: id.to_string(), why: e.to_string() })?;
     let transport = move || maker.make();
     let depot: Arc<dyn Depot> = if stored.durable {

@@ -3,26 +3,28 @@
 use super::plan::{Config, ExtensionConfig};
 use super::wire::StartError;
 use crate::config::{Id, Secret};
-use crate::extensions::authenticators::basic::Basic;
-use crate::extensions::authenticators::bearer::Bearer;
+use crate::extensions::authenticators::basic::{Basic, Busy, NoNames};
+use crate::extensions::authenticators::bearer::{Bearer, Token};
 use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig, HtpasswdConfig};
-use crate::receivers::guard::Guard;
+use crate::receivers::guard::{Admission, Guard};
+use crate::uplink::otlp_http::Shown;
 use futures_util::FutureExt as _;
+use http::HeaderName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Those of the extensions that start and can ask somebody.
+/// Those that some server asks by.
 ///
 /// # Errors
 /// When a file of credentials cannot be read, or says nothing that can be used.
 pub fn make(config: &Config) -> Result<BTreeMap<Id, Guard>, StartError> {
     let mut guards = BTreeMap::new();
-    for id in &config.service.extensions {
+    for id in &config.asked_by_servers() {
         let no = |why: String| StartError::Component { id: id.to_string(), why };
         let guard = match config.extensions.get(id) {
             Some(ExtensionConfig::BearerToken(section)) => bearer(section).map_err(|e| no(format!("filename: {e}")))?,
             Some(ExtensionConfig::BasicAuth(BasicAuthConfig { htpasswd: Some(section), .. })) => {
-                basic(section).map_err(no)?
+                basic(section).map_err(|e| no(e.to_string()))?
             }
             _ => continue,
         };
@@ -33,20 +35,43 @@ pub fn make(config: &Config) -> Result<BTreeMap<Id, Guard>, StartError> {
 
 fn bearer(section: &BearerTokenConfig) -> std::io::Result<Guard> {
     let bearer = Bearer::new(section)?;
-    let ask = move |value: &[u8]| std::future::ready(bearer.admits(value).then(Vec::new)).boxed();
+    let ask = move |value: &[u8]| {
+        let admission = if bearer.admits(value) { Admission::In(Vec::new()) } else { Admission::Out };
+        std::future::ready(admission).boxed()
+    };
     Ok(Guard::new(&section.header, "Bearer", ask))
 }
 
-fn basic(section: &HtpasswdConfig) -> Result<Guard, String> {
-    let file = section.file.as_ref().map(std::fs::read_to_string).transpose();
-    let file = file.map_err(|e| format!("htpasswd.file: {e}"))?;
-    let texts = file.iter().map(String::as_str).chain(section.inline.as_ref().map(Secret::reveal));
-    let basic = Arc::new(Basic::new(texts).map_err(|e| format!("htpasswd: {e}"))?);
+fn basic(section: &HtpasswdConfig) -> Result<Guard, NoNames> {
+    let basic = Arc::new(Basic::new(section)?);
     let ask = move |value: &[u8]| {
         let (basic, value) = (basic.clone(), value.to_vec());
-        async move { basic.admits(&value).await.map(|name| vec![("username", name)]) }.boxed()
+        let admission = |admitted| match admitted {
+            Ok(Some(name)) => Admission::In(vec![("username", name)]),
+            Ok(None) => Admission::Out,
+            Err(Busy) => Admission::Busy,
+        };
+        async move { admission(basic.admits(&value).await) }.boxed()
     };
     Ok(Guard::new("authorization", "Basic", ask))
+}
+
+/// The token an exporter follows in a file, by this authenticator.
+#[must_use]
+pub fn followed(config: &Config, id: &Id) -> Option<BearerTokenConfig> {
+    match config.extensions.get(id)? {
+        ExtensionConfig::BearerToken(section) if section.filename.is_some() => Some(section.clone()),
+        _ => None,
+    }
+}
+
+/// What it sends of it at each upload.
+#[must_use]
+pub fn shown(section: &BearerTokenConfig) -> Option<Shown> {
+    let token = Token::of(section.filename.as_ref()?, &section.scheme);
+    // The name was checked when it was read.
+    let header = HeaderName::from_bytes(section.header.as_bytes()).ok()?;
+    Some(Shown { header, value: Arc::new(move || token.value()) })
 }
 
 /// The header an exporter sends by this authenticator.

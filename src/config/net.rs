@@ -35,7 +35,17 @@ pub struct HttpServer {
     pub idle_timeout: Duration,
     /// `limits`, ours.
     pub limits: Limits,
+    /// `limits.max_header_list_size`, 16 KiB as HTTP/2 counts them (each header and 32 bytes): a head that is larger is
+    /// answered with 431 and the connection closed, as over gRPC. Whatever it says, a head has at most 128 KiB and 96
+    /// headers.
+    pub max_header_list_size: u32,
 }
+
+/// The most a head of HTTP/1.1 may ever have, as it is sent: 128 KiB. It is actix-http's buffer, which nobody can set
+/// (3.20, `h1/decoder.rs`); its table of 96 headers stands beside it.
+const HEAD_MAX: u32 = 128 << 10;
+/// What hyper grants a head over gRPC.
+const HEADER_LIST_MAX: u32 = 16 << 10;
 
 impl HttpServer {
     /// A server with the defaults, at this place.
@@ -52,6 +62,7 @@ impl HttpServer {
             read_header_timeout: Duration::from_secs(60), // otelcol since 0.138
             idle_timeout: Duration::from_secs(60),
             limits: Limits::default(),
+            max_header_list_size: HEADER_LIST_MAX,
         }
     }
 }
@@ -115,6 +126,10 @@ impl HttpServer {
     #[must_use]
     pub fn read(s: &Section<'_>, endpoint: Listen) -> HttpServer {
         let default = HttpServer::at(endpoint);
+        let (limits, max_header_list_size) = s.section("limits", |s| {
+            let size = s.number("max_header_list_size", default.max_header_list_size, 1_024..=HEAD_MAX);
+            (Limits::read(s), size)
+        });
         let body_max = s.number("max_request_body_size", 0, 0..=i64::MAX.unsigned_abs());
         let server = HttpServer {
             endpoint: s.listen("endpoint", default.endpoint),
@@ -126,11 +141,12 @@ impl HttpServer {
             response_headers: s.headers("response_headers"),
             read_header_timeout: s.duration("read_header_timeout", default.read_header_timeout),
             idle_timeout: s.duration("idle_timeout", default.idle_timeout),
-            limits: s.section("limits", Limits::read),
+            limits,
+            max_header_list_size,
         };
         s.moot("read_timeout", "limits.body_idle_timeout and limits.body_timeout bound the body of a request");
         s.moot("write_timeout", "limits.write_timeout bounds how long a client may not read its answer");
-        s.moot("compression_algorithms", "gzip, zlib, deflate and zstd are taken, anything else is refused");
+        s.moot("compression_algorithms", "gzip, zlib, deflate, zstd and snappy are taken, anything else is refused");
         s.moot("keep_alives_enabled", "connections are kept for the next request");
         s.refuse("middlewares", "middlewares are not available in this build");
         server

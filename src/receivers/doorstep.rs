@@ -3,11 +3,14 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | whose head is larger than `limits.max_header_list_size` | 431, and the connection is closed |
 //! | preflight: `OPTIONS` with `Access-Control-Request-Method` | 204, with `Access-Control-Allow-*` if all of it is allowed |
 //! | without credentials that are right | 401 `Unauthorized`, as text |
+//! | with some that could not be checked now | 503, `Retry-After` |
 //! | other | the server's own, with `Access-Control-Allow-Origin` if the origin is allowed |
 
-use super::guard::{Guard, Told};
+use super::COME_BACK;
+use super::guard::{Admission, Guard, Told};
 use crate::config::{Cors, HttpServer};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
@@ -24,6 +27,7 @@ pub struct Doorstep {
     cors: Option<Cors>,
     guard: Option<Guard>,
     response_headers: Vec<(HeaderName, HeaderValue)>,
+    head_max: usize,
 }
 
 impl Doorstep {
@@ -35,7 +39,8 @@ impl Doorstep {
             Some((HeaderName::try_from(name.as_str()).ok()?, HeaderValue::from_str(value.reveal()).ok()?))
         };
         let response_headers = server.response_headers.iter().filter_map(header).collect();
-        Doorstep { cors: server.cors.clone(), guard, response_headers }
+        let head_max = server.max_header_list_size as usize;
+        Doorstep { cors: server.cors.clone(), guard, response_headers, head_max }
     }
 
     /// Lets a request in, or answers it.
@@ -43,18 +48,28 @@ impl Doorstep {
     /// # Errors
     /// The answer of one that stays outside.
     pub async fn enter(&self, request: &HttpRequest) -> Result<Told, HttpResponse> {
+        if list_size(request) > self.head_max {
+            let mut answer = HttpResponse::build(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+            answer.content_type("text/plain; charset=utf-8").force_close();
+            return Err(answer.body("431 request header fields too large\n"));
+        }
         if let Some(cors) = self.cors.as_ref().filter(|_| is_preflight(request)) {
             return Err(preflight(cors, request));
         }
         let Some(guard) = &self.guard else { return Ok(Told::new()) };
         let value = request.headers().get(&*guard.header).map(HeaderValue::as_bytes);
-        guard.admits(value).await.ok_or_else(|| {
-            HttpResponse::build(StatusCode::UNAUTHORIZED)
+        match guard.admits(value).await {
+            Admission::In(told) => Ok(told),
+            Admission::Out => Err(HttpResponse::build(StatusCode::UNAUTHORIZED)
                 .content_type("text/plain; charset=utf-8")
                 .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
                 .insert_header((header::WWW_AUTHENTICATE, guard.scheme))
-                .body("Unauthorized\n")
-        })
+                .body("Unauthorized\n")),
+            Admission::Busy => Err(HttpResponse::build(StatusCode::SERVICE_UNAVAILABLE)
+                .content_type("text/plain; charset=utf-8")
+                .insert_header((header::RETRY_AFTER, COME_BACK.as_secs()))
+                .body("too many credentials are being checked\n")),
+        }
     }
 
     /// Adds what every answer has.
@@ -71,6 +86,14 @@ impl Doorstep {
             headers.append(name.clone(), value.clone());
         }
     }
+}
+
+/// As HTTP/2 counts it (RFC 9113, 6.5.2): names, values, and 32 bytes for each; the target is one of them there.
+fn list_size(request: &HttpRequest) -> usize {
+    let size = |name: usize, value: usize| name + value + 32;
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let headers = request.headers().iter().map(|(name, value)| size(name.as_str().len(), value.len()));
+    headers.sum::<usize>() + size(":path".len(), target)
 }
 
 fn is_preflight(request: &HttpRequest) -> bool {

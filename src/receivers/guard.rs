@@ -7,8 +7,19 @@ use std::sync::Arc;
 /// What an authenticator tells of a client it knows, by name: `username`.
 pub type Told = Vec<(&'static str, String)>;
 
-/// Given the value of the header: what is told of a client that is let in.
-type Ask = dyn Fn(&[u8]) -> BoxFuture<'static, Option<Told>> + Send + Sync;
+/// What a client hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// Come in.
+    In(Told),
+    /// The credentials are missing or not right.
+    Out,
+    /// They could not be checked now: come back.
+    Busy,
+}
+
+/// Given the value of the header.
+type Ask = dyn Fn(&[u8]) -> BoxFuture<'static, Admission> + Send + Sync;
 
 /// An authenticator; `app` makes it of an extension.
 #[derive(Clone)]
@@ -31,13 +42,16 @@ impl Guard {
     pub fn new(
         header: &str,
         scheme: &'static str,
-        ask: impl Fn(&[u8]) -> BoxFuture<'static, Option<Told>> + Send + Sync + 'static,
+        ask: impl Fn(&[u8]) -> BoxFuture<'static, Admission> + Send + Sync + 'static,
     ) -> Guard {
         Guard { header: header.to_ascii_lowercase().into(), scheme, ask: Arc::new(ask) }
     }
 
-    /// Whether this client may come in, and what is known of it. Without the header it may not.
-    pub async fn admits(&self, value: Option<&[u8]>) -> Option<Told> {
-        (self.ask)(value?).await
+    /// Whether this client may come in. Without the header it may not.
+    pub async fn admits(&self, value: Option<&[u8]>) -> Admission {
+        match value {
+            Some(value) => (self.ask)(value).await,
+            None => Admission::Out,
+        }
     }
 }

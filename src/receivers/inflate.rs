@@ -5,6 +5,7 @@
 //! | `gzip` | RFC 1952, members one after the other | |
 //! | `zlib`, `deflate` | RFC 1950; without its two bytes, RFC 1951 | |
 //! | `zstd` | RFC 8878, frames one after the other | [`WINDOW_MAX`], [`FRAMES_MAX`] |
+//! | `snappy` | framed (framing_format.txt), as Collectors send it; over HTTP also one block | a block says its size first |
 
 use crate::batcher::budget::{Charge, Crowded};
 use bytes::Bytes;
@@ -25,6 +26,9 @@ pub enum Encoding {
     Zlib,
     /// RFC 8878.
     Zstd,
+    /// Frames or a block, told by the first bytes: older Collectors mean frames by `snappy`, newer ones blocks
+    /// (`newSnappyHandler` of confighttp).
+    Snappy,
 }
 
 impl Encoding {
@@ -36,6 +40,7 @@ impl Encoding {
             "gzip" => Some(Encoding::Gzip),
             "zlib" | "deflate" => Some(Encoding::Zlib),
             "zstd" => Some(Encoding::Zstd),
+            "snappy" | "x-snappy-framed" => Some(Encoding::Snappy),
             _ => None,
         }
     }
@@ -66,7 +71,25 @@ pub fn inflate(encoding: Encoding, body: Bytes, max: usize, charge: &mut Charge)
         Encoding::Zlib if is_zlib(&body) => drain(ZlibDecoder::new(&body[..]), body.len(), max, charge),
         Encoding::Zlib => drain(DeflateDecoder::new(&body[..]), body.len(), max, charge),
         Encoding::Zstd => unframe(&body, max, charge),
+        Encoding::Snappy if body.is_empty() => Ok(body),
+        Encoding::Snappy if body.starts_with(SNAPPY_FRAMES) => {
+            drain(snap::read::FrameDecoder::new(&body[..]), body.len(), max, charge)
+        }
+        Encoding::Snappy => block(&body, max, charge),
     }
+}
+
+/// What a stream of snappy frames begins with. No block does: read as one it copies from before its beginning.
+const SNAPPY_FRAMES: &[u8] = b"\xff\x06\0\0sNaPpY";
+
+/// One block of snappy. It begins with its size, which is charged before anything is allocated.
+fn block(body: &[u8], max: usize, charge: &mut Charge) -> Result<Bytes, Uninflatable> {
+    let size = snap::raw::decompress_len(body).map_err(broken)?;
+    if size > max {
+        return Err(Uninflatable::TooLarge(max));
+    }
+    charge.grow(size)?;
+    Ok(snap::raw::Decoder::new().decompress_vec(body).map_err(broken)?.into())
 }
 
 /// RFC 1950: method 8, and the first two bytes are a multiple of 31. A raw stream that begins so would begin with a
@@ -184,6 +207,16 @@ mod tests {
         to.write_all(raw).and_then(|()| to.finish()).expect("memory takes it")
     }
 
+    fn snappy_frames(raw: &[u8]) -> Vec<u8> {
+        let mut to = snap::write::FrameEncoder::new(Vec::new());
+        to.write_all(raw).expect("memory takes it");
+        to.into_inner().expect("memory takes it")
+    }
+
+    fn snappy_block(raw: &[u8]) -> Vec<u8> {
+        snap::raw::Encoder::new().compress_vec(raw).expect("memory takes it")
+    }
+
     #[test]
     fn bodies_come_back_as_they_were() {
         let raw: Vec<u8> = (0..300_000_u32).flat_map(|n| n.to_le_bytes()).collect();
@@ -200,10 +233,15 @@ mod tests {
             (Encoding::Zstd, zstd(&raw, false).into()),
             (Encoding::Zstd, [zstd(&raw[..7], false), skippable, zstd(&raw[7..], true)].concat().into()),
             (Encoding::Zstd, [zstd(b"", true), zstd(&raw[..9], true), zstd(&raw[9..], true)].concat().into()),
+            (Encoding::Snappy, snappy_frames(&raw).into()),
+            (Encoding::Snappy, [snappy_frames(&raw[..7]), snappy_frames(&raw[7..])].concat().into()),
+            (Encoding::Snappy, snappy_block(&raw).into()),
         ] {
             assert_eq!(inflate(encoding, body, 2 << 20, &mut budget.open()).expect("whole"), raw, "{encoding:?}");
         }
-        assert_eq!(inflate(Encoding::Zstd, Bytes::new(), 1, &mut budget.open()).expect("nothing"), "");
+        for encoding in [Encoding::Zstd, Encoding::Snappy] {
+            assert_eq!(inflate(encoding, Bytes::new(), 1, &mut budget.open()).expect("nothing"), "");
+        }
         assert_eq!(budget.used(), 0);
     }
 
@@ -216,6 +254,8 @@ mod tests {
             (Encoding::Zlib, zlib(&zeros)),
             (Encoding::Zlib, deflate(&zeros, 6)),
             (Encoding::Zstd, zstd(&zeros, false).into()),
+            (Encoding::Snappy, snappy_frames(&zeros).into()),
+            (Encoding::Snappy, snappy_block(&zeros).into()),
         ] {
             let told = inflate(encoding, bomb.clone(), 4 << 20, &mut budget.open());
             assert_eq!(told, Err(Uninflatable::TooLarge(4 << 20)), "{encoding:?}");
@@ -255,6 +295,25 @@ mod tests {
         broken(b"no zstd".to_vec(), "");
     }
 
+    /// Goal: a few bytes that promise much cost nothing, and what was changed on the way is seen.
+    #[test]
+    fn a_snappy_block_is_bounded_by_the_size_it_says_and_frames_by_their_checksums() {
+        let budget = Budget::new(Size::mib(8));
+        let told = |body: &[u8], max| inflate(Encoding::Snappy, Bytes::copy_from_slice(body), max, &mut budget.open());
+        let promise = [0xff, 0xff, 0xff, 0xff, 0x0f, 0]; // 4 GiB
+        assert_eq!(told(&promise, 20 << 20), Err(Uninflatable::TooLarge(20 << 20)));
+        assert!(matches!(told(b"\x80\x80\x80\x80\x80\x80", 99), Err(Uninflatable::Broken(_))), "no number");
+        assert!(matches!(told(b"\x09\x00x", 99), Err(Uninflatable::Broken(_))), "less than it says");
+        let mut changed = snappy_frames(b"abcdefgh");
+        *changed.last_mut().expect("not empty") ^= 1;
+        assert!(matches!(told(&changed, 99), Err(Uninflatable::Broken(_))), "its checksum");
+        assert!(matches!(told(&[SNAPPY_FRAMES, &[2, 0, 0, 0]].concat(), 99), Err(Uninflatable::Broken(_))), "kind 2");
+        // Chunks to pass over: many of them are no more work than they are bytes.
+        let padded = [SNAPPY_FRAMES, &[0xfe, 0, 0, 0].repeat(100_000)].concat();
+        assert_eq!(told(&padded, 99).expect("nothing"), "");
+        assert_eq!(budget.used(), 0);
+    }
+
     #[test]
     fn an_encoding_nobody_knows_is_not_taken_for_none() {
         for (name, expected) in [
@@ -264,7 +323,9 @@ mod tests {
             ("zstd", Some(Encoding::Zstd)),
             ("identity", None),
             ("br", None),
-            ("snappy", None),
+            ("snappy", Some(Encoding::Snappy)),
+            ("x-snappy-framed", Some(Encoding::Snappy)),
+            ("lz4", None),
         ] {
             assert_eq!(Encoding::parse(name), expected, "{name:?}");
         }

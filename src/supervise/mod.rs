@@ -70,5 +70,7 @@ pub use seat::{Reason, State};
 pub use shift::{Helper, Pulse, beat};
 pub use signals::{Hangups, Signals, StopSignal};
 pub use supervisor::{Drained, End, Lookout, Settings, Supervisor};
+#[cfg(any(test, feature = "testing"))]
+pub use tripwire::disarm_tripwires;
 pub use tripwire::{Wire, tripwire};
 pub use watch::{SeatView, Watch};

@@ -59,6 +59,21 @@ pub enum ClientError {
     Setting(String),
 }
 
+/// A header whose value is asked for at each upload: a token in a file that changes.
+#[derive(Clone)]
+pub struct Shown {
+    /// Its name.
+    pub header: HeaderName,
+    /// Its value now, or why there is none: the data waits then.
+    pub value: Arc<dyn Fn() -> Result<Secret, String> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shown").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
 /// The client of one exporter.
 #[derive(Debug, Clone)]
 pub struct OtlpHttp {
@@ -66,6 +81,7 @@ pub struct OtlpHttp {
     /// By signal.
     urls: [Option<Url>; 3],
     headers: HeaderMap,
+    shown: Option<Shown>,
     clock: Clock,
     /// `max_conns_per_host`: one place for each upload on the way.
     places: Option<Arc<Semaphore>>,
@@ -109,7 +125,13 @@ impl OtlpHttp {
         }
         let client = builder.build().map_err(|e| setting("client", e))?;
         let places = config.max_conns_per_host.map(|most| Arc::new(Semaphore::new(most as usize)));
-        Ok(OtlpHttp { client, urls, headers, clock, places })
+        Ok(OtlpHttp { client, urls, headers, shown: None, clock, places })
+    }
+
+    /// With this header, which wins over one of the same name.
+    #[must_use]
+    pub fn showing(self, shown: Option<Shown>) -> OtlpHttp {
+        OtlpHttp { shown, ..self }
     }
 }
 
@@ -120,6 +142,7 @@ pub struct Maker {
     config: OtlpHttpConfig,
     consumers: u32,
     clock: Clock,
+    shown: Option<Shown>,
     /// With the files' contents in it.
     last_good: Mutex<OtlpHttpConfig>,
 }
@@ -129,10 +152,15 @@ impl Maker {
     ///
     /// # Errors
     /// As [`OtlpHttp::new`].
-    pub fn new(config: &OtlpHttpConfig, consumers: u32, clock: Clock) -> Result<Maker, ClientError> {
+    pub fn new(
+        config: &OtlpHttpConfig,
+        consumers: u32,
+        clock: Clock,
+        shown: Option<Shown>,
+    ) -> Result<Maker, ClientError> {
         let read = with_files_read(config)?;
         OtlpHttp::new(&read, consumers, clock.clone())?;
-        Ok(Maker { config: config.clone(), consumers, clock, last_good: Mutex::new(read) })
+        Ok(Maker { config: config.clone(), consumers, clock, shown, last_good: Mutex::new(read) })
     }
 
     /// A client for a new life.
@@ -144,13 +172,13 @@ impl Maker {
         let error = match fresh {
             Ok((client, read)) => {
                 *last_good = read;
-                return Arc::new(client);
+                return Arc::new(client.showing(self.shown.clone()));
             }
             Err(error) => error,
         };
         tracing::error!(%error, "client cannot be made anew; it is made of what was read before");
         match OtlpHttp::new(&last_good, self.consumers, self.clock.clone()) {
-            Ok(client) => Arc::new(client),
+            Ok(client) => Arc::new(client.showing(self.shown.clone())),
             Err(error) => Arc::new(NoClient { why: error.to_string() }),
         }
     }
@@ -199,6 +227,12 @@ impl Transport for OtlpHttp {
         }
         // The operator's headers win.
         headers.extend(self.headers.clone());
+        if let Some(Shown { header, value }) = &self.shown {
+            match value().and_then(|value| carried(&value)) {
+                Ok(value) => drop(headers.insert(header, value)),
+                Err(why) => return std::future::ready(Verdict::Hold { why }).boxed(),
+            }
+        }
         let request = self.client.post(url).headers(headers).body(parcel.body.bytes);
         let (clock, places) = (self.clock.clone(), self.places.clone());
         async move {
@@ -304,6 +338,13 @@ fn headers(config: &OtlpHttpConfig) -> Result<HeaderMap, ClientError> {
         headers.insert(header, value);
     }
     Ok(headers)
+}
+
+fn carried(value: &Secret) -> Result<HeaderValue, String> {
+    let carried = HeaderValue::from_str(value.reveal());
+    let mut carried = carried.map_err(|_| "the token to send has a byte that no header can carry".to_owned())?;
+    carried.set_sensitive(true);
+    Ok(carried)
 }
 
 fn parse(url: &str) -> Result<Url, ClientError> {

@@ -389,3 +389,43 @@ async fn what_is_begun_over_http_must_go_on() {
     let waits = timeout(Duration::from_secs(3), other.read(&mut byte)).await;
     assert!(waits.is_err(), "another port has its own, of a minute");
 }
+
+/// What a client hears that sends these bytes to the HTTP port, until the connection ends.
+async fn hear_of(rig: &Rig, sent: &[u8]) -> String {
+    let mut stream = TcpStream::connect(rig.agent.addresses["otlp/http"]).await.expect("it listens");
+    let _ = stream.write_all(sent).await; // the server may have heard enough
+    let mut said = Vec::new();
+    // What was not read any more makes the kernel reset the connection, after the answer.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("the connection ends");
+    String::from_utf8_lossy(&said).to_lowercase()
+}
+
+/// Goal: a head has an end, in bytes and in headers, and the connection with it; what is within is served as ever. The
+/// limit of 128 KiB and 96 headers is actix-http's own: this shows when it changes.
+#[actix::test]
+async fn a_head_that_is_too_large_is_431_and_the_connection_closed() {
+    let rig = start("", "limits: {max_header_list_size: 4096}").await;
+    let post = |headers: &str| {
+        let rest = "content-type: application/x-protobuf\r\nconnection: close\r\ncontent-length: 0";
+        format!("POST /v1/logs HTTP/1.1\r\nhost: x\r\n{rest}\r\n{headers}\r\n")
+    };
+    let large = |bytes: usize| post(&format!("x-large: {}\r\n", "x".repeat(bytes)));
+    // In HTTP/2's count: `host` 37, `content-type` 66, `connection` 47, `content-length` 47, `:path` 45, `x-large` 39.
+    let spent = 37 + 66 + 47 + 47 + 45 + 39;
+    assert!(hear_of(&rig, large(4_096 - spent).as_bytes()).await.starts_with("http/1.1 200 "));
+    let refused = hear_of(&rig, large(4_097 - spent).as_bytes()).await;
+    assert!(refused.starts_with("http/1.1 431 ") && refused.contains("connection: close\r\n"), "{refused}");
+    assert_eq!(rig.number("tfo_agent_requests_refused", &["reason=\"too_large\"", "http"]).await, 1.0);
+
+    let many = |count: usize| post(&"a:\r\n".repeat(count - 4));
+    let rig = start("", "limits: {max_header_list_size: 131072}").await;
+    assert!(hear_of(&rig, many(96).as_bytes()).await.starts_with("http/1.1 200 "), "96 headers");
+    let endless = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(200 << 10));
+    for (what, sent) in [("97 headers", many(97)), ("a head without an end", endless)] {
+        let said = hear_of(&rig, sent.as_bytes()).await;
+        assert!(said.starts_with("http/1.1 431 "), "{what}: {said}");
+    }
+    // HTTP/2 without TLS is spoken by nobody here; it ends all the same.
+    let h2 = hear_of(&rig, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert!(h2.starts_with("http/1.1 400 "), "{h2}");
+}

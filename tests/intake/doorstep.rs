@@ -2,6 +2,8 @@
 
 use super::answers::{client_over, header, logs};
 use super::rig::{PATIENCE, PROTOBUF, Rig, read};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -151,6 +153,43 @@ async fn a_name_and_its_password_let_in_and_the_name_can_be_asked_for() {
     assert!(!ear.has_heard("tr0mbone"));
 }
 
+/// Goal: who cannot be asked now is not sent away for good, for a 401 makes OTLP clients drop what they have.
+#[actix::test]
+async fn more_guesses_than_can_be_checked_are_asked_to_come_back() {
+    let hash = bcrypt::hash_with_salt("tr0mbone", 9, [7; 16]).expect("a hash").to_string();
+    let auth = "auth: {authenticator: basicauth}";
+    let rig = start([auth, auth, "", &format!("basicauth: {{htpasswd: {{inline: 'slow:{hash}'}}}}")]).await;
+    let guess = |n: u32| {
+        let request = rig.http.post(rig.url("/v1/logs")).basic_auth("slow", Some(n));
+        request.header("content-type", PROTOBUF).body(one()).send()
+    };
+    let answers = futures_util::future::join_all((0..20).map(guess)).await;
+    let told: Vec<_> = answers.into_iter().map(|answer| answer.expect("an answer")).collect();
+    let of = |status: u16| told.iter().filter(|answer| answer.status() == status).count();
+    let busy_over_http = of(503);
+    assert_eq!(of(401) + busy_over_http, 20);
+    assert!((4..=12).contains(&of(401)), "four have a place, and whoever comes when one is through: {}", of(401));
+    assert!(told.iter().filter(|it| it.status() == 503).all(|it| header(it, "retry-after") == "2"));
+    let request = |n: u32| {
+        let mut request = logs(&one()).into_request();
+        let coded = STANDARD.encode(format!("slow:other {n}"));
+        request.metadata_mut().insert("authorization", format!("Basic {coded}").parse().expect("ASCII"));
+        request
+    };
+    let client = client_over(channel(&rig).await);
+    let calls = (0..20).map(|n| {
+        let (mut client, request) = (client.clone(), request(n));
+        async move { client.export(request).await.expect_err("nobody is let in") }
+    });
+    let told = futures_util::future::join_all(calls).await;
+    let busy: Vec<_> = told.iter().filter(|it| it.code() == Code::Unavailable).collect();
+    assert_eq!(busy.len() + told.iter().filter(|it| it.code() == Code::Unauthenticated).count(), 20);
+    assert!(busy.len() >= 8, "{}", busy.len());
+    assert!(busy.iter().all(|it| !it.details().is_empty()), "with RetryInfo");
+    assert_eq!(knock(&rig, Some("Basic c2xvdzp0cjBtYm9uZQ==")).await, IN);
+    assert_eq!(rig.number("tfo_agent_requests_refused", &["unavailable", "http"]).await, busy_over_http as f64);
+}
+
 #[actix::test]
 async fn an_exporter_shows_its_credentials() {
     for (extension, expected) in [
@@ -171,6 +210,42 @@ async fn an_exporter_shows_its_credentials() {
         };
         assert!(rig.far_end.until(PATIENCE, shown).await, "{extension}");
     }
+}
+
+/// Goal: a token that a machine gets after the start, and gets anew every hour, needs no restart: until it is there the
+/// exporter keeps what it has, and then sends it.
+#[actix::test]
+async fn an_exporter_waits_for_its_token_and_follows_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let token = dir.path().join("token");
+    let extension = format!("bearertokenauth: {{filename: {}}}", token.display());
+    let rig = Rig::start(|endpoint, _| {
+        let yaml = config(endpoint, ["", "", "", &extension]);
+        let more =
+            "auth: {authenticator: bearertokenauth}, retry_on_failure: {initial_interval: 200ms, max_interval: 200ms}";
+        let yaml = yaml.replace("compression: none", &format!("compression: none, {more}"));
+        let outcome = plan::read(&Locations::of(&yaml), &Machine::new(|| None));
+        assert!(outcome.report.to_string().contains("exporters keep their data"), "{}", outcome.report);
+        outcome.config.expect("a warning")
+    })
+    .await;
+    let post = async || rig.post("/v1/logs", &[("content-type", PROTOBUF)], one()).await.status().as_u16();
+    let heard = async |token: &str| {
+        let shown = |c: &mut tfo_otel_agent::testing::far_end::Collector| {
+            c.seen().any(|seen| seen.header("authorization") == Some(token))
+        };
+        assert!(rig.far_end.until(PATIENCE, shown).await, "{token}: {:?}", rig.far_end.report());
+    };
+    assert_eq!(post().await, 200);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(rig.far_end.with(|c| c.seen().count()), 0, "nothing is sent without it");
+    std::fs::write(&token, "first\n").expect("written");
+    heard("Bearer first").await;
+    std::fs::write(&token, "second\n").expect("written");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(post().await, 200);
+    heard("Bearer second").await;
+    assert_eq!(rig.far_end.with(|c| c.counts().items), 2, "each once");
 }
 
 /// What a browser asks first, and what it then sends.
@@ -253,7 +328,7 @@ fn an_authenticator_that_cannot_ask_or_speak_is_told() {
         (["auth: {authenticator: health_check}", "", "health_check: {endpoint: '127.0.0.1:1'}"], "`health_check` is no authenticator; bearertokenauth and basicauth are"),
         ([basic, "", "basicauth: {client_auth: {username: u, password: p}}"], "`basicauth` has no htpasswd, which is what a server asks by"),
         (["", basic, "basicauth: {htpasswd: {inline: 'u:p'}}"],      "exporters.otlphttp.auth.authenticator  `basicauth` has no client_auth, which is what an exporter sends"),
-        (["", auth, "bearertokenauth: {filename: /t}"],              "has a filename, which an exporter cannot follow"),
+        ([auth, auth, "bearertokenauth: {filename: /t}"],            "extensions.bearertokenauth.filename"), // a server cannot wait for it
         ([auth, "", "bearertokenauth: {filename: /none}"],           "extensions.bearertokenauth.filename"),
         ([basic, "", "basicauth: {htpasswd: {file: /none}}"],        "extensions.basicauth.htpasswd.file"),
     ];

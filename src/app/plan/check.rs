@@ -7,6 +7,7 @@ use crate::config::{Id, Listen, Section, TlsServer};
 use crate::extensions::authenticators::htpasswd;
 use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::otlp::Signal;
+use crate::processors::attributes::action::Action;
 use crate::processors::attributes::matching::Matching;
 use crate::processors::batch::groups::MARK;
 use crate::receivers::tls;
@@ -25,6 +26,7 @@ pub(super) fn check(config: &mut Config, top: &Section<'_>) {
     link_storages(config, &exporters, top);
     link_authenticators(config, &receivers, &exporters, top);
     check_credentials(config, top);
+    check_contexts(config, top);
     check_directories(config, top);
     check_ports(config, &receivers, top);
     check_faces(config, &receivers, top);
@@ -195,9 +197,6 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
         Some(ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_)) => {
             Err("is no authenticator; bearertokenauth and basicauth are")
         }
-        Some(ExtensionConfig::BearerToken(bearer)) if sends && bearer.filename.is_some() => {
-            Err("has a filename, which an exporter cannot follow; `token: ${file:…}` is read at the start")
-        }
         Some(ExtensionConfig::BasicAuth(basic)) if sends && basic.client_auth.is_none() => {
             Err("has no client_auth, which is what an exporter sends")
         }
@@ -208,8 +207,10 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
     }
 }
 
-/// Files of credentials are there and understood.
+/// Files of credentials are there and understood. A token that only exporters send may come later.
 fn check_credentials(config: &Config, top: &Section<'_>) {
+    let asked = config.asked_by_servers();
+    let sent: BTreeSet<&Id> = config.exporters.values().filter_map(sent_by).collect();
     for id in &config.service.extensions {
         let (key, path, is_htpasswd) = match config.extensions.get(id) {
             Some(ExtensionConfig::BearerToken(bearer)) => ("filename", bearer.filename.as_ref(), false),
@@ -224,9 +225,59 @@ fn check_credentials(config: &Config, top: &Section<'_>) {
             Ok(bytes) if is_htpasswd => htpasswd::parse(&String::from_utf8_lossy(&bytes)).err().map(|e| e.to_string()),
             Ok(bytes) => bytes.trim_ascii().is_empty().then(|| format!("`{}` holds no token", path.display())),
         };
-        if let Some(told) = told {
-            tell(top, "extensions", id, key, |s, at, path| s.error(at, path, told));
+        match told {
+            Some(told) if sent.contains(id) && !asked.contains(id) => {
+                let told = format!("{told}; exporters keep their data until there is a token");
+                tell(top, "extensions", id, key, |s, at, path| s.warn(at, path, told));
+            }
+            Some(told) => tell(top, "extensions", id, key, |s, at, path| s.error(at, path, told)),
+            None => {}
         }
+    }
+}
+
+fn sent_by(exporter: &ExporterConfig) -> Option<&Id> {
+    match exporter {
+        ExporterConfig::OtlpHttp(exporter) => exporter.auth.as_ref(),
+        ExporterConfig::Debug(_) => None,
+    }
+}
+
+/// What `from_context` names is told by some receiver; else the action never does anything, and nothing says so.
+fn check_contexts(config: &Config, top: &Section<'_>) {
+    for (id, processor) in &config.processors {
+        let (key, actions) = match processor {
+            ProcessorConfig::Attributes(attributes) => ("actions", &attributes.actions),
+            ProcessorConfig::Resource(resource) => ("attributes", &resource.actions),
+            _ => continue,
+        };
+        let pipelines: Vec<_> = config.service.pipelines.iter().filter(|p| p.processors.contains(id)).collect();
+        let told = |name: &str| {
+            let mut receivers = pipelines.iter().flat_map(|pipeline| &pipeline.receivers);
+            receivers.any(|id| config.receivers.get(id).is_some_and(|receiver| tells(receiver, name)))
+        };
+        let missing = actions.iter().filter_map(Action::context).find(|name| !pipelines.is_empty() && !told(name));
+        if let Some(name) = missing {
+            let needed = match name.strip_prefix("auth.") {
+                Some(_) => "asks for credentials (auth.authenticator)",
+                None => "has `include_metadata: true`",
+            };
+            let ids: Vec<String> = pipelines.iter().map(|pipeline| pipeline.id()).collect();
+            let message =
+                format!("from_context {} is never there: no receiver of {} {needed}", quote(name), ids.join(", "));
+            tell(top, "processors", id, key, |s, at, path| s.warn(at, path, message));
+        }
+    }
+}
+
+/// Whether it could tell this of a client.
+fn tells(receiver: &ReceiverConfig, name: &str) -> bool {
+    let ReceiverConfig::Otlp(otlp) = receiver else { return false };
+    let (grpc, http) = (otlp.grpc.as_ref(), otlp.http.as_ref().map(|http| &http.server));
+    if name.starts_with("auth.") {
+        grpc.is_some_and(|grpc| grpc.auth.is_some()) || http.is_some_and(|http| http.auth.is_some())
+    } else {
+        grpc.is_some_and(|grpc| grpc.include_metadata) || http.is_some_and(|http| http.include_metadata)
     }
 }
 

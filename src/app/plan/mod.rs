@@ -41,7 +41,7 @@ use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
 use crate::telemetry::config::TelemetryConfig;
 use crate::uplink::config::{DebugConfig, OtlpHttpConfig};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A configuration in which every reference leads somewhere.
@@ -133,6 +133,27 @@ pub struct PipelineConfig {
     pub processors: Vec<Id>,
     /// At least one; each once.
     pub exporters: Vec<Id>,
+}
+
+impl Config {
+    /// The authenticators by which servers ask that start: receivers of a pipeline, and extensions.
+    #[must_use]
+    pub fn asked_by_servers(&self) -> BTreeSet<Id> {
+        let receivers = self.service.pipelines.iter().flat_map(|pipeline| &pipeline.receivers);
+        let of_receivers = receivers.filter_map(|id| match self.receivers.get(id) {
+            Some(ReceiverConfig::Otlp(otlp)) => Some(otlp),
+            _ => None,
+        });
+        let of_receivers = of_receivers.flat_map(|otlp| {
+            let grpc = otlp.grpc.as_ref().and_then(|grpc| grpc.auth.clone());
+            grpc.into_iter().chain(otlp.http.as_ref().and_then(|http| http.server.auth.clone()))
+        });
+        let of_extensions = self.service.extensions.iter().filter_map(|id| match self.extensions.get(id) {
+            Some(ExtensionConfig::HealthCheck(health)) => health.server.auth.clone(),
+            _ => None,
+        });
+        of_receivers.chain(of_extensions).collect()
+    }
 }
 
 impl PipelineConfig {

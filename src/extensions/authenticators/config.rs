@@ -11,7 +11,8 @@ pub struct BearerTokenConfig {
     pub scheme: String,
     /// `token`, and `tokens`.
     pub tokens: Vec<Secret>,
-    /// `filename`: tokens, one a line, in the place of those; read again when it changes.
+    /// `filename`: tokens, one a line, in the place of those; read again when it changes. An exporter sends the first, and
+    /// waits for it while there is none.
     pub filename: Option<PathBuf>,
     /// `header`, `Authorization`: where the token stands.
     pub header: String,
@@ -29,7 +30,7 @@ pub struct BasicAuthConfig {
 /// `htpasswd`: names and passwords, `name:password` a line; where a name stands in both, `inline` counts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HtpasswdConfig {
-    /// `file`, read at the start.
+    /// `file`: read again when it changes.
     pub file: Option<PathBuf>,
     /// `inline`.
     pub inline: Option<Secret>,

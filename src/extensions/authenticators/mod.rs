@@ -8,7 +8,9 @@
 //! What always holds:
 //! * No secret is in a log, an error or a `Debug`.
 //! * Comparisons take the same time whatever they find, and a name nobody has costs what a wrong password costs.
-//! * bcrypt, which is slow on purpose, runs on a thread of its own, one at a time, and once for each right password.
+//! * bcrypt, which is slow on purpose, runs on a thread of its own, one at a time, and once for each right password. Who
+//!   guesses waits in a queue with an end, and never before somebody with another name.
+//! * A file is read again when it changes; what cannot be used is told, and what was good stays.
 //!
 //! | file | holds |
 //! |---|---|
@@ -16,11 +18,13 @@
 //! | `bearer` | tokens, and the file they are read from |
 //! | `basic` | names and passwords |
 //! | `htpasswd` | what a line of such a file says |
+//! | `watched` | a file that may change |
 
 pub mod basic;
 pub mod bearer;
 pub mod config;
 pub mod htpasswd;
+mod watched;
 
 use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq as _;

@@ -109,6 +109,18 @@ const USES: [(&str, &[Verb]); 5] = [
 ];
 
 impl Action {
+    /// What it asks of the request's context, if anything.
+    #[must_use]
+    pub fn context(&self) -> Option<&str> {
+        match self {
+            Action::Insert { from, .. } | Action::Update { from, .. } | Action::Upsert { from, .. } => match from {
+                Source::Context(name) => Some(name),
+                Source::Value(_) | Source::Attribute(_) => None,
+            },
+            Action::Delete(_) | Action::Hash(_) | Action::Extract { .. } | Action::Convert { .. } => None,
+        }
+    }
+
     /// Reads a list of actions, in order. One whose value is a variable that is not set is left out with a warning.
     #[must_use]
     pub fn read_all(s: &Section<'_>, key: &'static str) -> Vec<Action> {

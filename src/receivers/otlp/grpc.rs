@@ -11,17 +11,21 @@
 //! | full, busy, stopping | UNAVAILABLE with `RetryInfo` |
 //! | this request made us fall | INTERNAL: OTLP clients do not retry it |
 //! | no byte of the message for `body_idle_timeout`, or not all of it in `body_timeout` | DEADLINE_EXCEEDED |
+//! | no answer within the client's `grpc-timeout` | DEADLINE_EXCEEDED; what was whole by then may be kept all the same |
+//! | a `grpc-timeout` that is none | INVALID_ARGUMENT |
 //! | no credentials that are right | UNAUTHENTICATED |
+//! | credentials that could not be checked now | UNAVAILABLE with `RetryInfo` |
 //! | other service, method or message encoding | UNIMPLEMENTED |
 //! | no gRPC at all | HTTP 405 or 415 |
 
 use super::config::GrpcConfig;
-use super::http::{COME_BACK, RESERVE, reason};
+use super::http::{RESERVE, reason};
 use crate::batcher::budget::{Charge, Crowded};
 use crate::otlp::{Caller, Signal};
 use crate::otlp::{Encoding as Form, Status as Details, success};
 use crate::processors::Refusal;
-use crate::receivers::guard::{Guard, Told};
+use crate::receivers::COME_BACK;
+use crate::receivers::guard::{Admission, Guard, Told};
 use crate::receivers::inflate::{Encoding, Uninflatable, inflate};
 use crate::receivers::intake::Intake;
 use crate::supervise::contain;
@@ -36,14 +40,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tower_service::Service;
 
-/// What a client that asked for another encoding is told. The original takes snappy too, which no client sends unasked.
-const ACCEPTED: &str = "identity,gzip,deflate,zstd";
+/// What a client that asked for another encoding is told.
+const ACCEPTED: &str = "identity,gzip,deflate,zstd,snappy";
 
 /// One OTLP/gRPC endpoint: the service behind tonic's server.
 #[derive(Debug, Clone)]
@@ -91,7 +95,25 @@ impl Service<Request<Body>> for OtlpGrpc {
                 *refused.status_mut() = status;
                 return Ok(refused);
             }
-            let answered = contain("grpc request", endpoint.answer(request)).await;
+            let within = match deadline(request.headers()) {
+                Ok(within) => within,
+                Err(status) => {
+                    endpoint.metrics.request_refused(reason_of(&status));
+                    return Ok(status.into_http());
+                }
+            };
+            let answer = contain("grpc request", endpoint.answer(request));
+            let answered = match within {
+                None => answer.await,
+                // What is offered by then is brought to its end and counted, whoever waits for it.
+                Some(within) => match timeout(within, answer).await {
+                    Ok(answered) => answered,
+                    Err(_) => {
+                        endpoint.metrics.request_refused(reason::OVERDUE);
+                        return Ok(Status::deadline_exceeded("grpc-timeout is over; the data may be kept").into_http());
+                    }
+                },
+            };
             let answered = answered.unwrap_or_else(|report| Err(Status::internal(report.to_string())));
             if let Err(status) = &answered {
                 endpoint.metrics.request_refused(reason_of(status));
@@ -114,6 +136,7 @@ impl Inner {
             "gzip" => Encoding::Gzip,
             "deflate" => Encoding::Zlib,
             "zstd" => Encoding::Zstd,
+            "snappy" => Encoding::Snappy,
             other => {
                 let mut status =
                     Status::unimplemented(format!("grpc: Decompressor is not installed for grpc-encoding \"{other}\""));
@@ -135,7 +158,11 @@ impl Inner {
     async fn let_in(&self, headers: &HeaderMap) -> Result<Told, Status> {
         let Some(guard) = &self.guard else { return Ok(Told::new()) };
         let value = headers.get(&*guard.header).map(HeaderValue::as_bytes);
-        guard.admits(value).await.ok_or_else(|| Status::unauthenticated("the credentials are missing or not right"))
+        match guard.admits(value).await {
+            Admission::In(told) => Ok(told),
+            Admission::Out => Err(Status::unauthenticated("the credentials are missing or not right")),
+            Admission::Busy => Err(later("too many credentials are being checked".to_owned())),
+        }
     }
 
     /// Who sends it, if somebody may ask.
@@ -220,6 +247,32 @@ fn no_grpc(request: &Request<Body>) -> Option<http::StatusCode> {
     (!is_grpc).then_some(http::StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
+/// How long the client waits, by `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP2, "Timeout"). `None`: as
+/// long as it takes.
+///
+/// grpc-go answers INTERNAL to what is neither; we keep that for faults of our own, and clients retry neither.
+fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let parse = |value: &[u8]| {
+        let (unit, digits) = value.split_last().filter(|(_, digits)| (1..=8).contains(&digits.len()))?;
+        let number = digits.iter().try_fold(0_u64, |n, digit| Some(n * 10 + u64::from((*digit as char).to_digit(10)?)));
+        Some(match unit {
+            b'H' => Duration::from_secs(number? * 3_600),
+            b'M' => Duration::from_secs(number? * 60),
+            b'S' => Duration::from_secs(number?),
+            b'm' => Duration::from_millis(number?),
+            b'u' => Duration::from_micros(number?),
+            b'n' => Duration::from_nanos(number?),
+            _ => return None,
+        })
+    };
+    let malformed = || {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        Status::invalid_argument(format!("malformed grpc-timeout: `{value}`"))
+    };
+    parse(value.as_bytes()).map(Some).ok_or_else(malformed)
+}
+
 /// As `tfo_agent_requests_refused` counts it.
 fn reason_of(status: &Status) -> &'static str {
     match status.code() {
@@ -273,4 +326,39 @@ fn ok() -> Response<Body> {
     let mut response = Response::new(Body::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()));
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_timeout_is_eight_digits_at_most_and_a_unit() {
+        for (value, expected) in [
+            ("2H",         Some(Duration::from_secs(7_200))),
+            ("3M",         Some(Duration::from_secs(180))),
+            ("5S",         Some(Duration::from_secs(5))),
+            ("250m",       Some(Duration::from_millis(250))),
+            ("7u",         Some(Duration::from_micros(7))),
+            ("0n",         Some(Duration::ZERO)),
+            ("99999999H",  Some(Duration::from_secs(99_999_999 * 3_600))), // 11,000 years
+            ("100000000n", None),
+            ("S",          None),
+            ("",           None),
+            ("5",          None),
+            ("5s",         None),
+            ("-5S",        None),
+            ("+5S",        None),
+            ("5 S",        None),
+            ("1.5S",       None),
+            ("5µ",         None),
+        ] {
+            let headers = HeaderMap::from_iter([(http::HeaderName::from_static("grpc-timeout"), HeaderValue::from_bytes(value.as_bytes()).expect("a value"))]);
+            let told = deadline(&headers).map_err(|status| (status.code(), status.message().to_owned()));
+            let malformed = (Code::InvalidArgument, format!("malformed grpc-timeout: `{value}`"));
+            assert_eq!(told, expected.map(Some).ok_or(malformed), "{value:?}");
+        }
+        assert!(deadline(&HeaderMap::new()).is_ok_and(|none| none.is_none()));
+    }
 }

@@ -10,12 +10,15 @@
 //! | this request made us fall | 500 and a `Status`: OTLP clients do not retry it |
 //! | other path, method, media type | 404, 405, 415 as text |
 //! | no credentials that are right | 401 as text, at the [doorstep](crate::receivers::doorstep) |
+//! | credentials that could not be checked now | 503 and `Retry-After`, there too |
+//! | a head that is too large | 431, there too |
 
 use super::config::HttpConfig;
 use crate::batcher::budget::{Charge, Crowded};
 use crate::otlp::{BadJson, Caller, Signal, from_json_within};
 use crate::otlp::{Encoding as Form, Status, success};
 use crate::processors::Refusal;
+use crate::receivers::COME_BACK;
 use crate::receivers::guard::Told;
 use crate::receivers::inflate::{Encoding, Uninflatable, inflate};
 use crate::receivers::intake::Intake;
@@ -33,10 +36,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// What a refused client is asked to wait: long enough for a segment to be made or a sync to end, short enough that
-/// the queue of an SDK (2,048 items by default) does not overflow.
-pub(super) const COME_BACK: Duration = Duration::from_secs(2);
-
 /// gRPC's codes, as `Status` bodies carry them.
 pub(super) const INVALID_ARGUMENT: i32 = 3;
 pub(super) const DEADLINE_EXCEEDED: i32 = 4;
@@ -49,6 +48,7 @@ pub(super) mod reason {
     pub(crate) const INVALID: &str = "invalid";
     pub(crate) const TOO_LARGE: &str = "too_large";
     pub(crate) const SLOW: &str = "slow";
+    pub(crate) const OVERDUE: &str = "overdue";
     pub(crate) const CROWDED: &str = "crowded";
     pub(crate) const LATER: &str = "unavailable";
     pub(crate) const FELL: &str = "fault";
@@ -84,8 +84,11 @@ impl OtlpHttp {
 
     /// Counts a request that was answered at the doorstep.
     pub fn stays_outside(&self, status: StatusCode) {
-        if status == StatusCode::UNAUTHORIZED {
-            self.metrics.request_refused(reason::UNKNOWN);
+        match status {
+            StatusCode::UNAUTHORIZED => self.metrics.request_refused(reason::UNKNOWN),
+            StatusCode::SERVICE_UNAVAILABLE => self.metrics.request_refused(reason::LATER),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => self.metrics.request_refused(reason::TOO_LARGE),
+            _ => {}
         }
     }
 

@@ -206,7 +206,7 @@ fn certificates_that_are_gone_at_a_fall_cost_nothing() {
         std::fs::write(&path, CA).expect("space");
         let mut config = config(&format!("https://localhost:{port}"));
         config.tls.common.ca = Some(Pem::File(path.clone()));
-        let maker = Maker::new(&config, 4, Clock::system()).expect("it is there");
+        let maker = Maker::new(&config, 4, Clock::system(), None).expect("it is there");
         let sends = async || {
             let raw = Numbered::new(Signal::Logs, Source(1)).request(1).bytes.into();
             let body = Packer::new(Encoding::Gzip, LEVEL).pack(&raw);
@@ -223,6 +223,6 @@ fn certificates_that_are_gone_at_a_fall_cost_nothing() {
         std::fs::write(&path, CA).expect("space");
         assert!(sends().await);
         std::fs::remove_file(&path).expect("it is ours");
-        assert!(Maker::new(&config, 4, Clock::system()).is_err(), "a start without it fails");
+        assert!(Maker::new(&config, 4, Clock::system(), None).is_err(), "a start without it fails");
     });
 }
