@@ -4,7 +4,7 @@ use super::line::{self, Encoding, Field as LineField, Form, Head, Severity};
 use super::queue::Queue;
 use super::sampling::Sampler;
 use super::{DUMP, Zone};
-use crate::base::Clock;
+use crate::base::{Clock, Swap};
 use std::cell::Cell;
 use std::error::Error;
 use std::fmt::{self, Debug};
@@ -22,10 +22,16 @@ use tracing_subscriber::registry::LookupSpan;
 /// Writes events as lines; see the module above.
 #[derive(Debug)]
 pub struct LogLayer {
+    pub(super) rule: Arc<Swap<Rule>>,
+    pub(super) queue: Arc<Queue>,
+}
+
+/// Which lines are written, and how. Changes as a whole.
+#[derive(Debug)]
+pub(super) struct Rule {
     pub(super) style: Arc<Style>,
     pub(super) severity: Severity,
-    pub(super) sampler: Option<Arc<Mutex<Sampler>>>,
-    pub(super) queue: Arc<Queue>,
+    pub(super) sampler: Option<Mutex<Sampler>>,
 }
 
 /// What every line of this process has in common.
@@ -43,12 +49,13 @@ impl LogLayer {
     /// Our own lines from the configured level up; other crates' only from warn up, whatever the level: at debug, an
     /// HTTP/2 library says several lines per request.
     fn hears(&self, metadata: &Metadata<'_>) -> bool {
+        let severity_min = self.rule.get().severity;
         let ours = is_ours(metadata.target());
         if metadata.is_span() {
             // Context, not a line: wanted also when only errors are shown.
-            return ours && *metadata.level() <= Level::INFO && self.severity < Severity::Fatal;
+            return ours && *metadata.level() <= Level::INFO && severity_min < Severity::Fatal;
         }
-        let least = if ours { self.severity } else { self.severity.max(Severity::Warn) };
+        let least = if ours { severity_min } else { severity_min.max(Severity::Warn) };
         severity(*metadata.level()).is_some_and(|severity| severity >= least)
     }
 
@@ -57,12 +64,13 @@ impl LogLayer {
         let metadata = foreign.as_ref().unwrap_or_else(|| event.metadata());
         let Some(severity) = severity(*metadata.level()) else { return };
         let dump = metadata.target() == DUMP;
-        let style = &*self.style;
+        let rule = self.rule.get();
+        let style = &*rule.style;
 
         scratch.clear();
         event.record(&mut scratch.visitor(style.encoding, dump));
         let now = style.clock.now();
-        if let (Some(sampler), false) = (&self.sampler, dump) {
+        if let (Some(sampler), false) = (&rule.sampler, dump) {
             let mut sampler = sampler.lock().unwrap_or_else(PoisonError::into_inner);
             if !sampler.admits(severity, &scratch.message, now) {
                 return;
@@ -98,7 +106,7 @@ where
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(match self.severity {
+        Some(match self.rule.get().severity {
             Severity::Debug => LevelFilter::DEBUG,
             Severity::Info | Severity::Warn | Severity::Error => LevelFilter::INFO, // spans
             Severity::Fatal => LevelFilter::OFF,
