@@ -4,9 +4,11 @@
 use super::Lane;
 use super::block::Header;
 use super::cursor::Fate;
+use super::disk::Limits;
 use super::ledger::Record;
 use crate::base::Bytes;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// What went wrong with the medium.
@@ -65,6 +67,9 @@ pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
     /// Does one piece of housekeeping: deletes, seals, copies forward, makes spare room. `true` when there is more.
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError>;
 
+    /// From now on by these limits; what is too much for them gives way as at any other time.
+    fn limit(&self, limits: Limits);
+
     /// How much is in use.
     fn usage(&self) -> Usage;
 }
@@ -86,7 +91,7 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
 /// Blocks in memory, for exporters without storage.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    budget: u64,
+    budget: AtomicU64,
     kept: Mutex<Kept>,
 }
 
@@ -100,7 +105,7 @@ struct Kept {
 impl Memory {
     /// At most `budget` bytes of blocks.
     pub(crate) fn new(budget: Bytes) -> Memory {
-        Memory { budget: budget.0, kept: Mutex::default() }
+        Memory { budget: AtomicU64::new(budget.0), kept: Mutex::default() }
     }
 }
 
@@ -109,8 +114,9 @@ impl Shelf for Memory {
         drop(books.records(false)); // nothing outlives this process, but what was taken counts as written
         let mut kept = lock(&self.kept);
         let more: u64 = blocks.iter().map(|(_, value)| value.len() as u64).sum();
-        if kept.bytes + more > self.budget {
-            return Err(ShelfError::Full { used: Bytes(kept.bytes), budget: Bytes(self.budget) });
+        let budget = self.budget.load(Relaxed);
+        if kept.bytes + more > budget {
+            return Err(ShelfError::Full { used: Bytes(kept.bytes), budget: Bytes(budget) });
         }
         kept.bytes += more;
         kept.written += more;
@@ -135,8 +141,12 @@ impl Shelf for Memory {
         Ok(false)
     }
 
+    fn limit(&self, limits: Limits) {
+        self.budget.store(limits.max.0, Relaxed); // of the others none counts in memory
+    }
+
     fn usage(&self) -> Usage {
-        let kept = lock(&self.kept);
-        Usage { bytes: kept.bytes, budget: self.budget, segments: 0, written: kept.written, block_bytes: kept.written }
+        let (kept, budget) = (lock(&self.kept), self.budget.load(Relaxed));
+        Usage { bytes: kept.bytes, budget, segments: 0, written: kept.written, block_bytes: kept.written }
     }
 }

@@ -24,7 +24,7 @@ use self::books::Books;
 use self::suspects::{DEATH_EVIDENCE, Suspects};
 use super::block::{self, frame};
 use super::cursor::Fate;
-use super::disk::{Disk, DiskSettings, StartError};
+use super::disk::{Disk, DiskSettings, Limits, StartError};
 use super::ledger::{Ledger, Side};
 use super::shelf::{Memory, Shelf, ShelfError, Usage, lock, try_lock};
 use super::slots::Slots;
@@ -154,6 +154,12 @@ impl Spool {
     /// Everything committed from now on to these lanes waits for this exporter too. Whoever works for it goes on.
     pub fn admit(&self, exporter: &str, lanes: &[Lane]) {
         lock(&self.ledger).admit(exporter, lanes);
+    }
+
+    /// From now on by these limits. What is too much for them gives way at the next housekeeping, which begins now.
+    pub fn limit(&self, limits: Limits) {
+        self.shelf.limit(limits);
+        self.work.send_modify(|n| *n += 1);
     }
 
     /// Bytes and segments in use.
