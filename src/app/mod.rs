@@ -9,6 +9,7 @@ pub mod plan;
 pub mod reload;
 pub mod roster;
 pub mod run;
+mod servers;
 pub mod stop;
 pub mod stores;
 pub mod web;

@@ -19,9 +19,11 @@
 
 use super::exporters::{self, Task};
 use super::plan::{Config, ExtensionConfig};
-use super::wire::{Agent, StartError, fed_by, man_stores, outlets, pipes};
+use super::servers::{Around, Laid};
+use super::wire::{Agent, StartError, man_stores, outlets, pipes, shown};
 use crate::config::Id;
 use crate::spool::{Book, Store as _};
+use crate::telemetry::config::TelemetryConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a reload did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reloaded {
-    /// Nothing: the configuration is the same.
+    /// The configuration is the same; files it names (certificates, credentials) were read again.
     Unchanged,
     /// It is in force. The exporters whose uplinks were replaced, begun or given up.
     Applied {
@@ -53,19 +55,24 @@ pub enum ReloadError {
 }
 
 impl Agent {
+    /// `service.telemetry` as it is in force.
+    #[must_use]
+    pub fn telemetry(&self) -> &TelemetryConfig {
+        &self.config.service.telemetry
+    }
+
     /// Takes over another configuration.
     ///
     /// # Errors
     /// See [`ReloadError`]; nothing has changed then.
     pub async fn reload(&mut self, config: Config) -> Result<Reloaded, ReloadError> {
-        if config == self.config {
-            return Ok(Reloaded::Unchanged);
-        }
+        let is_same = config == self.config;
         let fixed = self.fixed(&config);
         if !fixed.is_empty() {
             return Err(ReloadError::Restart(fixed));
         }
         // Everything that can fail.
+        let laid = Laid::out(&config, &self.servers)?;
         let stores = self.stores.follow(&config, &self.clock).map_err(StartError::from)?;
         let pipes = pipes(&config, &stores, &self.metrics, &self.clock)?;
         let tasks = exporters::tasks(&config, &stores);
@@ -92,9 +99,20 @@ impl Agent {
         // Nothing that can fail.
         let stores = Arc::new(stores);
         stores.join();
-        for (id, intake) in &self.intakes {
-            intake.reroute(fed_by(&pipes, id), outlets(&stores, &self.crews, &self.metrics));
-        }
+        stores.limit(&config);
+        let around = Around {
+            supervisor: &self.supervisor,
+            pipes: &pipes,
+            outlets: outlets(&stores, &self.crews, &self.metrics),
+            metrics: &self.metrics,
+            health: &self.health,
+            clock: &self.clock,
+            started: self.started,
+        };
+        let leaving = self.servers.open(&config, laid, &around);
+        // Before uplinks go: what a receiver that goes still takes is theirs to send.
+        self.servers.part(leaving, &around).await;
+        self.addresses = self.servers.addresses();
         for id in changed.iter().filter(|id| self.tasks.contains_key(id)) {
             self.supervisor.dismiss(&exporters::seat(id), PATIENCE).await;
             if let Some(task) = self.tasks.get(id).filter(|_| !tasks.contains_key(id)) {
@@ -104,44 +122,29 @@ impl Agent {
         for ready in ready {
             exporters::post(&self.supervisor, ready);
         }
+        let (labels, level) = shown(&config);
+        self.metrics.change(&self.metrics.resource().changed(&labels), level);
         super::numbers::register(&config, &self.metrics, &stores, self.supervisor.lookout());
         self.stores = stores;
         self.tasks = tasks;
         self.config = config;
+        if is_same {
+            return Ok(Reloaded::Unchanged);
+        }
         self.tell_the_orphaned();
         Ok(Reloaded::Applied { exporters: changed.iter().map(Id::to_string).collect() })
     }
 
     /// Keys that differ and are read at the start only.
     fn fixed(&self, new: &Config) -> Vec<String> {
-        let old = &self.config;
         let mut fixed = Vec::new();
-        fixed.extend(differing("receivers", &old.receivers, &new.receivers, |_, _| true));
-        // A storage is opened when an exporter needs it, and stays as it was opened.
-        let matters = |id: &Id, _: &ExtensionConfig| match (self.stores.section(id), new.extensions.get(id)) {
-            (Some(open), Some(ExtensionConfig::FileStorage(wanted))) => open != wanted,
-            (_, wanted) => {
-                let is_storage = |section: &ExtensionConfig| matches!(section, ExtensionConfig::FileStorage(_));
-                !wanted.or(old.extensions.get(id)).is_some_and(is_storage)
+        for (id, section) in &new.extensions {
+            let ExtensionConfig::FileStorage(wanted) = section else { continue };
+            // It is opened when an exporter needs it, and stays where it was opened.
+            if self.stores.directory(id).is_some_and(|open| open != wanted.directory) {
+                fixed.push(format!("extensions.{id}.directory"));
             }
-        };
-        fixed.extend(differing("extensions", &old.extensions, &new.extensions, matters));
-        let started = |config: &Config| -> Vec<Id> {
-            let is_storage = |id: &&Id| matches!(config.extensions.get(id), Some(ExtensionConfig::FileStorage(_)));
-            config.service.extensions.iter().filter(|id| !is_storage(id)).cloned().collect()
-        };
-        if started(old) != started(new) {
-            fixed.push("service.extensions".to_owned());
         }
-        if old.service.telemetry != new.service.telemetry {
-            fixed.push("service.telemetry".to_owned());
-        }
-        // A receiver that no pipeline used has no port.
-        let fed = new.service.pipelines.iter().flat_map(|p| &p.receivers);
-        let portless: BTreeSet<&Id> = fed.filter(|id| !self.intakes.contains_key(id)).collect();
-        fixed.extend(
-            portless.into_iter().map(|id| format!("the pipelines of receivers.{id}, which does not listen yet")),
-        );
         fixed
     }
 
@@ -175,17 +178,4 @@ impl Agent {
 fn changed(old: &BTreeMap<Id, Task>, new: &BTreeMap<Id, Task>) -> BTreeSet<Id> {
     let ids: BTreeSet<&Id> = old.keys().chain(new.keys()).collect();
     ids.into_iter().filter(|id| old.get(id) != new.get(id)).cloned().collect()
-}
-
-/// Ids under `class` whose sections differ, where `matters`.
-fn differing<T: PartialEq>(
-    class: &str,
-    old: &BTreeMap<Id, T>,
-    new: &BTreeMap<Id, T>,
-    matters: impl Fn(&Id, &T) -> bool,
-) -> Vec<String> {
-    let ids: BTreeSet<&Id> = old.keys().chain(new.keys()).collect();
-    let differs = |id: &&Id| old.get(id) != new.get(id);
-    let matter = |id: &&Id| old.get(id).into_iter().chain(new.get(id)).any(|section| matters(id, section));
-    ids.into_iter().filter(differs).filter(matter).map(|id| format!("{class}.{id}")).collect()
 }

@@ -73,7 +73,7 @@ async fn live(config: &Config, locations: &Locations, clock: &Clock, logs: &Logs
             end = agent.supervisor.run_until_end() => break end,
             () = hangups.next() => {
                 logs.reopen();
-                reload(&mut agent, locations, &reloads).await;
+                reload(&mut agent, locations, &reloads, logs).await;
             }
         }
     };
@@ -103,7 +103,7 @@ impl Reloads {
 const CONFIGURATION: &str = "configuration";
 
 /// Reads the configuration again and carries it out, or says why not.
-async fn reload(agent: &mut Agent, locations: &Locations, reloads: &Reloads) {
+async fn reload(agent: &mut Agent, locations: &Locations, reloads: &Reloads, logs: &Logs) {
     tracing::info!("reload requested");
     let locations = locations.clone();
     // Files may lie on a disk that stands still; the main thread must not.
@@ -113,7 +113,14 @@ async fn reload(agent: &mut Agent, locations: &Locations, reloads: &Reloads) {
     log_problems(&outcome.report);
     let told = match outcome.config {
         None => Err("it has errors; see the log".to_owned()),
-        Some(config) => agent.reload(config).await.map_err(|error| error.to_string()),
+        Some(config) => {
+            let (settings, before) = (log_settings(&config), agent.telemetry().clone());
+            let told = agent.reload(config).await;
+            if told.is_ok() && before != *agent.telemetry() {
+                logs.change(&settings);
+            }
+            told.map_err(|error| error.to_string())
+        }
     };
     let outcome = match told {
         Ok(Reloaded::Unchanged) => {

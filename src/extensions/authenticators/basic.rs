@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 pub struct Basic {
     known: BTreeMap<String, Kept>,
     /// bcrypt of one client at a time: who guesses shall not have all the CPU.
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
     /// Under a key of this process: a password that was right, for each name. Only what is slow to ask is remembered.
     right: Mutex<BTreeMap<String, Mark>>,
     key: hmac::Key,
@@ -38,7 +38,7 @@ impl Basic {
             known.extend(htpasswd::parse(text)?);
         }
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("the kernel has random bytes");
-        Ok(Basic { known, turn: Semaphore::new(1), right: Mutex::default(), key })
+        Ok(Basic { known, turn: Arc::new(Semaphore::new(1)), right: Mutex::default(), key })
     }
 
     /// The name of the one whose name and password the header's value has.
@@ -60,9 +60,13 @@ impl Basic {
         if before.is_some_and(|right| right.is(&mark).into()) {
             return true;
         }
-        let Ok(_turn) = self.turn.acquire().await else { return false };
+        let Ok(turn) = self.turn.clone().acquire_owned().await else { return false };
         let password = password.to_vec();
-        let is_right = tokio::task::spawn_blocking(move || kept.is(&password)).await.unwrap_or(false);
+        let asked = tokio::task::spawn_blocking(move || {
+            let _turn = turn; // also when the client hangs up meanwhile
+            kept.is(&password)
+        });
+        let is_right = asked.await.unwrap_or(false);
         if is_right && self.known.contains_key(name) {
             self.right.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), mark);
         }
