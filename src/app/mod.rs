@@ -2,6 +2,7 @@
 
 pub mod exporters;
 pub mod guards;
+pub mod last_good;
 pub mod listen;
 pub mod machine;
 pub mod numbers;
