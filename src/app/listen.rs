@@ -120,6 +120,9 @@ mod tests {
             assert!(bind("test", &to).is_err(), "{before} to {after}: it is taken");
             let (beside, _) = bind_beside("test", &to, &[ours.clone()]).expect("it is ours");
             assert!(bind("test", &to).is_err() && bind("test", &Listen::new(before, to.port)).is_err());
+            // Somebody who would share.
+            let other = Arc::new(bind("test", &Listen::new("127.0.0.1", 0)).expect("a port").0);
+            assert!(bind_beside("test", &to, &[other]).is_err());
             drop(ours);
             assert!(bind("test", &to).is_err(), "the other one is still there");
             drop(beside);
