@@ -530,7 +530,8 @@ async fn many_reloads_leave_nothing_behind() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let now = rig.holds().await;
-    assert_eq!((now.threads, now.posts), (before.threads, before.posts), "seed {seed}");
+    assert!(now.threads <= before.threads, "{} and {} threads, seed {seed}", before.threads, now.threads);
+    assert_eq!(now.posts, before.posts, "seed {seed}");
     assert!(now.files <= before.files + 12, "{} and {} files, seed {seed}", before.files, now.files);
     load.stop();
     let whole = || books(&load, &[&a]).report().lost() == 0;

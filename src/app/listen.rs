@@ -118,7 +118,7 @@ mod tests {
             let (ours, address) = bind("test", &Listen::new(before, 0)).expect("a port");
             let (ours, to) = (Arc::new(ours), Listen::new(after, address.port()));
             assert!(bind("test", &to).is_err(), "{before} to {after}: it is taken");
-            let (beside, _) = bind_beside("test", &to, &[ours.clone()]).expect("it is ours");
+            let (beside, _) = bind_beside("test", &to, std::slice::from_ref(&ours)).expect("it is ours");
             assert!(bind("test", &to).is_err() && bind("test", &Listen::new(before, to.port)).is_err());
             // Somebody who would share.
             let other = Arc::new(bind("test", &Listen::new("127.0.0.1", 0)).expect("a port").0);

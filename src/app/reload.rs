@@ -1,18 +1,19 @@
 //! SIGHUP: another configuration for an agent that runs.
 //!
 //! ```text
-//!  read ─▶ what may change? ─▶ open new stores ─▶ pipelines, clients ─▶ ┆ give up changed uplinks ─▶ post ─▶ reroute
-//!          (all or nothing)         everything that can fail            ┆ nothing can fail any more
+//!  read ─▶ what may not change? ─▶ sockets, stores, pipelines, clients ─▶ ┆ servers and receivers do the new thing
+//!          (all or nothing)        everything that can fail               ┆ ─▶ who goes answers what he has
+//!                                                                         ┆ ─▶ give up changed uplinks ─▶ post
+//!                                                                         ┆ nothing can fail any more
 //! ```
 //!
-//! | keys | a change |
-//! |---|---|
-//! | `processors`, `exporters`, `service.pipelines` | is in force when the reload is done: requests under way end as they began |
-//! | a `file_storage` that is not open yet | opens it; one that nobody reads any more stays open |
-//! | everything else: `receivers`, an open `file_storage`, other `extensions`, `service.telemetry` | needs a restart; the reload is refused and says so |
+//! Which key counts from when on stands in the README ("Run it"); the parts are in [`super::servers`] (receivers,
+//! `health_check`, metrics), [`super::stores`] (storages) and here (the rest). One key is refused: the `directory` of a
+//! storage that is open.
 //!
 //! What always holds:
-//! * No request is refused or lost, and no port is closed: receivers stay and hand what comes to the new pipelines.
+//! * No request is refused or lost, no connection of what did not change is closed, and a place that is still wanted is
+//!   listened at all the while.
 //! * What waits keeps its lane and goes by the new settings of its exporter. An exporter whose settings did not change
 //!   goes on undisturbed; one that changed brings home what it has out first.
 //! * A configuration that cannot be carried out changes nothing.
