@@ -219,6 +219,27 @@ fn the_resource_of_the_configuration_becomes_labels() {
     }
 }
 
+/// Goal: labels and level change while counters go on; the instance stays the same one.
+#[test]
+fn what_is_shown_changes_while_the_process_runs() {
+    let metrics = Metrics::new(&Resource::new(&BTreeMap::new(), &mut Dice::seeded(1)), Level::Basic);
+    let batch = BatchMetrics::new(&metrics, "b");
+    batch.sent(1, 10, Trigger::Size);
+    let instance = metrics.resource().get("service.instance.id").expect("automatic").to_owned();
+    assert!(!metrics.text().contains("batch_send_size_bytes"));
+    let changes = BTreeMap::from([("site".to_owned(), Some("north".to_owned())), ("service.version".to_owned(), None)]);
+    metrics.change(&metrics.resource().changed(&changes), Level::Detailed);
+    batch.sent(1, 10, Trigger::Size);
+    let text = metrics.text();
+    let counted = "otelcol_processor_batch_batch_send_size_bytes_count";
+    let line = text.lines().find(|l| l.starts_with(counted)).expect("shown");
+    assert!(line.contains("site=\"north\"") && line.contains(&instance) && line.ends_with(" 2"), "{line}");
+    assert!(!text.contains("service_version"), "{text}");
+    metrics.change(&metrics.resource().changed(&BTreeMap::new()), Level::Basic);
+    let text = metrics.text();
+    assert!(text.contains("service_version") && !text.contains("site=") && !text.contains("send_size_bytes"), "{text}");
+}
+
 /// RFC 9562, version 4: the digits 13 and 17 are fixed, everything else is chance.
 #[test]
 fn the_instance_id_is_a_new_version_4_uuid_at_each_start() {

@@ -1,9 +1,11 @@
 //! Places to listen at, bound before anything else is done: clients queue in the kernel while the spool is opened.
 
 use crate::config::Listen;
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A client that says nothing for so long is asked by its kernel whether it is still there.
@@ -31,6 +33,15 @@ pub struct NoPort {
 /// # Errors
 /// When the name does not resolve or the port is taken.
 pub fn bind(what: &str, at: &Listen) -> Result<(TcpListener, SocketAddr), NoPort> {
+    bind_beside(what, at, &[])
+}
+
+/// [`bind`], although these of ours have the port, at other addresses: `127.0.0.1:4317` beside `0.0.0.0:4317`, which is
+/// given up later, so that there is always somebody who listens.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_beside(what: &str, at: &Listen, ours: &[Arc<TcpListener>]) -> Result<(TcpListener, SocketAddr), NoPort> {
     let no = |source| NoPort { what: what.to_owned(), at: at.to_string(), source };
     let host = if at.host.is_empty() { "::" } else { &at.host };
     let addresses = (host, at.port).to_socket_addrs().map_err(no)?;
@@ -38,8 +49,7 @@ pub fn bind(what: &str, at: &Listen) -> Result<(TcpListener, SocketAddr), NoPort
     // An empty host means every interface: the IPv6 wildcard takes IPv4 too, unless the machine has no IPv6.
     let fallback = at.host.is_empty().then(|| SocketAddr::from(([0, 0, 0, 0], at.port)));
     for address in addresses.chain(fallback) {
-        let prepared = TcpListener::bind(address).and_then(|listener| {
-            listener.set_nonblocking(true)?;
+        let prepared = listen(address, ours).and_then(|listener| {
             outlive_no_client(&listener)?;
             Ok((listener.local_addr()?, listener))
         });
@@ -49,6 +59,29 @@ pub fn bind(what: &str, at: &Listen) -> Result<(TcpListener, SocketAddr), NoPort
         }
     }
     Err(no(last))
+}
+
+/// Clients that wait to be accepted; the kernel's own limit is `somaxconn`, 4,096.
+const BACKLOG: i32 = 1_024;
+
+fn listen(address: SocketAddr, ours: &[Arc<TcpListener>]) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?; // connections of an earlier life may linger
+    let bound = || rustix::net::bind(&socket, &address).and_then(|()| rustix::net::listen(&socket, BACKLOG));
+    // Shared for this moment, and between sockets of this process alone: somebody else's would not have asked for it,
+    // and shall find the port taken afterwards.
+    let share = |shared| {
+        let sockets = ours.iter().map(|socket| socket.as_fd()).chain([socket.as_fd()]);
+        sockets.into_iter().try_for_each(|socket| sockopt::set_socket_reuseport(socket, shared))
+    };
+    if ours.is_empty() {
+        bound()?;
+    } else {
+        share(true).and_then(|()| bound()).and(share(false))?;
+    }
+    Ok(TcpListener::from(socket))
 }
 
 /// A device that lost its power says no farewell; its connection would be held for ever. Linux gives these settings of a
@@ -75,5 +108,25 @@ mod tests {
         assert_eq!(sockopt::socket_keepalive(&accepted), Ok(true));
         assert_eq!(sockopt::tcp_keepidle(&accepted), Ok(QUIET));
         assert_eq!(sockopt::tcp_user_timeout(&accepted), Ok(UNACKNOWLEDGED_MS));
+    }
+
+    /// Goal: a reload may go from one interface to all and back without a moment in which nobody listens, and a second
+    /// agent still hears that the port is taken.
+    #[test]
+    fn a_port_is_shared_with_our_own_sockets_alone() {
+        for (before, after) in [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("", "127.0.0.1")] {
+            let (ours, address) = bind("test", &Listen::new(before, 0)).expect("a port");
+            let (ours, to) = (Arc::new(ours), Listen::new(after, address.port()));
+            assert!(bind("test", &to).is_err(), "{before} to {after}: it is taken");
+            let (beside, _) = bind_beside("test", &to, std::slice::from_ref(&ours)).expect("it is ours");
+            assert!(bind("test", &to).is_err() && bind("test", &Listen::new(before, to.port)).is_err());
+            // Somebody who would share.
+            let other = Arc::new(bind("test", &Listen::new("127.0.0.1", 0)).expect("a port").0);
+            assert!(bind_beside("test", &to, &[other]).is_err());
+            drop(ours);
+            assert!(bind("test", &to).is_err(), "the other one is still there");
+            drop(beside);
+            assert!(bind("test", &to).is_ok());
+        }
     }
 }

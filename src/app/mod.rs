@@ -3,6 +3,7 @@
 pub mod branches;
 pub mod exporters;
 pub mod guards;
+pub mod last_good;
 pub mod listen;
 pub mod machine;
 pub mod numbers;
@@ -10,6 +11,7 @@ pub mod plan;
 pub mod reload;
 pub mod roster;
 pub mod run;
+mod servers;
 pub mod stop;
 pub mod stores;
 pub mod web;

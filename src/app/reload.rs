@@ -1,38 +1,47 @@
 //! SIGHUP: another configuration for an agent that runs.
 //!
 //! ```text
-//!  read ─▶ what may change? ─▶ open new stores ─▶ pipelines, clients ─▶ ┆ give up changed uplinks ─▶ post ─▶ reroute
-//!          (all or nothing)         everything that can fail            ┆ nothing can fail any more
+//!  read ─▶ what may not change? ─▶ sockets, stores, pipelines, clients ─▶ ┆ servers and receivers do the new thing
+//!          (all or nothing)        everything that can fail               ┆ ─▶ who goes answers what he has
+//!                                                                         ┆ ─▶ give up changed uplinks ─▶ post
+//!                                                                         ┆ nothing can fail any more
 //! ```
 //!
-//! | keys | a change |
-//! |---|---|
-//! | `processors`, `exporters`, `service.pipelines` | is in force when the reload is done: requests under way end as they began |
-//! | a `file_storage` that is not open yet | opens it; one that nobody reads any more stays open |
-//! | everything else: `receivers`, an open `file_storage`, other `extensions`, `service.telemetry` | needs a restart; the reload is refused and says so |
+//! Which key counts from when on stands in the README ("Run it"); the parts are in [`super::servers`] (receivers,
+//! `health_check`, metrics), [`super::stores`] (storages) and here (the rest). One key is refused: the `directory` of a
+//! storage that is open.
 //!
 //! What always holds:
-//! * No request is refused or lost, and no port is closed: receivers stay and hand what comes to the new pipelines.
+//! * No request is refused or lost, no connection of what did not change is closed, and a place that is still wanted is
+//!   listened at all the while.
 //! * What waits keeps its lane and goes by the new settings of its exporter. An exporter whose settings did not change
 //!   goes on undisturbed; one that changed brings home what it has out first.
 //! * A configuration that cannot be carried out changes nothing.
 
 use super::exporters::{self, Task};
 use super::plan::{Config, ExtensionConfig};
-use super::wire::{Agent, StartError, fed_by, man_stores, outlets, pipes};
+use super::servers::{Around, Laid};
+use super::stores::Stores;
+use super::wire::{Agent, Fed, StartError, man_stores, outlets, pipes, shown};
 use crate::config::Id;
+use crate::processors::Pipe;
 use crate::spool::{Book, Store as _};
+use crate::telemetry::config::TelemetryConfig;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// How long an uplink may take to bring home what it has out; what is out then is sent again by its successor.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether requests that were under way at a reload have ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// What a reload did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reloaded {
-    /// Nothing: the configuration is the same.
+    /// The configuration is the same; files it names (certificates, credentials) were read again.
     Unchanged,
     /// It is in force. The exporters whose uplinks were replaced, begun or given up.
     Applied {
@@ -52,20 +61,60 @@ pub enum ReloadError {
     Start(#[from] StartError),
 }
 
+/// Who still goes the ways of an earlier configuration: requests under way.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    present: Vec<Weak<Pipe>>,
+    former: Vec<Weak<Pipe>>,
+    /// The last reload there was.
+    latest: Arc<AtomicU64>,
+}
+
+impl Ways {
+    /// At the start.
+    pub(super) fn begin(pipes: &[Fed]) -> Ways {
+        Ways { present: pipes.iter().map(|(_, pipe)| Arc::downgrade(pipe)).collect(), ..Ways::default() }
+    }
+
+    /// When nothing can come in by a pipeline of before any more, exporters that are gone part with their lanes: until then a
+    /// request under way may still be theirs to send.
+    fn part(&mut self, pipes: &[Fed], stores: Arc<Stores>) {
+        let present = pipes.iter().map(|(_, pipe)| Arc::downgrade(pipe)).collect();
+        self.former.append(&mut std::mem::replace(&mut self.present, present));
+        self.former.retain(|pipe| pipe.strong_count() > 0);
+        let (former, latest) = (self.former.clone(), self.latest.clone());
+        let this = latest.fetch_add(1, SeqCst) + 1;
+        actix::spawn(async move {
+            while former.iter().any(|pipe| pipe.strong_count() > 0) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            // A later reload knows better who reads what.
+            if latest.load(SeqCst) == this {
+                stores.part_ways();
+            }
+        });
+    }
+}
+
 impl Agent {
+    /// `service.telemetry` as it is in force.
+    #[must_use]
+    pub fn telemetry(&self) -> &TelemetryConfig {
+        &self.config.service.telemetry
+    }
+
     /// Takes over another configuration.
     ///
     /// # Errors
     /// See [`ReloadError`]; nothing has changed then.
     pub async fn reload(&mut self, config: Config) -> Result<Reloaded, ReloadError> {
-        if config == self.config {
-            return Ok(Reloaded::Unchanged);
-        }
+        let is_same = config == self.config;
         let fixed = self.fixed(&config);
         if !fixed.is_empty() {
             return Err(ReloadError::Restart(fixed));
         }
         // Everything that can fail.
+        let laid = Laid::out(&config, &self.servers)?;
         let stores = self.stores.follow(&config, &self.clock).map_err(StartError::from)?;
         let pipes = pipes(&config, &stores, &self.metrics, &self.clock)?;
         let tasks = exporters::tasks(&config, &stores);
@@ -93,9 +142,20 @@ impl Agent {
         let stores = Arc::new(stores);
         stores.join();
         ready.iter_mut().for_each(|ready| exporters::enlist(ready, &stores));
-        for (id, intake) in &self.intakes {
-            intake.reroute(fed_by(&pipes, id), outlets(&stores, &self.crews, &self.metrics));
-        }
+        stores.limit(&config);
+        let around = Around {
+            supervisor: &self.supervisor,
+            pipes: &pipes,
+            outlets: outlets(&stores, &self.crews, &self.metrics),
+            metrics: &self.metrics,
+            health: &self.health,
+            clock: &self.clock,
+            started: self.started,
+        };
+        let leaving = self.servers.open(&config, laid, &around);
+        // Before uplinks go: what a receiver that goes still takes is theirs to send.
+        self.servers.part(leaving, &around).await;
+        self.addresses = self.servers.addresses();
         for id in changed.iter().filter(|id| self.tasks.contains_key(id)) {
             self.supervisor.dismiss(&exporters::seat(id), PATIENCE).await;
             if let Some(task) = self.tasks.get(id).filter(|_| !tasks.contains_key(id)) {
@@ -105,49 +165,35 @@ impl Agent {
         for ready in ready {
             exporters::post(&self.supervisor, ready);
         }
+        let (labels, level) = shown(&config);
+        self.metrics.change(&self.metrics.resource().changed(&labels), level);
         super::numbers::register(&config, &self.metrics, &stores, self.supervisor.lookout());
         self.stores = stores;
         self.tasks = tasks;
         self.config = config;
+        self.ways.part(&pipes, self.stores.clone());
+        if is_same {
+            return Ok(Reloaded::Unchanged);
+        }
         self.tell_the_orphaned();
         Ok(Reloaded::Applied { exporters: changed.iter().map(Id::to_string).collect() })
     }
 
     /// Keys that differ and are read at the start only.
     fn fixed(&self, new: &Config) -> Vec<String> {
-        let old = &self.config;
         let mut fixed = Vec::new();
-        fixed.extend(differing("receivers", &old.receivers, &new.receivers, |_, _| true));
-        // A storage is opened when an exporter needs it, and stays as it was opened.
-        let matters = |id: &Id, _: &ExtensionConfig| match (self.stores.section(id), new.extensions.get(id)) {
-            (Some(open), Some(ExtensionConfig::FileStorage(wanted))) => open != wanted,
-            (_, wanted) => {
-                let is_storage = |section: &ExtensionConfig| matches!(section, ExtensionConfig::FileStorage(_));
-                !wanted.or(old.extensions.get(id)).is_some_and(is_storage)
+        for (id, section) in &new.extensions {
+            let ExtensionConfig::FileStorage(wanted) = section else { continue };
+            // It is opened when an exporter needs it, and stays where it was opened.
+            if self.stores.directory(id).is_some_and(|open| open != wanted.directory) {
+                fixed.push(format!("extensions.{id}.directory"));
             }
-        };
-        fixed.extend(differing("extensions", &old.extensions, &new.extensions, matters));
-        let started = |config: &Config| -> Vec<Id> {
-            let is_storage = |id: &&Id| matches!(config.extensions.get(id), Some(ExtensionConfig::FileStorage(_)));
-            config.service.extensions.iter().filter(|id| !is_storage(id)).cloned().collect()
-        };
-        if started(old) != started(new) {
-            fixed.push("service.extensions".to_owned());
         }
-        if old.service.telemetry != new.service.telemetry {
-            fixed.push("service.telemetry".to_owned());
-        }
-        // A receiver that no pipeline used has no port.
-        let fed = new.service.pipelines.iter().flat_map(|p| &p.receivers);
-        let portless: BTreeSet<&Id> = fed.filter(|id| !self.intakes.contains_key(id)).collect();
-        fixed.extend(
-            portless.into_iter().map(|id| format!("the pipelines of receivers.{id}, which does not listen yet")),
-        );
         fixed
     }
 
     /// Stores that were opened for a configuration that is not carried out stay open, under their numbers.
-    fn keep_open(&mut self, opened: super::stores::Stores) {
+    fn keep_open(&mut self, opened: Stores) {
         let mut stores = (*self.stores).clone();
         stores.adopt(opened);
         self.stores = Arc::new(stores);
@@ -176,17 +222,4 @@ impl Agent {
 fn changed(old: &BTreeMap<Id, Task>, new: &BTreeMap<Id, Task>) -> BTreeSet<Id> {
     let ids: BTreeSet<&Id> = old.keys().chain(new.keys()).collect();
     ids.into_iter().filter(|id| old.get(id) != new.get(id)).cloned().collect()
-}
-
-/// Ids under `class` whose sections differ, where `matters`.
-fn differing<T: PartialEq>(
-    class: &str,
-    old: &BTreeMap<Id, T>,
-    new: &BTreeMap<Id, T>,
-    matters: impl Fn(&Id, &T) -> bool,
-) -> Vec<String> {
-    let ids: BTreeSet<&Id> = old.keys().chain(new.keys()).collect();
-    let differs = |id: &&Id| old.get(id) != new.get(id);
-    let matter = |id: &&Id| old.get(id).into_iter().chain(new.get(id)).any(|section| matters(id, section));
-    ids.into_iter().filter(differs).filter(matter).map(|id| format!("{class}.{id}")).collect()
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 const QUICK: Policy =
     Policy { pause: Curve { initial: Duration::from_millis(50), ..Policy::STANDARD.pause }, ..Policy::STANDARD };
 
-/// Lives on the main thread, which cannot be replaced.
-const MAIN: Policy = Policy { on_hang: OnHang::ExitProcess, ..QUICK };
+/// Cannot be replaced: it lives on the main thread, or has all connections of HTTP, which would be lost with its own.
+const ALONE: Policy = Policy { on_hang: OnHang::ExitProcess, ..QUICK };
 
 /// Works on a disk: an SD card may take a minute for one sync and come back (architecture §5, "Slow disks"), so its
 /// thread is given up only after five.
@@ -42,14 +42,14 @@ macro_rules! roster {
 #[rustfmt::skip]
 roster! {
     OTLP_GRPC: "otlp-grpc",    Own,  QUICK,  vital true,  mailbox 16,  stop 1, "The gRPC server of one OTLP receiver.";
-    DOORMAN:   "doorman",      Main, MAIN,   vital false, mailbox 16,  stop 1, "Closes the receivers at a stop and waits until everybody is out.";
+    DOORMAN:   "doorman",      Main, ALONE,  vital false, mailbox 16,  stop 1, "Closes the receivers at a stop and waits until everybody is out.";
     SELF_:     "self",         Own,  QUICK,  vital false, mailbox 16,  stop 1, "Sends the agent's own metrics through one `self` receiver.";
     BATCHER:   "batcher",      Own,  QUICK,  vital true,  mailbox 256, stop 2, "Group commit in front of one store.";
     UPLINK:    "uplink",       Own,  QUICK,  vital true,  mailbox 64,  stop 3, "One exporter.";
     KEEPER:    "spool-keeper", Own,  DISK,   vital false, mailbox 16,  stop 4, "Seals, deletes and copies segments of one store.";
     READER:    "spool-reader", Own,  DISK,   vital true,  mailbox 64,  stop 4, "Reads one store.";
     WRITER_:   "spool-writer", Own,  WRITER, vital true,  mailbox 64,  stop 5, "Writes one store.";
-    WEB:       "web",          Main, MAIN,   vital true,  mailbox 16,  stop 6, "All HTTP ports: OTLP, health, metrics.";
+    WEB:       "web",          Own,  ALONE,  vital true,  mailbox 16,  stop 6, "All HTTP ports: OTLP, health, metrics.";
 }
 
 /// The table.

@@ -1,5 +1,6 @@
 //! The life of a process: load, check, start, run, stop; one exit code at the end.
 
+use super::last_good::LastGood;
 use super::machine::address_towards;
 use super::plan::{Config, ExporterConfig, Outcome, read};
 use super::reload::Reloaded;
@@ -7,12 +8,12 @@ use super::stop::last_look;
 use super::wire::{Agent, StartError};
 use crate::base::Clock;
 use crate::config::problems::{Report, Severity};
-use crate::config::{Any, Locations, Machine};
+use crate::config::{Any, Given, Host, Locations, Machine};
 use crate::supervise::{Exit, Hangups, Signals, install_hook};
 use crate::telemetry::Metrics;
 use crate::telemetry::alloc;
 use crate::telemetry::logs::{LogSettings, Logs};
-use crate::telemetry::metrics::Counters;
+use crate::telemetry::metrics::{Counters, Gauge};
 use std::time::Duration;
 
 /// How long one stage of the stop may take. Six stages stay far below systemd's 90 s.
@@ -21,34 +22,92 @@ const STAGE: Duration = Duration::from_secs(5);
 /// Reads and checks a configuration on this machine.
 #[must_use]
 pub fn load(locations: &Locations) -> Outcome {
-    read(locations, &Machine::new(|| address_towards(std::env::var("TELEMETRYFLOW_ENDPOINT").ok().as_deref())))
+    read(locations, &machine())
+}
+
+fn machine() -> impl Host {
+    Machine::new(|| address_towards(std::env::var("TELEMETRYFLOW_ENDPOINT").ok().as_deref()))
+}
+
+/// By what an agent is to run.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    /// The configuration it is given.
+    pub locations: Locations,
+    /// Where the last good one is kept, and used when the one given is invalid at the start.
+    pub last_good: Option<LastGood>,
+}
+
+/// What it begins with.
+struct Begin {
+    config: Config,
+    /// What it was read from, when it is the one given.
+    given: Option<Given>,
+    /// Why it is not the one given.
+    fallback: Option<String>,
+}
+
+impl Begin {
+    /// The configuration given, or the last good one.
+    ///
+    /// # Errors
+    /// What an operator must read: there is nothing to run by.
+    fn by(orders: &Orders, outcome: Outcome) -> Result<(Begin, Vec<Report>), String> {
+        let Outcome { config, report, given, .. } = outcome;
+        if let Some(config) = config {
+            return Ok((Begin { config, given: Some(given), fallback: None }, vec![report]));
+        }
+        let Some(kept) = &orders.last_good else { return Err(report.to_string()) };
+        let at = kept.path().display();
+        match kept.read(&machine()) {
+            Ok((config, outcome)) => {
+                let fallback = format!("{}; the last good configuration is in force, from {at}", in_short(&report));
+                Ok((Begin { config, given: None, fallback: Some(fallback) }, vec![report, outcome.report]))
+            }
+            Err(error) => Err(format!("{report}\nand the last good configuration, {at}: {error}")),
+        }
+    }
+}
+
+/// How many errors there are, and the first: for where there is one line.
+fn in_short(report: &Report) -> String {
+    let mut errors = report.problems().iter().filter(|problem| problem.severity == Severity::Error);
+    let Some(first) = errors.next() else { return "it cannot be read".to_owned() };
+    let at = format!("{}:{}:{}", report.source_of(first.at), first.at.line, first.at.column);
+    let path = if first.path.is_empty() { String::new() } else { format!(" {}:", first.path) };
+    match errors.count() {
+        0 => format!("it has an error: {at}{path} {}", first.told()),
+        more => format!("it has {} errors, the first: {at}{path} {}", more + 1, first.told()),
+    }
 }
 
 /// Runs the agent until it is told to stop or cannot go on. `told` gets what an operator must read although there is
 /// no log yet.
-pub fn run(locations: &Locations, mut told: impl FnMut(&str)) -> Exit {
+pub fn run(orders: &Orders, mut told: impl FnMut(&str)) -> Exit {
     alloc::calm_glibc();
     install_hook();
-    let outcome = load(locations);
-    let Some(config) = outcome.config else {
-        told(&format!("{}", outcome.report));
-        return Exit::Config;
+    let (begin, reports) = match Begin::by(orders, load(&orders.locations)) {
+        Ok(begun) => begun,
+        Err(why) => {
+            told(&why);
+            return Exit::Config;
+        }
     };
     let clock = Clock::system();
-    let logs = match Logs::install(&log_settings(&config), &clock) {
+    let logs = match Logs::install(&log_settings(&begin.config), &clock) {
         Ok(logs) => logs,
         Err(error) => {
             told(&format!("log cannot be started: {error}"));
             return Exit::Config;
         }
     };
-    log_problems(&outcome.report);
-    let exit = actix::System::new().block_on(live(&config, locations, &clock, &logs));
+    reports.iter().for_each(log_problems);
+    let exit = actix::System::new().block_on(live(begin, orders, &clock, &logs));
     logs.flush(Duration::from_secs(1));
     exit
 }
 
-async fn live(config: &Config, locations: &Locations, clock: &Clock, logs: &Logs) -> Exit {
+async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cores = super::machine::cores(), "Starting tfo-otel-agent...");
     let (signals, mut hangups) = match (Signals::listen(), Hangups::listen()) {
         (Ok(signals), Ok(hangups)) => (signals, hangups),
@@ -57,7 +116,8 @@ async fn live(config: &Config, locations: &Locations, clock: &Clock, logs: &Logs
             return Exit::Config;
         }
     };
-    let mut agent = match start(config, clock) {
+    let Begin { config, given, fallback } = begin;
+    let mut agent = match start(&config, clock) {
         Ok(agent) => agent,
         Err(error) => {
             tracing::error!(%error, "agent cannot start");
@@ -66,14 +126,22 @@ async fn live(config: &Config, locations: &Locations, clock: &Clock, logs: &Logs
     };
     logs.register(&agent.metrics);
     actix_rt::spawn(signals.obey(agent.supervisor.lookout()));
-    tracing::info!("Everything is ready. Begin running and processing data.");
     let reloads = Reloads::new(&agent.metrics);
+    reloads.fallback.set_count(u64::from(fallback.is_some()));
+    if let Some(why) = fallback {
+        tracing::error!(why, "the configuration given is invalid");
+        agent.health.degraded(CONFIGURATION, &why);
+    }
+    tracing::info!("Everything is ready. Begin running and processing data.");
+    if let Some(given) = given {
+        keep(orders, given).await;
+    }
     let end = loop {
         tokio::select! {
             end = agent.supervisor.run_until_end() => break end,
             () = hangups.next() => {
                 logs.reopen();
-                reload(&mut agent, locations, &reloads).await;
+                reload(&mut agent, orders, &reloads, logs).await;
             }
         }
     };
@@ -87,15 +155,33 @@ async fn live(config: &Config, locations: &Locations, clock: &Clock, logs: &Logs
     exit
 }
 
+/// In service: kept for the next start. That it cannot be kept is no reason not to run.
+async fn keep(orders: &Orders, given: Given) {
+    let Some(kept) = orders.last_good.clone() else { return };
+    let file = kept.path().display().to_string();
+    // The disk may stand still; the main thread must not.
+    match actix_rt::task::spawn_blocking(move || kept.keep(&given)).await {
+        Ok(Ok(true)) => tracing::info!(file, "this configuration is kept as the last good one"),
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => tracing::error!(file, %error, "this configuration cannot be kept as the last good one"),
+        Err(error) => tracing::error!(file, %error, "this configuration cannot be kept as the last good one"),
+    }
+}
+
 /// How reloads went, for metrics.
-struct Reloads(Counters);
+struct Reloads {
+    outcomes: Counters,
+    fallback: Gauge,
+}
 
 impl Reloads {
     fn new(metrics: &Metrics) -> Reloads {
         let text = "Reloads of the configuration (SIGHUP) by outcome: applied, unchanged, refused.";
         let counters = metrics.counters("tfo_agent_config_reloads", text, &["outcome"]);
         ["applied", "unchanged", "refused"].iter().for_each(|outcome| counters.with(&[outcome]).add(0));
-        Reloads(counters)
+        let text =
+            "1 while the configuration in force is the last good one, because the one given was invalid at the start.";
+        Reloads { outcomes: counters, fallback: metrics.gauges("tfo_agent_config_fallback", text, &[]).with(&[]) }
     }
 }
 
@@ -103,17 +189,25 @@ impl Reloads {
 const CONFIGURATION: &str = "configuration";
 
 /// Reads the configuration again and carries it out, or says why not.
-async fn reload(agent: &mut Agent, locations: &Locations, reloads: &Reloads) {
+async fn reload(agent: &mut Agent, orders: &Orders, reloads: &Reloads, logs: &Logs) {
     tracing::info!("reload requested");
-    let locations = locations.clone();
+    let locations = orders.locations.clone();
     // Files may lie on a disk that stands still; the main thread must not.
     let Ok(outcome) = actix_rt::task::spawn_blocking(move || load(&locations)).await else {
         return tracing::error!("configuration could not be read; the old one stays in force");
     };
     log_problems(&outcome.report);
+    let given = outcome.given;
     let told = match outcome.config {
-        None => Err("it has errors; see the log".to_owned()),
-        Some(config) => agent.reload(config).await.map_err(|error| error.to_string()),
+        None => Err(in_short(&outcome.report)),
+        Some(config) => {
+            let (settings, before) = (log_settings(&config), agent.telemetry().clone());
+            let told = agent.reload(config).await;
+            if told.is_ok() && before != *agent.telemetry() {
+                logs.change(&settings);
+            }
+            told.map_err(|error| error.to_string())
+        }
     };
     let outcome = match told {
         Ok(Reloaded::Unchanged) => {
@@ -127,12 +221,14 @@ async fn reload(agent: &mut Agent, locations: &Locations, reloads: &Reloads) {
         Err(why) => {
             tracing::error!(why, "configuration is not carried out; the old one stays in force");
             agent.health.degraded(CONFIGURATION, &why);
-            reloads.0.with(&["refused"]).inc();
+            reloads.outcomes.with(&["refused"]).inc();
             return;
         }
     };
     agent.health.recovered(CONFIGURATION);
-    reloads.0.with(&[outcome]).inc();
+    reloads.outcomes.with(&[outcome]).inc();
+    reloads.fallback.set_count(0);
+    keep(orders, given).await;
 }
 
 /// Tells problems of a configuration in the log.

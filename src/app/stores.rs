@@ -5,16 +5,17 @@ use super::branches::{Branches, is_of};
 use super::machine;
 use super::plan::{Config, ExporterConfig, ExtensionConfig, PipelineConfig, ProcessorConfig};
 use crate::base::units::MIB;
-use crate::base::{Bytes, Clock, Dice};
+use crate::base::{Bytes, Clock, Dice, Swap};
 use crate::config::Id;
 use crate::extensions::file_storage::config::{FileStorageConfig, WhenFull as Wanted};
 use crate::otlp::Signal;
 use crate::processors::batch::config::BatchConfig;
 use crate::processors::pipe::StoreNo;
-use crate::spool::disk::{DiskSettings, StartError, WhenFull};
+use crate::spool::disk::{DiskSettings, Limits, StartError, WhenFull};
 use crate::spool::store::Spool;
 use crate::spool::{Cut, Lane, Store as _};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,9 +34,9 @@ pub struct Stored {
     /// The store.
     pub spool: Arc<Spool>,
     /// Least time between two syncs.
-    pub commit_interval: Duration,
-    /// What it was opened by; `None`: memory.
-    pub section: Option<FileStorageConfig>,
+    pub commit_interval: Arc<Swap<Duration>>,
+    /// Where it was opened; `None`: memory.
+    pub directory: Option<PathBuf>,
 }
 
 /// A pipeline as one exporter reads it.
@@ -151,17 +152,38 @@ impl Stores {
 }
 
 impl Stores {
+    /// Stores that were open before go by the limits of this configuration from now on. One that is not in it any more
+    /// keeps its own.
+    pub fn limit(&self, config: &Config) {
+        let memory = memory_limit(config);
+        for (storage, no) in &self.by_storage {
+            let stored = &self.all[no.0];
+            match storage.as_ref().map(|id| config.extensions.get(id)) {
+                Some(Some(ExtensionConfig::FileStorage(section))) => {
+                    stored.spool.limit(disk_settings(section, memory).limits());
+                    stored.commit_interval.set(section.commit_interval);
+                }
+                Some(_) => {}
+                None => {
+                    let max = memory_budget(memory);
+                    let none = Limits { max, min_free: Bytes(0), when_full: WhenFull::Refuse, segment_max: max };
+                    stored.spool.limit(none);
+                }
+            }
+        }
+    }
+
     /// Takes over the stores of `others` that are not here yet, which stand behind ours there.
     pub fn adopt(&mut self, others: Stores) {
         self.all = others.all;
         self.by_storage = others.by_storage;
     }
 
-    /// What an open storage was opened by.
+    /// Where an open storage was opened.
     #[must_use]
-    pub fn section(&self, storage: &Id) -> Option<&FileStorageConfig> {
+    pub fn directory(&self, storage: &Id) -> Option<&Path> {
         let no = self.by_storage.get(&Some(storage.clone()))?;
-        self.all.get(no.0)?.section.as_ref()
+        self.all.get(no.0)?.directory.as_deref()
     }
 }
 
@@ -181,15 +203,15 @@ fn open_one(config: &Config, storage: Option<&Id>, memory: Bytes, clock: &Clock)
         _ => None,
     });
     let Some((id, section)) = section else {
-        let budget = Bytes((memory.0 / 4).clamp(MEMORY_STORE.0 / 4, MEMORY_STORE.0 * 4));
+        let budget = memory_budget(memory);
         tracing::warn!(%budget, "no storage is configured for some exporters: what they acknowledge is in memory and ends with this process");
         let spool = Arc::new(Spool::in_memory(budget, clock.clone(), Dice::shaken()));
         return Ok(Stored {
             name: "memory".into(),
             durable: false,
             spool,
-            commit_interval: Duration::ZERO,
-            section: None,
+            commit_interval: Arc::default(),
+            directory: None,
         });
     };
     let settings = disk_settings(section, memory);
@@ -199,9 +221,13 @@ fn open_one(config: &Config, storage: Option<&Id>, memory: Bytes, clock: &Clock)
         name: id.to_string(),
         durable: true,
         spool,
-        commit_interval: section.commit_interval,
-        section: Some(section.clone()),
+        commit_interval: Arc::new(Swap::new(section.commit_interval)),
+        directory: Some(section.directory.clone()),
     })
+}
+
+fn memory_budget(memory: Bytes) -> Bytes {
+    Bytes((memory.0 / 4).clamp(MEMORY_STORE.0 / 4, MEMORY_STORE.0 * 4))
 }
 
 fn disk_settings(section: &FileStorageConfig, memory: Bytes) -> DiskSettings {

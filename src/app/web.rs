@@ -1,23 +1,34 @@
-//! All HTTP ports in one server: a thread that accepts and one that works, whatever the number of ports (architecture
-//! §6, "Process frugality").
+//! All HTTP ports on one thread, whatever their number (architecture §6, "Process frugality"); ports come and go and
+//! change what they do while the others go on.
+//!
+//! ```text
+//! Front (the ports) ─▶ Web ── for each port: attend ──▶ connection ──▶ request
+//!                                                       Duty of when    Duty of when
+//!                                                       it began        it comes
+//! ```
 
+use crate::base::Swap;
 use crate::receivers::doorstep::Doorstep;
 use crate::receivers::otlp::http::OtlpHttp;
-use crate::receivers::socket::Entrance;
-use crate::supervise::Helper;
+use crate::receivers::socket::{Entrance, Parting, attend, parted};
 use crate::supervised;
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
-use actix_http::error::DispatchError;
-use actix_http::{HttpService, KeepAlive};
-use actix_server::{Server, ServerHandle};
-use actix_service::{IntoServiceFactory as _, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
+use actix_http::{ConnectionType, HttpService, KeepAlive};
+use actix_service::{
+    IntoServiceFactory as _, Service as _, ServiceFactory as _, ServiceFactoryExt as _, boxed, map_config,
+};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpRequest, HttpResponse, web};
 use std::fmt;
-use std::net::TcpListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::poll_fn;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 /// What stands behind one port.
 #[derive(Clone)]
@@ -37,70 +48,104 @@ impl fmt::Debug for Behind {
     }
 }
 
-/// A port, bound already.
+/// What a port does.
 #[derive(Debug)]
-pub struct Port {
-    /// Bound and listening: connections queue here while the server is rebuilt.
-    pub listener: TcpListener,
-    /// Who answers.
+pub struct Duty {
+    /// Who answers: each request by the one that is there when it comes.
     pub behind: Behind,
-    /// Who lets clients in, with TLS or without.
+    /// Who lets requests in, and adds what every answer has; as above.
+    pub doorstep: Doorstep,
+    /// Who lets clients in, with TLS or without. This and what follows is for connections that begin.
     pub entrance: Entrance,
-    /// Who lets requests in, and adds what every answer has.
-    pub doorstep: Arc<Doorstep>,
-    /// How many it lets in (`limits.max_connections`).
-    pub places: u32,
     /// How long a client may take for a head (`read_header_timeout`); zero: for ever.
     pub head: Duration,
     /// How long a connection may rest between requests (`idle_timeout`); zero: for ever.
     pub idle: Duration,
 }
 
+/// A port, bound already: connections queue in its listener while the server is rebuilt.
+#[derive(Debug)]
+pub struct Port {
+    listener: Arc<TcpListener>,
+    duty: Arc<Swap<Duty>>,
+    /// Each connection and whoever accepts them listens to it.
+    parting: watch::Sender<Option<Parting>>,
+}
+
+impl Port {
+    /// Somebody listens there.
+    #[must_use]
+    pub fn new(listener: Arc<TcpListener>, duty: Duty) -> Port {
+        Port { listener, duty: Arc::new(Swap::new(duty)), parting: watch::Sender::new(None) }
+    }
+
+    /// What it does now.
+    #[must_use]
+    pub fn duty(&self) -> Arc<Duty> {
+        self.duty.get()
+    }
+
+    /// From now on it does this. Connections stay.
+    pub fn take_up(&self, duty: Duty) {
+        self.duty.set(duty);
+    }
+
+    /// Lets nobody in any more; ready when everybody is out. Connections end with the request they have, and at once
+    /// when they have none.
+    pub async fn part(&self, why: Parting) {
+        self.parting.send_replace(Some(why));
+        self.parting.closed().await;
+    }
+}
+
+/// The ports there are; what is changed here is carried out by the post.
+#[derive(Debug, Clone, Default)]
+pub struct Front(Arc<watch::Sender<Vec<Arc<Port>>>>);
+
+impl Front {
+    /// From now on these. One that is not among them any more is to be parted with as well.
+    pub fn set(&self, ports: Vec<Arc<Port>>) {
+        self.0.send_replace(ports);
+    }
+}
+
 /// The server, as a post.
 #[derive(Debug)]
 pub struct Web {
-    ports: Arc<Vec<Port>>,
-    running: Option<ServerHandle>,
+    front: Front,
+    /// Who accepts, for each port.
+    attending: Vec<(Arc<Port>, JoinHandle<()>)>,
 }
 
 impl Web {
     /// For the factory.
     #[must_use]
-    pub fn new(ports: Arc<Vec<Port>>) -> Web {
-        Web { ports, running: None }
+    pub fn new(front: Front) -> Web {
+        Web { front, attending: Vec::new() }
     }
 
+    /// Connections stay, and end when their ports are parted with.
     fn close(&mut self) {
-        if let Some(server) = self.running.take() {
-            // The order is given with the call; the future only waits for it.
-            drop(server.stop(false));
-        }
-    }
-}
-
-/// The sign of life of the thread that answers: a request that blocks it would keep every client of every port waiting,
-/// and the post itself lives on the main thread and would notice nothing.
-#[derive(Clone)]
-struct Life {
-    helper: Arc<Mutex<Option<Helper>>>,
-}
-
-impl Life {
-    /// On the post's thread.
-    fn new() -> Life {
-        Life { helper: Arc::new(Mutex::new(Some(Helper::of_this_post("the HTTP worker")))) }
+        self.attending.drain(..).for_each(|(_, task)| task.abort());
     }
 
-    /// On the worker's thread, once for each port; the first call takes the helper along. It ends with the worker.
-    fn begin_on_this_thread(&self) {
-        let helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(helper) = helper else { return };
-        actix_rt::spawn(async move {
-            loop {
-                helper.beat();
-                tokio::time::sleep(helper.period()).await;
+    /// Attends the ports there are now, and comes back when that changes.
+    fn follow(&mut self, mut news: watch::Receiver<Vec<Arc<Port>>>, ctx: &mut Context<Self>) {
+        let ports = news.borrow_and_update().clone();
+        // Whose port is gone ends by itself, when those who were connected already are let in.
+        self.attending.retain(|(port, _)| ports.iter().any(|there| Arc::ptr_eq(there, port)));
+        for port in ports {
+            if !self.attending.iter().any(|(there, _)| Arc::ptr_eq(there, &port)) {
+                let task = actix_rt::spawn(attend_port(port.clone()));
+                self.attending.push((port, task));
             }
-        });
+        }
+        let changed = async move { news.changed().await.map(|()| news) };
+        ctx.spawn(changed.into_actor(self).map(|news, web, ctx| {
+            if let Ok(news) = news {
+                web.follow(news, ctx);
+            }
+        }));
     }
 }
 
@@ -108,69 +153,92 @@ impl Actor for Web {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let life = Life::new();
-        // Each port turns away what is too much for it; what is accepted and not yet turned away needs places too.
-        let places: usize = self.ports.iter().map(|port| port.places as usize + 64).sum();
-        let mut server = Server::build()
-            .workers(1)
-            .worker_max_blocking_threads(1)
-            .disable_signals()
-            .max_concurrent_connections(places)
-            .shutdown_timeout(1);
-        for (n, port) in self.ports.iter().enumerate() {
-            let listener = port.listener.try_clone().expect("a file descriptor for a listener we have");
-            let (ports, life) = (self.ports.clone(), life.clone());
-            let served = move || {
-                life.begin_on_this_thread();
-                service(&ports[n])
-            };
-            server = server.listen(format!("web-{n}"), listener, served).expect("the listener is bound already");
-        }
-        let server = server.run();
-        self.running = Some(server.handle());
-        let watched = server.into_actor(self).map(|ended, web, _| {
-            if web.running.is_some() {
-                panic!("the HTTP server ended by itself: {ended:?}");
-            }
-        });
-        ctx.spawn(watched);
+        self.follow(self.front.0.subscribe(), ctx);
     }
 }
 supervised!(Web, let_go: Web::close);
 
-/// One port: from an accepted connection to its last answer.
-fn service(
-    port: &Port,
-) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {
-    let app = App::new()
-        .app_data(web::Data::new(port.behind.clone()))
-        .app_data(web::Data::from(port.doorstep.clone()))
-        .default_service(web::to(answer));
+/// Lets clients in at one port until it is parted with.
+async fn attend_port(port: Arc<Port>) {
+    let (listener, duty, parting) = (port.listener.clone(), port.duty.clone(), port.parting.subscribe());
+    drop(port); // its listener is closed when the port is gone, whoever is still connected
+    let connection_ends = parting.clone();
+    let mut serving: Option<(Arc<Duty>, Serving)> = None;
+    let ended = attend(&listener, parting, async |stream| {
+        let now = duty.get();
+        let serve = match &serving {
+            Some((then, serve)) if Arc::ptr_eq(then, &now) => serve.clone(),
+            _ => {
+                let Ok(serve) = serving_by(&duty, &now, &connection_ends).await else { return };
+                serving.insert((now.clone(), serve)).1.clone()
+            }
+        };
+        actix_rt::spawn(connection(stream, now, serve, connection_ends.clone()));
+    });
+    if let Err(error) = ended.await {
+        tracing::error!(%error, "an HTTP port cannot be served");
+    }
+}
+
+/// Serves connections of which we know the peer.
+type Serving =
+    Rc<boxed::BoxService<(crate::receivers::socket::Socket, Option<SocketAddr>), (), actix_http::error::DispatchError>>;
+
+/// One connection, from accepted to its last answer.
+async fn connection(stream: TcpStream, duty: Arc<Duty>, serve: Serving, stays: watch::Receiver<Option<Parting>>) {
+    let peer = stream.peer_addr().ok();
+    // Why not is counted by the entrance.
+    if let Some(socket) = duty.entrance.greet(stream).await {
+        let served = match poll_fn(|cx| serve.poll_ready(cx)).await {
+            Ok(()) => serve.call((socket, peer)).await,
+            Err(unready) => Err(unready),
+        };
+        if let Err(reason) = served {
+            tracing::debug!(%reason, "an HTTP connection ended early");
+        }
+    }
+    drop(stays); // whoever parts waits for this
+}
+
+/// How connections that begin now are served.
+async fn serving_by(
+    present: &Arc<Swap<Duty>>,
+    duty: &Duty,
+    parting: &watch::Receiver<Option<Parting>>,
+) -> Result<Serving, ()> {
+    let told = web::Data::new(parting.clone());
+    let app = App::new().app_data(web::Data::from(present.clone())).app_data(told).default_service(web::to(answer));
     let app = app.into_factory().map_err(|e: actix_web::Error| e.error_response());
-    let http = HttpService::build()
-        .keep_alive(if port.idle.is_zero() { KeepAlive::Os } else { KeepAlive::Timeout(port.idle) })
-        .client_request_timeout(port.head) // 0: none
-        .client_disconnect_timeout(Duration::from_secs(5))
-        .h1(map_config(app, |()| AppConfig::default()));
-    let entrance = port.entrance.clone();
-    let greeted = move |stream: TcpStream| {
-        let entrance = entrance.clone();
+    let parting = parting.clone();
+    let parts = move || {
+        let mut parting = parting.clone();
         async move {
-            let peer = stream.peer_addr().ok();
-            // Why not is counted by the entrance.
-            entrance.greet(stream).await.map(|socket| (socket, peer)).ok_or(DispatchError::DisconnectTimeout)
+            parted(&mut parting).await;
+            sleep(LAST_ANSWER).await;
         }
     };
-    fn_service(greeted).and_then(http)
+    let http = HttpService::build()
+        .keep_alive(if duty.idle.is_zero() { KeepAlive::Os } else { KeepAlive::Timeout(duty.idle) })
+        .client_request_timeout(duty.head) // 0: none
+        .client_disconnect_timeout(Duration::from_secs(5))
+        .graceful_shutdown_signal(parts)
+        .h1(map_config(app, |()| AppConfig::default()));
+    Ok(Rc::new(boxed::service(http.new_service(()).await?)))
 }
+
+/// Clients of a port that is parted with hear of it with the answer to their next request, which no request can miss;
+/// a connection on which none comes within 1 s is closed, and who sends one at that very moment has to repeat it.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 async fn answer(
     request: HttpRequest,
     body: web::Payload,
-    behind: web::Data<Behind>,
-    doorstep: web::Data<Doorstep>,
+    present: web::Data<Swap<Duty>>,
+    parting: web::Data<watch::Receiver<Option<Parting>>>,
 ) -> HttpResponse {
-    let mut answer = match (doorstep.enter(&request).await, behind.get_ref()) {
+    let duty = present.get();
+    let Duty { behind, doorstep, .. } = &*duty;
+    let mut answer = match (doorstep.enter(&request).await, behind) {
         (Ok(told), Behind::Otlp(endpoint)) => endpoint.answer(&request, body, told).await,
         (Ok(_), Behind::Page(page)) => page(&request),
         (Err(answer), Behind::Otlp(endpoint)) => {
@@ -180,6 +248,9 @@ async fn answer(
         (Err(answer), Behind::Page(_)) => answer,
     };
     doorstep.leave(&request, &mut answer);
+    if parting.borrow().is_some() {
+        answer.head_mut().set_connection_type(ConnectionType::Close);
+    }
     answer
 }
 
@@ -204,17 +275,18 @@ mod tests {
             HttpResponse::Ok().finish()
         };
         let metrics = ListenerMetrics::new(&Metrics::detached(), "page");
-        let ports = Arc::new(vec![Port {
-            listener,
+        listener.set_nonblocking(true).expect("a socket");
+        let duty = Duty {
             behind: Behind::Page(Arc::new(page)),
             entrance: Entrance::new(None, &Limits::default(), metrics),
-            doorstep: Arc::new(Doorstep::new(&HttpServer::at(Listen::new("", 1)), None)),
-            places: 9,
+            doorstep: Doorstep::new(&HttpServer::at(Listen::new("", 1)), None),
             head: Duration::ZERO,
             idle: Duration::ZERO,
-        }]);
+        };
+        let front = Front::default();
+        front.set(vec![Arc::new(Port::new(Arc::new(listener), duty))]);
         let mut supervisor = Supervisor::start(hurried(), Settings::default()).expect("a watchdog");
-        let _web = supervisor.post(row(&supervisor, &WEB), "", move || Web::new(ports.clone()));
+        let _web = supervisor.post(row(&supervisor, &WEB), "", move || Web::new(front.clone()));
         crate::uplink::otlp_http::install_provider();
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         let get = |path: &str| client.get(format!("http://{address}{path}")).send();
@@ -227,7 +299,7 @@ mod tests {
         let blocks = actix_rt::spawn(get("/block"));
         let end = tokio::time::timeout(Duration::from_secs(6), supervisor.run_until_end()).await.expect("it ends");
         assert_eq!(end.exit(), Exit::Blocked, "{end}");
-        assert!(end.to_string().contains("the HTTP worker"), "{end}");
+        assert!(end.to_string().contains("`web`"), "{end}");
         blocks.abort();
     }
 }

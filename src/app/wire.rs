@@ -7,43 +7,29 @@
 //! Everything that can fail for a reason of the machine fails before the first post is filled.
 
 use super::exporters;
-use super::listen::{NoPort, bind};
+use super::listen::NoPort;
 use super::machine;
-use super::plan::{Config, ExporterConfig, ExtensionConfig, PipelineConfig, ProcessorConfig, ReceiverConfig};
-use super::roster::{BATCHER, DOORMAN, KEEPER, OTLP_GRPC, READER, SELF_, WEB, WRITER_, roster, row};
+use super::plan::{Config, ExporterConfig, PipelineConfig, ProcessorConfig};
+use super::roster::{BATCHER, KEEPER, READER, WRITER_, roster, row};
+use super::servers::{Around, Laid, Servers};
 use super::stores::{Stored, Stores, batch_of};
-use super::web::{Behind, Port, Web};
 use crate::base::{Bytes, Clock, Dice, Stamp};
-use crate::batcher::budget::Budget;
 use crate::batcher::{Batcher, Offer};
-use crate::config::{HttpServer, Id, Listen, TlsServer};
-use crate::extensions::health_check;
+use crate::config::Id;
 use crate::otlp::{Rewriter, Rule, Sieve, TooDeep};
 use crate::processors::batch::groups::Groups;
 use crate::processors::memory_limiter::Limiter;
 use crate::processors::pipe::{Pipe, Step, StoreNo};
 use crate::processors::{edits, filter, probabilistic_sampler};
-use crate::receivers::doorstep::Doorstep;
-use crate::receivers::guard::Guard;
-use crate::receivers::intake::{Intake, Outlet};
-use crate::receivers::otlp::config::HttpConfig;
-use crate::receivers::otlp::door::{Doorman, GrpcDoor};
-use crate::receivers::otlp::grpc::OtlpGrpc;
-use crate::receivers::otlp::http::OtlpHttp;
-use crate::receivers::own::OwnMetrics;
-use crate::receivers::socket::Entrance;
-use crate::receivers::tls::{Face, Faulty};
+use crate::receivers::intake::Outlet;
 use crate::spool::crew::{SpoolKeeper, SpoolReader, SpoolWriter};
 use crate::spool::disk;
 use crate::supervise::{Handle, Line, Roster, Settings, Supervisor};
 use crate::telemetry::config::MetricsLevel;
 use crate::telemetry::health::Health;
-use crate::telemetry::{
-    ExporterMetrics, Level, ListenerMetrics, Metrics, ProcessorMetrics, ReceiverMetrics, Resource, alloc, process,
-    serve,
-};
+use crate::telemetry::{ExporterMetrics, Level, Metrics, ProcessorMetrics, Resource, alloc, process};
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Why the agent does not start.
@@ -82,36 +68,16 @@ pub struct Agent {
     /// By what it works.
     pub(super) config: Config,
     pub(super) clock: Clock,
+    pub(super) started: Stamp,
     /// By [`StoreNo`].
     pub(super) crews: Vec<Crew>,
     pub(super) tasks: BTreeMap<Id, super::exporters::Task>,
-    pub(super) intakes: BTreeMap<Id, Arc<Intake>>,
+    pub(super) servers: Servers,
+    pub(super) ways: super::reload::Ways,
     /// Where each receiver, extension and the metrics listen, by name: `otlp/grpc`, `otlp/http`, `health_check`,
     /// `metrics`.
     pub addresses: BTreeMap<String, SocketAddr>,
 }
-
-/// A port that was bound, before anything else was done, and what it shows.
-struct Bound {
-    id: Id,
-    listener: TcpListener,
-    address: SocketAddr,
-    face: Option<Face>,
-}
-
-/// All of them.
-struct AllBound {
-    grpc: Vec<Bound>,
-    http: Vec<Bound>,
-    health: Vec<Bound>,
-    metrics: Option<(TcpListener, SocketAddr)>,
-    /// Who asks for credentials at them.
-    guards: BTreeMap<Id, Guard>,
-}
-
-/// What the gRPC servers speak, and the HTTP servers.
-const H2: &[&[u8]] = &[b"h2"];
-const H1: &[&[u8]] = &[b"http/1.1"];
 
 impl Agent {
     /// Starts everything. Needs a running actix system; returns when the posts are filled.
@@ -129,7 +95,8 @@ impl Agent {
     pub fn start_with(config: &Config, clock: &Clock, roster: Roster, settings: Settings) -> Result<Agent, StartError> {
         let started = clock.now();
         crate::uplink::otlp_http::install_provider();
-        let bound = AllBound::bind(config)?;
+        let mut servers = Servers::none();
+        let laid = Laid::out(config, &servers)?;
         let metrics = metrics_of(config, clock, started);
         let health = Health::starting(clock.clone());
         health.register(&metrics);
@@ -142,89 +109,57 @@ impl Agent {
             exporters::enlist(&mut ready, &stores);
             exporters::post(&supervisor, ready);
         }
-        let addresses = bound.addresses();
-        let intakes =
-            receive(config, bound, &supervisor, &pipes, outlets(&stores, &crews, &metrics), &metrics, &health);
-        watch_ourselves(config, &supervisor, &intakes, &metrics, clock, started);
+        let around = Around {
+            supervisor: &supervisor,
+            pipes: &pipes,
+            outlets: outlets(&stores, &crews, &metrics),
+            metrics: &metrics,
+            health: &health,
+            clock,
+            started,
+        };
+        servers.open(config, laid, &around);
+        servers.post_doorman(&supervisor);
         super::numbers::register(config, &metrics, &stores, supervisor.lookout());
         for post in supervisor.unstaffed() {
             tracing::debug!(post, "nobody needed in this post");
         }
         health.ready();
         let (config, clock) = (config.clone(), clock.clone());
-        Ok(Agent { supervisor, health, metrics, stores, config, clock, crews, tasks, intakes, addresses })
-    }
-}
-
-impl Bound {
-    fn new(
-        id: &Id,
-        what: &str,
-        at: &Listen,
-        tls: Option<&TlsServer>,
-        alpn: &'static [&'static [u8]],
-    ) -> Result<Bound, StartError> {
-        let no = |fault: Faulty| StartError::Component { id: what.to_owned(), why: fault.to_string() };
-        let face = tls.map(|tls| Face::new(tls, alpn)).transpose().map_err(no)?;
-        let (listener, address) = bind(what, at)?;
-        Ok(Bound { id: id.clone(), listener, address, face })
-    }
-}
-
-impl AllBound {
-    fn bind(config: &Config) -> Result<AllBound, StartError> {
-        let used = |id: &Id| config.service.pipelines.iter().any(|p| p.receivers.contains(id));
-        let guards = super::guards::make(config)?;
-        let mut bound = AllBound { grpc: Vec::new(), http: Vec::new(), health: Vec::new(), metrics: None, guards };
-        for (id, receiver) in config.receivers.iter().filter(|(id, _)| used(id)) {
-            let ReceiverConfig::Otlp(otlp) = receiver else { continue };
-            if let Some(grpc) = &otlp.grpc {
-                let what = format!("receiver {id} (grpc)");
-                bound.grpc.push(Bound::new(id, &what, &grpc.endpoint, grpc.tls.as_ref(), H2)?);
-            }
-            if let Some(HttpConfig { server, .. }) = &otlp.http {
-                let what = format!("receiver {id} (http)");
-                bound.http.push(Bound::new(id, &what, &server.endpoint, server.tls.as_ref(), H1)?);
-            }
-        }
-        for id in &config.service.extensions {
-            if let Some(ExtensionConfig::HealthCheck(health)) = config.extensions.get(id) {
-                let (what, server) = (format!("extension {id}"), &health.server);
-                bound.health.push(Bound::new(id, &what, &server.endpoint, server.tls.as_ref(), H1)?);
-            }
-        }
-        let telemetry = &config.service.telemetry.metrics;
-        if telemetry.level != MetricsLevel::None {
-            bound.metrics = Some(bind("service.telemetry.metrics", &telemetry.address)?);
-        }
-        Ok(bound)
-    }
-
-    fn addresses(&self) -> BTreeMap<String, SocketAddr> {
-        let named = |all: &[Bound], suffix: &str| -> Vec<(String, SocketAddr)> {
-            all.iter().map(|bound| (format!("{}{suffix}", bound.id), bound.address)).collect()
-        };
-        let metrics = self.metrics.as_ref().map(|(_, address)| ("metrics".to_owned(), *address));
-        named(&self.grpc, "/grpc")
-            .into_iter()
-            .chain(named(&self.http, "/http"))
-            .chain(named(&self.health, ""))
-            .chain(metrics)
-            .collect()
+        let (addresses, ways) = (servers.addresses(), super::reload::Ways::begin(&pipes));
+        Ok(Agent {
+            supervisor,
+            health,
+            metrics,
+            stores,
+            config,
+            clock,
+            started,
+            crews,
+            tasks,
+            servers,
+            ways,
+            addresses,
+        })
     }
 }
 
 fn metrics_of(config: &Config, clock: &Clock, started: Stamp) -> Metrics {
+    let (changes, level) = shown(config);
+    let metrics = Metrics::new(&Resource::new(&changes, &mut Dice::shaken()), level);
+    process::register(&metrics, clock.clone(), started);
+    metrics
+}
+
+/// Labels of every series, and how much is shown.
+pub(super) fn shown(config: &Config) -> (BTreeMap<String, Option<String>>, Level) {
     let telemetry = &config.service.telemetry;
-    let changes = telemetry.resource.iter().cloned().collect();
     let level = match telemetry.metrics.level {
         MetricsLevel::None | MetricsLevel::Basic => Level::Basic,
         MetricsLevel::Normal => Level::Normal,
         MetricsLevel::Detailed => Level::Detailed,
     };
-    let metrics = Metrics::new(&Resource::new(&changes, &mut Dice::shaken()), level);
-    process::register(&metrics, clock.clone(), started);
-    metrics
+    (telemetry.resource.iter().cloned().collect(), level)
 }
 
 /// A pipeline and the receivers that feed it.
@@ -362,9 +297,9 @@ pub(super) fn man_stores(
         let spool = stored.spool.clone();
         supervisor.post(row(supervisor, &KEEPER), &stored.name, move || SpoolKeeper(spool.clone()));
         let (to, health, clock) = (writer.line(), health.clone(), clock.clone());
-        let (name, interval) = (stored.name.clone(), stored.commit_interval);
+        let (name, interval) = (stored.name.clone(), stored.commit_interval.clone());
         let batcher = supervisor.post(row(supervisor, &BATCHER), &stored.name, move || {
-            Batcher::new(to.clone(), &name, health.clone(), clock.clone(), interval)
+            Batcher::new(to.clone(), &name, health.clone(), clock.clone(), interval.clone())
         });
         Crew { writer, reader, batcher: batcher.line() }
     };
@@ -380,122 +315,6 @@ pub(super) fn outlets(stores: &Stores, crews: &[Crew], metrics: &Metrics) -> Vec
         Outlet { batcher: crew.batcher.clone(), durable: stored.durable, readers }
     };
     stores.all.iter().zip(crews).enumerate().map(outlet).collect()
-}
-
-/// Requests in flight may hold an eighth of what memory_limiter allows, within reason.
-fn in_flight(pipes: &[Fed]) -> Budget {
-    let hard = pipes.iter().flat_map(|(_, p)| &p.limiters).map(|l| l.hard().0).min();
-    Budget::new(Bytes(hard.map_or(Bytes::mib(32).0, |hard| (hard / 8).clamp(Bytes::mib(8).0, Bytes::mib(64).0))))
-}
-
-fn receive(
-    config: &Config,
-    bound: AllBound,
-    supervisor: &Supervisor,
-    pipes: &[Fed],
-    outlets: Vec<Outlet>,
-    metrics: &Metrics,
-    health: &Health,
-) -> BTreeMap<Id, Arc<Intake>> {
-    let budget = in_flight(pipes);
-    debug_assert!(pipes.iter().flat_map(|(_, p)| &p.lanes).all(|(StoreNo(no), _)| *no < outlets.len()));
-    let mut intakes: BTreeMap<Id, Arc<Intake>> = BTreeMap::new();
-    let mut intake_of = |id: &Id| {
-        let mine = fed_by(pipes, id);
-        intakes
-            .entry(id.clone())
-            .or_insert_with(|| Arc::new(Intake::new(mine, outlets.clone(), budget.clone())))
-            .clone()
-    };
-    let listens = |name: &str| ListenerMetrics::new(metrics, name);
-    let guard = |auth: &Option<Id>| auth.as_ref().and_then(|id| bound.guards.get(id)).cloned();
-    let port = |listener, behind, face, name: &str, server: &HttpServer| Port {
-        listener,
-        behind,
-        doorstep: Arc::new(Doorstep::new(server, guard(&server.auth))),
-        entrance: Entrance::new(face, &server.limits, listens(name)),
-        places: server.limits.max_connections,
-        head: server.read_header_timeout,
-        idle: server.idle_timeout,
-    };
-    let mut ports = Vec::new();
-    for Bound { id, listener, address, face } in bound.http {
-        let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(&id) else { continue };
-        let Some(section) = &otlp.http else { continue };
-        let endpoint = OtlpHttp::new(section, intake_of(&id), ReceiverMetrics::new(metrics, &id.to_string(), "http"));
-        tracing::info!(kind = "receiver", name = %id, endpoint = %address, "Starting HTTP server");
-        ports.push(port(listener, Behind::Otlp(Arc::new(endpoint)), face, &format!("{id}/http"), &section.server));
-    }
-    for Bound { id, listener, face, .. } in bound.health {
-        let Some(ExtensionConfig::HealthCheck(section)) = config.extensions.get(&id) else { continue };
-        let body = section.response_body.as_ref();
-        let settings = health_check::HealthCheckSettings {
-            path: section.path.clone(),
-            response_body: body
-                .map(|b| health_check::ResponseBody { healthy: b.healthy.clone(), unhealthy: b.unhealthy.clone() }),
-            failures: Some(&section.check_collector_pipeline)
-                .filter(|check| check.enabled)
-                .map(|check| (check.interval, check.exporter_failure_threshold)),
-        };
-        let health = health.clone();
-        let page = move |request: &actix_web::HttpRequest| health_check::respond(request.path(), &health, &settings);
-        ports.push(port(listener, Behind::Page(Arc::new(page)), face, &id.to_string(), &section.server));
-    }
-    if let Some((listener, address)) = bound.metrics {
-        let (shown, defaults) = (metrics.clone(), HttpServer::at(config.service.telemetry.metrics.address.clone()));
-        tracing::info!(%address, "Serving Prometheus metrics");
-        let page = move |request: &actix_web::HttpRequest| serve::respond(request.path(), &shown);
-        ports.push(port(listener, Behind::Page(Arc::new(page)), None, "metrics", &defaults));
-    }
-    for Bound { id, listener, address, face } in bound.grpc {
-        let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(&id) else { continue };
-        let Some(section) = otlp.grpc.clone() else { continue };
-        let counts = ReceiverMetrics::new(metrics, &id.to_string(), "grpc");
-        let service = OtlpGrpc::new(&section, guard(&section.auth), intake_of(&id), counts);
-        tracing::info!(kind = "receiver", name = %id, endpoint = %address, "Starting GRPC server");
-        let listens = listens(&format!("{id}/grpc"));
-        let (listener, entrance) = (Arc::new(listener), Entrance::new(face, &section.limits.common, listens.clone()));
-        supervisor.post(row(supervisor, &OTLP_GRPC), &id.to_string(), move || {
-            let (entrance, listens) = (entrance.clone(), listens.clone());
-            GrpcDoor::new(listener.clone(), service.clone(), section.clone(), entrance, listens)
-        });
-    }
-    for id in config.service.pipelines.iter().flat_map(|p| &p.receivers) {
-        if matches!(config.receivers.get(id), Some(ReceiverConfig::Own(_))) {
-            intake_of(id);
-        }
-    }
-    // A server without a socket is one actix refuses to start.
-    if !ports.is_empty() {
-        let ports = Arc::new(ports);
-        supervisor.post(row(supervisor, &WEB), "", move || Web::new(ports.clone()));
-    }
-    let all: Vec<Arc<Intake>> = intakes.values().cloned().collect();
-    supervisor.post(row(supervisor, &DOORMAN), "", move || Doorman(all.clone()));
-    intakes
-}
-
-fn watch_ourselves(
-    config: &Config,
-    supervisor: &Supervisor,
-    intakes: &BTreeMap<Id, Arc<Intake>>,
-    metrics: &Metrics,
-    clock: &Clock,
-    started: Stamp,
-) {
-    for (id, receiver) in &config.receivers {
-        let (ReceiverConfig::Own(section), Some(intake)) = (receiver, intakes.get(id)) else { continue };
-        let own = OwnMetrics {
-            config: section.clone(),
-            metrics: metrics.clone(),
-            counts: ReceiverMetrics::new(metrics, &id.to_string(), ""),
-            intake: intake.clone(),
-            clock: clock.clone(),
-            started,
-            rounds: None,
-        };
-        supervisor.post(row(supervisor, &SELF_), &id.to_string(), move || own.clone());
-    }
 }
 
 /// The pipelines a receiver feeds.

@@ -3,6 +3,7 @@
 //! ```text
 //! clock ─ the only file that asks what time it is      dice ─ the only source of chance
 //! backoff ─ how long to rest                           units ─ bytes and durations as people write them
+//! swap ─ a value that is replaced while others use it
 //! ```
 //!
 //! No input or output happens here but the clock.
@@ -10,8 +11,10 @@
 pub mod backoff;
 pub mod clock;
 pub mod dice;
+pub mod swap;
 pub mod units;
 
 pub use clock::{BootId, Clock, Stamp};
 pub use dice::Dice;
+pub use swap::Swap;
 pub use units::Bytes;

@@ -12,7 +12,7 @@ pub struct Budget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    max: usize,
+    max: AtomicUsize,
     used: AtomicUsize,
 }
 
@@ -33,7 +33,12 @@ impl Budget {
     /// the receiver's.
     #[must_use]
     pub fn new(max: Bytes) -> Budget {
-        Budget(Arc::new(Inner { max: usize::try_from(max.0).unwrap_or(usize::MAX), used: AtomicUsize::new(0) }))
+        Budget(Arc::new(Inner { max: AtomicUsize::new(of(max)), used: AtomicUsize::new(0) }))
+    }
+
+    /// From now on so many. What is in flight already stays.
+    pub fn set_max(&self, max: Bytes) {
+        self.0.max.store(of(max), Relaxed);
     }
 
     /// Nothing yet.
@@ -49,6 +54,10 @@ impl Budget {
     }
 }
 
+fn of(bytes: Bytes) -> usize {
+    usize::try_from(bytes.0).unwrap_or(usize::MAX)
+}
+
 impl Charge {
     /// Charges more.
     ///
@@ -56,11 +65,12 @@ impl Charge {
     /// When others hold so much that this would not fit. Nothing is charged then.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Crowded> {
         let Inner { max, used } = &*self.budget.0;
+        let max = max.load(Relaxed);
         let before = used.fetch_add(bytes, Relaxed);
         let others = before.saturating_sub(self.bytes);
-        if others > 0 && before.saturating_add(bytes) > *max {
+        if others > 0 && before.saturating_add(bytes) > max {
             used.fetch_sub(bytes, Relaxed);
-            return Err(Crowded(Bytes(*max as u64)));
+            return Err(Crowded(Bytes(max as u64)));
         }
         self.bytes += bytes;
         Ok(())

@@ -22,7 +22,7 @@ mod tests;
 
 pub use gather::Part;
 
-use crate::base::{Clock, Dice, Stamp};
+use crate::base::{Clock, Dice, Stamp, Swap};
 use crate::otlp::Caller;
 use crate::spool::crew::Commit;
 use crate::spool::{CommitError, NewBlock};
@@ -105,7 +105,7 @@ pub struct Batcher {
     ready: Vec<(NewBlock, Draft)>,
     under_way: bool,
     /// `commit_interval`: least time from the beginning of one commit to the next.
-    interval: Duration,
+    interval: Arc<Swap<Duration>>,
     /// When the last one began, and whether somebody will wake us when the interval is over.
     began: Option<Stamp>,
     rests: bool,
@@ -116,7 +116,13 @@ pub struct Batcher {
 impl Batcher {
     /// For the factory. `store` names it in health.
     #[must_use]
-    pub fn new(writer: Line<Commit>, store: &str, health: Health, clock: Clock, interval: Duration) -> Batcher {
+    pub fn new(
+        writer: Line<Commit>,
+        store: &str,
+        health: Health,
+        clock: Clock,
+        interval: Arc<Swap<Duration>>,
+    ) -> Batcher {
         Batcher {
             writer,
             health,
@@ -145,7 +151,7 @@ impl Batcher {
     /// Whether `commit_interval` has not passed yet; somebody wakes us then. A drain does not wait for it.
     fn is_resting(&mut self, ctx: &mut Context<Self>) -> bool {
         let since = self.began.map_or(Duration::MAX, |began| self.clock.now().since(began));
-        let left = self.interval.saturating_sub(since);
+        let left = self.interval.get().saturating_sub(since);
         if left.is_zero() || !self.drained.is_empty() {
             return false;
         }

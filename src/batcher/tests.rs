@@ -25,7 +25,7 @@ fn writer() -> (Line<Commit>, mpsc::UnboundedReceiver<Asked>) {
 fn batcher(writer: Line<Commit>) -> (actix::Addr<Batcher>, Health) {
     let health = Health::starting(Clock::system());
     health.ready();
-    (Batcher::new(writer, "disk", health.clone(), Clock::system(), Duration::ZERO).start(), health)
+    (Batcher::new(writer, "disk", health.clone(), Clock::system(), Arc::default()).start(), health)
 }
 
 fn offer(budget: &Budget, bytes: usize) -> Offer {

@@ -13,12 +13,15 @@
 
 mod demo;
 
+use crate::app::last_good::LastGood;
 use crate::app::plan::{EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS};
 use crate::app::run;
 use crate::config::Locations;
 use crate::supervise::Exit;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::PathBuf;
 
 /// A supervised, outage-proof OpenTelemetry agent: what it acknowledged arrives, or is accounted for.
 #[derive(Debug, Parser)]
@@ -27,13 +30,13 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    from: From,
+    run: Run,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent.
-    Run(From),
+    Run(Run),
     /// Check a configuration and say everything that is wrong with it.
     Validate(From),
     /// Print the configuration as it is read: merged, its references resolved, secrets masked.
@@ -63,6 +66,25 @@ struct From {
     sets: Vec<String>,
 }
 
+/// By what the agent runs.
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    from: From,
+    /// Keep the configuration here once it is in service, as it was given; and start by what is kept here when the one
+    /// given is invalid (said in the log, in health and in tfo_agent_config_fallback).
+    #[arg(long, value_name = "FILE", env = "TFO_LAST_GOOD", hide_env_values = true)]
+    last_good: Option<OsString>,
+}
+
+impl Run {
+    fn orders(self) -> run::Orders {
+        // A variable that is set to nothing names no file.
+        let file = self.last_good.filter(|path| !path.is_empty());
+        run::Orders { locations: self.from.locations(), last_good: file.map(|path| LastGood::at(PathBuf::from(path))) }
+    }
+}
+
 impl From {
     fn locations(self) -> Locations {
         Locations { configs: self.configs, sets: self.sets }
@@ -86,8 +108,8 @@ pub fn main() -> Exit {
             return if help { Exit::Clean } else { Exit::Usage };
         }
     };
-    match cli.command.unwrap_or(Command::Run(cli.from)) {
-        Command::Run(from) => run::run(&from.locations(), |text| eprintln!("{}", text.trim_end())),
+    match cli.command.unwrap_or(Command::Run(cli.run)) {
+        Command::Run(run) => run::run(&run.orders(), |text| eprintln!("{}", text.trim_end())),
         Command::Validate(from) => validate(&from.locations()),
         Command::PrintConfig(from) => print_config(&from.locations()),
         Command::Components => components(),

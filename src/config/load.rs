@@ -6,6 +6,7 @@ use super::problems::{At, Problems, quote};
 use super::reference::scheme;
 use super::tree::{DEPTH_MAX, Entry, Node, Value};
 use super::{toml, yaml};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -26,6 +27,38 @@ impl Locations {
     }
 }
 
+/// What a configuration was made of: its sources and values as they were given, nothing in them expanded.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Given {
+    /// What the locations held, in order.
+    pub sources: Vec<Source>,
+    /// `--set`, in order.
+    pub sets: Vec<String>,
+}
+
+/// One source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// As reports name it.
+    pub name: String,
+    /// How its text is written.
+    pub form: Form,
+    /// What it says.
+    pub text: String,
+}
+
+/// How a source is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// YAML.
+    Yaml,
+    /// TOML.
+    Toml,
+}
+
 /// Longest name of a source in a report, characters: a `yaml:` location may be a whole configuration.
 const NAME_MAX: usize = 60;
 /// Most keys joined by `::` or dots in one.
@@ -34,15 +67,40 @@ const JOINED_MAX: usize = 32;
 /// Reads, merges and expands everything; `None` when there is nothing to check. Problems are entered in any case.
 #[must_use]
 pub fn load(locations: &Locations, host: &dyn Host, problems: &Problems) -> Option<Node> {
+    load_from(locations, host, problems).0
+}
+
+/// [`load`], and what it was loaded from: whole when there is a tree.
+#[must_use]
+pub fn load_from(locations: &Locations, host: &dyn Host, problems: &Problems) -> (Option<Node>, Given) {
+    let mut given = Given { sources: Vec::new(), sets: locations.sets.clone() };
     if locations.configs.is_empty() {
         let source = problems.source("command line");
         problems.error(At { source, line: 1, column: 1 }, "", "at least one --config must be given");
-        return None;
+        return (None, given);
     }
-    let configs = locations.configs.iter().map(|location| read(location, host, problems));
-    let sets = locations.sets.iter().map(|set| read_set(set, problems));
     // Collected first: every source is read and its problems told, also when an earlier one is broken.
-    let trees: Vec<Option<Node>> = configs.chain(sets).collect();
+    let one = |location: &String| {
+        let (source, fetched) = read(location, host, problems);
+        let fetched = fetched?;
+        let tree = parse(&fetched, source, problems);
+        given.sources.push(fetched);
+        tree
+    };
+    let trees = locations.configs.iter().map(one).collect();
+    (whole(trees, &locations.sets, host, problems), given)
+}
+
+/// [`load`] of what is there already.
+#[must_use]
+pub fn load_given(given: &Given, host: &dyn Host, problems: &Problems) -> Option<Node> {
+    let one = |source: &Source| parse(source, problems.source(&source.name), problems);
+    whole(given.sources.iter().map(one).collect(), &given.sets, host, problems)
+}
+
+/// Merges and expands.
+fn whole(mut trees: Vec<Option<Node>>, sets: &[String], host: &dyn Host, problems: &Problems) -> Option<Node> {
+    trees.extend(sets.iter().map(|set| read_set(set, problems)));
     let mut trees: Vec<Node> = trees.into_iter().collect::<Option<_>>()?;
     for tree in &mut trees {
         nest(tree, 0, problems);
@@ -75,10 +133,24 @@ fn location(text: &str) -> Location<'_> {
     }
 }
 
-fn read(text: &str, host: &dyn Host, problems: &Problems) -> Option<Node> {
+/// What a location leads to, and its number in the report.
+fn read(text: &str, host: &dyn Host, problems: &Problems) -> (u32, Option<Source>) {
     let location = location(text);
     let short: String = text.chars().take(NAME_MAX).collect();
-    let source = problems.source(if let Location::File(path) = location { path } else { &short });
+    let name = if let Location::File(path) = location { path } else { &short };
+    let source = problems.source(name);
+    let fetched = fetch(&location, host, source, problems);
+    (source, fetched.map(|(form, text)| Source { name: name.to_owned(), form, text }))
+}
+
+fn parse(Source { form, text, .. }: &Source, source: u32, problems: &Problems) -> Option<Node> {
+    match form {
+        Form::Yaml => yaml::parse(text, source, problems),
+        Form::Toml => toml::parse(text, source, problems),
+    }
+}
+
+fn fetch(location: &Location<'_>, host: &dyn Host, source: u32, problems: &Problems) -> Option<(Form, String)> {
     let refuse = |why: String| {
         problems.error(At { source, line: 1, column: 1 }, "", why);
         None
@@ -94,13 +166,13 @@ fn read(text: &str, host: &dyn Host, problems: &Problems) -> Option<Node> {
             };
             let content = utf8(&bytes, source, problems)?;
             let is_toml = Path::new(path).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml"));
-            if is_toml { toml::parse(content, source, problems) } else { yaml::parse(content, source, problems) }
+            Some((if is_toml { Form::Toml } else { Form::Yaml }, content.to_owned()))
         }
         Location::Env(name) => match host.var(name) {
-            Some(content) => yaml::parse(&content, source, problems),
+            Some(content) => Some((Form::Yaml, content)),
             None => refuse(format!("the variable {} is not set", quote(name))),
         },
-        Location::Yaml(content) => yaml::parse(content, source, problems),
+        Location::Yaml(content) => Some((Form::Yaml, (*content).to_owned())),
         Location::Network(scheme) => refuse(format!(
             "a configuration over {scheme} is not read: an agent must start without its link; fetch it to a file first"
         )),

@@ -54,7 +54,7 @@ mod yaml;
 pub use host::Imagined;
 pub use host::{FILE_MAX, Host, Machine};
 pub use id::{BadId, Id};
-pub use load::{Locations, load};
+pub use load::{Form, Given, Locations, Source, load, load_from, load_given};
 pub use net::{BODY_MAX, Cors, Headers, HttpServer, Limits, authenticator};
 pub use print::print;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What every receiver hands its requests to: walk, admit, edit, offer, count. An answer from here is an answer to
 //! the client.
 
+use crate::base::Swap;
 use crate::batcher::budget::{Budget, Charge};
 use crate::batcher::{Offer, OfferError, Part};
 use crate::otlp::{Caller, Signal, Walked, is_deprecated, walk};
@@ -10,7 +11,7 @@ use crate::supervise::{Fallen, Line, Wire, contained, tripwire};
 use crate::telemetry::{ExporterMetrics, ReceiverMetrics};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Intake {
     /// Where requests go from now on; those under way go where they were sent.
-    routes: RwLock<Arc<Routes>>,
+    routes: Swap<Routes>,
     /// Bytes in flight, over all receivers.
     pub budget: Budget,
     door: Door,
@@ -97,24 +98,19 @@ impl Intake {
     /// Over these pipelines; `outlets` by [`StoreNo`].
     #[must_use]
     pub fn new(pipes: impl IntoIterator<Item = Arc<Pipe>>, outlets: Vec<Outlet>, budget: Budget) -> Intake {
-        let routes = RwLock::new(Arc::new(Routes::new(pipes, outlets)));
+        let routes = Swap::new(Routes::new(pipes, outlets));
         Intake { routes, budget, door: Door(watch::Sender::new((false, 0))) }
     }
 
     /// From now on requests go through these pipelines. Those under way are not touched.
     pub fn reroute(&self, pipes: impl IntoIterator<Item = Arc<Pipe>>, outlets: Vec<Outlet>) {
-        let routes = Arc::new(Routes::new(pipes, outlets));
-        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
-    }
-
-    fn routes(&self) -> Arc<Routes> {
-        self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.routes.set(Routes::new(pipes, outlets));
     }
 
     /// Whether any pipeline takes this signal from this receiver; if not, the receiver does not serve it.
     #[must_use]
     pub fn serves(&self, signal: Signal) -> bool {
-        self.routes().pipes.contains_key(&signal)
+        self.routes.get().pipes.contains_key(&signal)
     }
 
     /// Takes a request: when what is returned gives `Ok`, every part of it that a disk is to keep is on stable storage.
@@ -179,7 +175,7 @@ impl Intake {
         caller: Option<Arc<Caller>>,
     ) -> Result<Work, (u64, Refusal)> {
         tripwire(Wire::Request, request);
-        let routes = self.routes();
+        let routes = self.routes.get();
         let context = |name: &str| caller.as_ref().and_then(|caller| caller.value(name));
         let walked = walk(signal, request).map_err(|e| (0, e.into()))?;
         let items = u64::from(walked.items);

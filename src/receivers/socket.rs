@@ -10,22 +10,25 @@
 use super::tls::Face;
 use crate::config::Limits;
 use crate::telemetry::ListenerMetrics;
+use futures_util::FutureExt as _;
 use std::io;
+use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 /// Who lets clients in at one port.
 #[derive(Debug, Clone)]
 pub struct Entrance {
     face: Option<Arc<Face>>,
-    places: Arc<Semaphore>,
+    places: Places,
     handshake: Duration,
     write: Duration,
     metrics: ListenerMetrics,
@@ -34,19 +37,26 @@ pub struct Entrance {
 impl Entrance {
     /// With TLS, if there is a face to show.
     #[must_use]
-    pub fn new(face: Option<Face>, limits: &Limits, metrics: ListenerMetrics) -> Entrance {
+    pub fn new(face: Option<Arc<Face>>, limits: &Limits, metrics: ListenerMetrics) -> Entrance {
         Entrance {
-            face: face.map(Arc::new),
-            places: Arc::new(Semaphore::new(limits.max_connections as usize)),
+            face,
+            places: Places { most: limits.max_connections, taken: Arc::default() },
             handshake: limits.handshake_timeout,
             write: limits.write_timeout,
             metrics,
         }
     }
 
+    /// As this one, where those who are inside the other are counted too.
+    #[must_use]
+    pub fn after(mut self, other: &Entrance) -> Entrance {
+        self.places.taken = other.places.taken.clone();
+        self
+    }
+
     /// Makes an accepted connection one that can be served. `None`: it was closed, and counted.
     pub async fn greet(&self, stream: TcpStream) -> Option<Socket> {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
+        let Some(place) = self.places.take() else {
             self.metrics.connection_refused("full");
             return None;
         };
@@ -70,12 +80,98 @@ impl Entrance {
     }
 }
 
+/// `limits.max_connections`.
+#[derive(Debug, Clone)]
+struct Places {
+    most: u32,
+    taken: Arc<AtomicU32>,
+}
+
+/// One of them; free again when dropped.
+#[derive(Debug)]
+struct Place(Arc<AtomicU32>);
+
+impl Places {
+    fn take(&self) -> Option<Place> {
+        let one_more = |taken: u32| (taken < self.most).then_some(taken + 1);
+        self.taken.fetch_update(Relaxed, Relaxed, one_more).ok()?;
+        Some(Place(self.taken.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Why a server accepts nobody any more; who is connected ends with the requests he has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// Somebody else goes on listening with the same socket.
+    HandOver,
+    /// Nobody listens there any more: clients that come later are refused by the kernel.
+    Close,
+}
+
+/// A rest after a connection could not be accepted: most often there are no file descriptors, and asking again at once
+/// would only burn the CPU.
+const NONE_LEFT: Duration = Duration::from_millis(100);
+
+/// Accepts connections until it is told to part, or nobody could tell it any more. Who was connected by then, and not
+/// accepted yet, is let in all the same.
+///
+/// # Errors
+/// When there is no file descriptor for one more handle of the listener.
+pub async fn attend(
+    listener: &TcpListener,
+    mut parting: watch::Receiver<Option<Parting>>,
+    mut let_in: impl AsyncFnMut(TcpStream),
+) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+    let why = loop {
+        let accepted = tokio::select! {
+            why = parted(&mut parting) => break why,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => let_in(stream).await,
+            Err(e) if is_the_clients(&e) => {}
+            Err(reason) => {
+                tracing::warn!(%reason, "a connection could not be accepted");
+                sleep(NONE_LEFT).await;
+            }
+        }
+    };
+    if why == Parting::Close {
+        while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+            let_in(stream).await;
+        }
+        // Now, and not when the last handle is dropped: in between clients would wait for nobody. It fails for what is
+        // closed already.
+        let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Read);
+    }
+    Ok(())
+}
+
+/// Ready when a server parts. One that fell, and cannot say why, leaves its socket to its successor.
+pub async fn parted(parting: &mut watch::Receiver<Option<Parting>>) -> Parting {
+    let why = parting.wait_for(Option::is_some).await;
+    why.ok().and_then(|why| *why).unwrap_or(Parting::HandOver)
+}
+
+/// The client went away before it was accepted.
+fn is_the_clients(e: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(e.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
 /// A connection that is served.
 #[derive(Debug)]
 pub struct Socket {
     stream: Either,
     patience: Patience,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 #[derive(Debug)]

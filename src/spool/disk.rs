@@ -35,7 +35,7 @@ use super::ledger::block_key;
 use super::phase::{Phase, during};
 use super::segment::{self, Segment, SegmentError};
 use super::shelf::{Bookkeeper, Shelf, ShelfError, Usage, lock};
-use crate::base::{Bytes, Clock, Stamp};
+use crate::base::{Bytes, Clock, Stamp, Swap};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -78,6 +78,28 @@ pub struct DiskSettings {
     pub seal: bool,
     /// Copy live blocks out of segments that are mostly consumed.
     pub compact: bool,
+}
+
+impl DiskSettings {
+    /// What may change while it is open.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let DiskSettings { max, min_free, when_full, segment_max, .. } = *self;
+        Limits { max, min_free, when_full, segment_max }
+    }
+}
+
+/// What of [`DiskSettings`] may change while the spool is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most it may occupy.
+    pub max: Bytes,
+    /// Free space left to the rest of the machine.
+    pub min_free: Bytes,
+    /// What happens at the limit.
+    pub when_full: WhenFull,
+    /// The largest size of a segment; counts for the next one.
+    pub segment_max: Bytes,
 }
 
 /// Who gives way at the limit.
@@ -173,6 +195,8 @@ struct Active {
 #[derive(Debug)]
 pub(crate) struct Disk {
     settings: DiskSettings,
+    /// Those of the settings until they are changed.
+    limits: Swap<Limits>,
     clock: Clock,
     active: Mutex<Active>,
     row: Mutex<BTreeMap<No, Entry>>,
@@ -211,6 +235,7 @@ impl Disk {
         let used: u64 = row.values().map(|e| e.bytes).sum();
         let disk = Disk {
             target: AtomicU64::new(settings.segment_min.0),
+            limits: Swap::new(settings.limits()),
             settings,
             clock,
             active: Mutex::default(),
@@ -265,7 +290,7 @@ impl Disk {
             t if t > FILL_SLOW => now / 2,
             _ => now,
         };
-        self.target.store(next.clamp(self.settings.segment_min.0, self.settings.segment_max.0), Relaxed);
+        self.target.store(next.clamp(self.settings.segment_min.0, self.limits.get().segment_max.0), Relaxed);
     }
 
     /// The next segment of the row. The spare one, if it stands at the row's end: along the row lie the books, and the
@@ -348,8 +373,8 @@ impl Disk {
 impl Shelf for Disk {
     fn append(&self, blocks: Vec<(Header, Vec<u8>)>, books: &dyn Bookkeeper, sync: bool) -> Result<(), ShelfError> {
         let _phase = during(if blocks.is_empty() { Phase::Cursor } else { Phase::Commit });
-        if !blocks.is_empty() && self.settings.when_full == WhenFull::Refuse && self.is_over() {
-            return Err(ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.settings.max });
+        if !blocks.is_empty() && self.limits.get().when_full == WhenFull::Refuse && self.is_over() {
+            return Err(ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max });
         }
         let mut active = lock(&self.active);
         let full = active.open.as_ref().is_none_or(|(_, s)| s.appended() >= active.full_at);
@@ -367,7 +392,10 @@ impl Shelf for Disk {
                     tracing::warn!(%error, "spool cannot turn to a new segment yet")
                 }
                 Err(error) if error.is_full() => {
-                    return Err(ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.settings.max });
+                    return Err(ShelfError::Full {
+                        used: Bytes(self.used.load(Relaxed)),
+                        budget: self.limits.get().max,
+                    });
                 }
                 Err(error) => return Err(ShelfError::Unavailable(error.to_string())),
             }
@@ -441,10 +469,14 @@ impl Shelf for Disk {
         self.keep_house(books)
     }
 
+    fn limit(&self, limits: Limits) {
+        self.limits.set(limits);
+    }
+
     fn usage(&self) -> Usage {
         Usage {
             bytes: self.used.load(Relaxed),
-            budget: self.settings.max.0,
+            budget: self.limits.get().max.0,
             segments: lock(&self.row).len() as u64,
             written: self.written.load(Relaxed),
             blocks: self.blocks.load(Relaxed),
@@ -457,7 +489,7 @@ impl Disk {
     fn lost_active(&self, active: &mut Active, error: &SegmentError) -> ShelfError {
         self.abandon(active, error);
         if error.is_full() {
-            ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.settings.max }
+            ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max }
         } else {
             ShelfError::Unavailable(error.to_string())
         }

@@ -4,10 +4,12 @@
 use super::Lane;
 use super::block::Header;
 use super::cursor::Fate;
+use super::disk::Limits;
 use super::ledger::Record;
 use crate::base::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// What went wrong with the medium.
@@ -68,6 +70,9 @@ pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
     /// Does one piece of housekeeping: deletes, seals, copies forward, makes spare room. `true` when there is more.
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError>;
 
+    /// From now on by these limits; what is too much for them gives way as at any other time.
+    fn limit(&self, limits: Limits);
+
     /// How much is in use.
     fn usage(&self) -> Usage;
 }
@@ -89,7 +94,7 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
 /// Blocks in memory, for exporters without storage.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    budget: u64,
+    budget: AtomicU64,
     kept: Mutex<Kept>,
 }
 
@@ -104,7 +109,7 @@ struct Kept {
 impl Memory {
     /// At most `budget` bytes of blocks.
     pub(crate) fn new(budget: Bytes) -> Memory {
-        Memory { budget: budget.0, kept: Mutex::default() }
+        Memory { budget: AtomicU64::new(budget.0), kept: Mutex::default() }
     }
 }
 
@@ -113,8 +118,9 @@ impl Shelf for Memory {
         drop(books.records(false)); // nothing outlives this process, but what was taken counts as written
         let mut kept = lock(&self.kept);
         let more: u64 = blocks.iter().map(|(_, value)| value.len() as u64).sum();
-        if kept.bytes + more > self.budget {
-            return Err(ShelfError::Full { used: Bytes(kept.bytes), budget: Bytes(self.budget) });
+        let budget = self.budget.load(Relaxed);
+        if kept.bytes + more > budget {
+            return Err(ShelfError::Full { used: Bytes(kept.bytes), budget: Bytes(budget) });
         }
         kept.bytes += more;
         kept.written += more;
@@ -140,9 +146,13 @@ impl Shelf for Memory {
         Ok(false)
     }
 
+    fn limit(&self, limits: Limits) {
+        self.budget.store(limits.max.0, Relaxed); // of the others none counts in memory
+    }
+
     fn usage(&self) -> Usage {
-        let kept = lock(&self.kept);
+        let (kept, budget) = (lock(&self.kept), self.budget.load(Relaxed));
         let Kept { bytes, written, count, .. } = *kept;
-        Usage { bytes, budget: self.budget, segments: 0, written, blocks: count, block_bytes: written }
+        Usage { bytes, budget, segments: 0, written, blocks: count, block_bytes: written }
     }
 }

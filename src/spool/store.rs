@@ -26,7 +26,7 @@ use self::books::Books;
 use self::suspects::{DEATH_EVIDENCE, Suspects};
 use super::block::{self, frame};
 use super::cursor::Fate;
-use super::disk::{Disk, DiskSettings, StartError};
+use super::disk::{Disk, DiskSettings, Limits, StartError};
 use super::ledger::{Ledger, Side};
 use super::shelf::{Memory, Shelf, ShelfError, Usage, lock, try_lock};
 use super::slots::Slots;
@@ -187,6 +187,12 @@ impl Spool {
             ledger.hand_on(spare, name);
         }
         ledger.lane(name, signal)
+    }
+
+    /// From now on by these limits. What is too much for them gives way at the next housekeeping, which begins now.
+    pub fn limit(&self, limits: Limits) {
+        self.shelf.limit(limits);
+        self.work.send_modify(|n| *n += 1);
     }
 
     /// Bytes and segments in use.

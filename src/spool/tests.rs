@@ -524,6 +524,41 @@ fn at_the_cap_the_oldest_gives_way_and_is_counted() {
     assert_eq!(got, (lost..24_000).collect::<Vec<_>>(), "the newest, in order");
 }
 
+/// Limits change while the spool is open: a smaller cap evicts at the next housekeeping, and who gives way is asked anew;
+/// on a disk and in memory.
+#[test]
+fn limits_change_while_the_spool_is_open() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let settings = settings(dir.path());
+    let limits = super::disk::Limits { max: Bytes::mib(1), ..settings.limits() };
+    let store = Spool::on_disk(settings, clock.clone(), Dice::seeded(1)).expect("a fresh directory");
+    let lane = store.lane("logs", Signal::Logs);
+    let _owner = store.own("otlphttp", &[lane]);
+    for round in 0..60 {
+        fill(&store, lane, &clock, 20, round * 20);
+        upkeep(&store);
+    }
+    let lost = || store.books()[0].lost[Reason::Evicted as usize];
+    assert!(lost() == 0 && store.usage().bytes > Bytes::mib(1), "{:?}", store.usage());
+    store.limit(limits);
+    upkeep(&store);
+    assert!(lost() > 0 && store.usage().bytes.0 <= 3 << 19, "{:?}", store.usage());
+    assert_eq!(store.usage().budget, Bytes::mib(1));
+    let before = lost();
+    store.limit(super::disk::Limits { max: Bytes(100 << 10), when_full: WhenFull::Refuse, ..limits });
+    let refused = store.commit(vec![block(lane, &[1], 1 << 100, &clock)]);
+    assert!(matches!(refused, Err(CommitError::Full { .. })), "{refused:?}");
+    upkeep(&store);
+    assert_eq!(lost(), before);
+
+    let memory = Spool::in_memory(Bytes::mib(1), clock.clone(), Dice::seeded(1));
+    let lane = memory.lane("logs", Signal::Logs);
+    fill(&memory, lane, &clock, 20, 0);
+    memory.limit(super::disk::Limits { max: memory.usage().bytes, ..limits });
+    let refused = memory.commit(vec![block(lane, &[1], 1 << 100, &clock)]);
+    assert!(matches!(refused, Err(CommitError::Full { .. })), "{refused:?}");
+}
+
 /// A tail that was never synced may be gone: its indices are not used again, and nothing is invented.
 #[test]
 fn an_index_is_never_used_twice_also_not_after_a_lost_tail() {

@@ -15,7 +15,7 @@
 //!   stopped.
 //! * Label values come from the configuration (component ids), never from telemetry, so their number is bounded.
 
-use crate::base::Dice;
+use crate::base::{Dice, Swap};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{
@@ -47,7 +47,11 @@ pub enum Level {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
     attributes: BTreeMap<String, String>,
+    /// The automatic `service.instance.id`, whether or not it is among them.
+    instance: String,
 }
+
+const INSTANCE: &str = "service.instance.id";
 
 impl Resource {
     /// The automatic attributes, changed by `service.telemetry.resource`: a text replaces or adds, `None` removes.
@@ -55,8 +59,9 @@ impl Resource {
     /// `service.instance.id` is a UUIDv4 drawn anew at each start, as the original's, so that a restart shows.
     #[must_use]
     pub fn new(changes: &BTreeMap<String, Option<String>>, dice: &mut Dice) -> Resource {
+        let instance = uuid_v4(dice.id128());
         let mut attributes = BTreeMap::from([
-            ("service.instance.id".to_owned(), uuid_v4(dice.id128())),
+            (INSTANCE.to_owned(), instance.clone()),
             ("service.name".to_owned(), env!("CARGO_PKG_NAME").to_owned()),
             ("service.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         ]);
@@ -66,7 +71,17 @@ impl Resource {
                 None => attributes.remove(key),
             };
         }
-        Resource { attributes }
+        Resource { attributes, instance }
+    }
+
+    /// The same process by other changes.
+    #[must_use]
+    pub fn changed(&self, changes: &BTreeMap<String, Option<String>>) -> Resource {
+        let mut resource = Resource::new(changes, &mut Dice::seeded(0));
+        if !changes.contains_key(INSTANCE) {
+            resource.attributes.insert(INSTANCE.to_owned(), self.instance.clone());
+        }
+        Resource { instance: self.instance.clone(), ..resource }
     }
 
     /// An attribute by its dotted name, unless it was removed.
@@ -87,10 +102,48 @@ pub struct Metrics(Arc<Root>);
 
 struct Root {
     registry: Registry,
+    shown: Swap<Shown>,
+    families: Mutex<HashMap<&'static str, Family>>,
+}
+
+/// How it is shown: what may change while the process runs.
+#[derive(Debug, Clone)]
+struct Shown {
     level: Level,
     resource: Resource,
     constant_labels: BTreeMap<String, String>,
-    families: Mutex<HashMap<&'static str, Family>>,
+}
+
+/// Families that are shown from a level on; the others always are.
+const FROM: [(&str, Level); 1] = [("otelcol_processor_batch_batch_send_size_bytes", Level::Detailed)];
+
+impl Shown {
+    fn new(resource: &Resource, level: Level) -> Shown {
+        let constant_labels = resource.iter().map(|(key, value)| (label_name(key), value.to_owned())).collect();
+        Shown { level, resource: resource.clone(), constant_labels }
+    }
+
+    fn has(&self, family: &MetricFamily) -> bool {
+        FROM.iter().all(|(name, level)| *name != family.name() || self.level >= *level)
+    }
+
+    /// Adds the constant labels. A resource attribute that has the name of a label of the family gives way to it: a
+    /// series that names one label twice is refused by Prometheus as a whole.
+    fn label(&self, family: &mut MetricFamily) {
+        for metric in family.mut_metric() {
+            let mut labels = metric.take_label();
+            for (key, value) in self.constant_labels.iter().filter(|(key, _)| *key != "le") {
+                if !labels.iter().any(|label| label.name() == key) {
+                    let mut pair = LabelPair::default();
+                    pair.set_name(key.clone());
+                    pair.set_value(value.clone());
+                    labels.push(pair);
+                }
+            }
+            labels.sort();
+            metric.set_label(labels);
+        }
+    }
 }
 
 /// A family as it was asked for; `shape` is compared when it is asked for again.
@@ -127,10 +180,13 @@ impl Metrics {
     /// An empty registry whose series all carry `resource` as labels.
     #[must_use]
     pub fn new(resource: &Resource, level: Level) -> Metrics {
-        let constant_labels = resource.iter().map(|(key, value)| (label_name(key), value.to_owned())).collect();
-        let registry = Registry::new();
-        let resource = resource.clone();
-        Metrics(Arc::new(Root { registry, level, resource, constant_labels, families: Mutex::default() }))
+        let shown = Swap::new(Shown::new(resource, level));
+        Metrics(Arc::new(Root { registry: Registry::new(), shown, families: Mutex::default() }))
+    }
+
+    /// From now on all series carry these labels, and so much is shown.
+    pub fn change(&self, resource: &Resource, level: Level) {
+        self.0.shown.set(Shown::new(resource, level));
     }
 
     /// A registry for a test or a tool: basic level, and an instance id that does not change.
@@ -141,24 +197,20 @@ impl Metrics {
 
     /// Who speaks.
     #[must_use]
-    pub fn resource(&self) -> &Resource {
-        &self.0.resource
+    pub fn resource(&self) -> Resource {
+        self.0.shown.get().resource.clone()
     }
 
-    /// The names of the labels every series has: the resource's attributes.
-    pub fn constant_labels(&self) -> impl Iterator<Item = &str> {
-        self.0.constant_labels.keys().map(String::as_str)
-    }
-
-    /// Everything now, families by name.
+    /// Everything now, families by name, without the labels every series has.
     pub(super) fn families(&self) -> Vec<MetricFamily> {
-        self.0.registry.gather()
+        let shown = self.0.shown.get();
+        self.0.registry.gather().into_iter().filter(|family| shown.has(family)).collect()
     }
 
     /// How much is to be measured.
     #[must_use]
     pub fn level(&self) -> Level {
-        self.0.level
+        self.0.shown.get().level
     }
 
     /// Numbers that only grow, one for each combination of `labels`.
@@ -169,7 +221,7 @@ impl Metrics {
     #[must_use]
     pub fn counters(&self, name: &'static str, help: &str, labels: &'static [&'static str]) -> Counters {
         let family = self.family(name, Shape { kind: "counter", labels }, |root| {
-            let vec = IntCounterVec::new(root.opts(name, help, labels), labels).expect(WELL_FORMED);
+            let vec = IntCounterVec::new(Opts::new(name, help), labels).expect(WELL_FORMED);
             root.registry.register(Box::new(vec.clone())).expect(FIRST);
             Kind::Counters(vec)
         });
@@ -186,7 +238,7 @@ impl Metrics {
     #[must_use]
     pub fn gauges(&self, name: &'static str, help: &str, labels: &'static [&'static str]) -> Gauges {
         let family = self.family(name, Shape { kind: "gauge", labels }, |root| {
-            let vec = GaugeVec::new(root.opts(name, help, labels), labels).expect(WELL_FORMED);
+            let vec = GaugeVec::new(Opts::new(name, help), labels).expect(WELL_FORMED);
             root.registry.register(Box::new(vec.clone())).expect(FIRST);
             Kind::Gauges(vec)
         });
@@ -209,7 +261,7 @@ impl Metrics {
         buckets: &[f64],
     ) -> Histograms {
         let family = self.family(name, Shape { kind: "histogram", labels }, |root| {
-            let opts = HistogramOpts::from(root.opts(name, help, labels)).buckets(buckets.to_vec());
+            let opts = HistogramOpts::from(Opts::new(name, help)).buckets(buckets.to_vec());
             let vec = HistogramVec::new(opts, labels).expect(WELL_FORMED);
             root.registry.register(Box::new(vec.clone())).expect(FIRST);
             Kind::Histograms(vec)
@@ -239,9 +291,8 @@ impl Metrics {
             Pulled::Gauge => "pulled gauge",
         };
         let family = self.family(name, Shape { kind: word, labels }, |root| {
-            let opts = root.opts(name, help, labels);
             let names = labels.iter().map(|&label| label.to_owned()).collect();
-            let desc = Desc::new(name.to_owned(), help.to_owned(), names, opts.const_labels).expect(WELL_FORMED);
+            let desc = Desc::new(name.to_owned(), help.to_owned(), names, HashMap::new()).expect(WELL_FORMED);
             let puller = Arc::new(Mutex::new(Box::new(|_: &mut Samples| {}) as Puller));
             let collector = PullCollector { desc, kind, puller: Arc::clone(&puller) };
             root.registry.register(Box::new(collector)).expect(FIRST);
@@ -258,8 +309,10 @@ impl Metrics {
     pub fn text(&self) -> String {
         debug_assert!(CONTENT_TYPE.starts_with(TEXT_FORMAT));
         let mut text = String::new();
+        let (shown, mut families) = (self.0.shown.get(), self.families());
+        families.iter_mut().for_each(|family| shown.label(family));
         // The encoder refuses only families without name or samples; the registry leaves those out.
-        let encoded = TextEncoder::new().encode_utf8(&self.0.registry.gather(), &mut text);
+        let encoded = TextEncoder::new().encode_utf8(&families, &mut text);
         debug_assert!(encoded.is_ok());
         text
     }
@@ -280,15 +333,6 @@ impl Metrics {
 
 const WELL_FORMED: &str = "metric and label names are literals that a test has seen";
 const FIRST: &str = "the map of families lets each name register once";
-
-impl Root {
-    /// Name, text and constant labels. A resource attribute that has the name of a label of the family gives way to
-    /// it: a series that names one label twice is refused by Prometheus as a whole.
-    fn opts(&self, name: &str, help: &str, labels: &[&str]) -> Opts {
-        let constant = self.constant_labels.iter().filter(|(key, _)| !labels.contains(&key.as_str()) && *key != "le");
-        Opts::new(name, help).const_labels(constant.map(|(key, value)| (key.clone(), value.clone())).collect())
-    }
-}
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,7 +6,7 @@
 //!
 //! These types count and say nothing. A component wraps them in its own `…Metrics`, whose methods count *and* log.
 
-use super::metrics::{Counter, Counters, Histogram, Level, Metrics, Pulled};
+use super::metrics::{Counter, Counters, Histogram, Metrics, Pulled};
 use crate::otlp::Signal;
 use std::sync::Arc;
 
@@ -210,7 +210,7 @@ pub enum Trigger {
 #[derive(Debug, Clone)]
 pub struct BatchMetrics {
     send_size: Histogram,
-    send_size_bytes: Option<Histogram>,
+    send_size_bytes: Histogram,
     by_size: Counter,
     by_timeout: Counter,
 }
@@ -244,13 +244,11 @@ impl BatchMetrics {
                 "Number of units in the batch",
                 &BATCH_SIZES,
             ),
-            send_size_bytes: (metrics.level() >= Level::Detailed).then(|| {
-                histogram(
-                    "otelcol_processor_batch_batch_send_size_bytes",
-                    "Number of bytes in batch that was sent",
-                    &BATCH_BYTES,
-                )
-            }),
+            send_size_bytes: histogram(
+                "otelcol_processor_batch_batch_send_size_bytes",
+                "Number of bytes in batch that was sent",
+                &BATCH_BYTES,
+            ),
             by_size: counter(
                 "otelcol_processor_batch_batch_size_trigger_send",
                 "Number of times the batch was sent due to a size trigger",
@@ -266,9 +264,7 @@ impl BatchMetrics {
     #[allow(clippy::cast_precision_loss)] // exact up to 2^53
     pub fn sent(&self, items: u64, bytes: u64, trigger: Trigger) {
         self.send_size.observe(items as f64);
-        if let Some(send_size_bytes) = &self.send_size_bytes {
-            send_size_bytes.observe(bytes as f64);
-        }
+        self.send_size_bytes.observe(bytes as f64);
         match trigger {
             Trigger::Size => self.by_size.inc(),
             Trigger::Timeout => self.by_timeout.inc(),

@@ -20,7 +20,6 @@ pub fn request(metrics: &Metrics, start_ns: u64, now_ns: u64) -> Vec<u8> {
     let times = Times { start_ns: start_ns.min(now_ns), now_ns };
     let resource = metrics.resource();
     let attributes = resource.iter().map(|(key, value)| text(key, value)).collect();
-    let constant: Vec<String> = metrics.constant_labels().map(str::to_owned).collect();
     let families = metrics.families();
     let export = ExportMetricsServiceRequest {
         resource_metrics: vec![ResourceMetrics {
@@ -31,7 +30,7 @@ pub fn request(metrics: &Metrics, start_ns: u64, now_ns: u64) -> Vec<u8> {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     ..InstrumentationScope::default()
                 }),
-                metrics: families.iter().filter_map(|family| times.family(family, &constant)).collect(),
+                metrics: families.iter().filter_map(|family| times.family(family)).collect(),
                 ..ScopeMetrics::default()
             }],
             ..ResourceMetrics::default()
@@ -47,10 +46,9 @@ struct Times {
 }
 
 impl Times {
-    fn family(self, family: &MetricFamily, constant: &[String]) -> Option<Metric> {
+    fn family(self, family: &MetricFamily) -> Option<Metric> {
         let attributes = |labels: &[LabelPair]| -> Vec<KeyValue> {
-            let own = labels.iter().filter(|label| !constant.iter().any(|name| name == label.name()));
-            own.map(|label| text(label.name(), label.value())).collect()
+            labels.iter().map(|label| text(label.name(), label.value())).collect()
         };
         let cumulative = AggregationTemporality::Cumulative as i32;
         let data = match family.get_field_type() {

@@ -24,7 +24,7 @@ mod check;
 mod read;
 
 pub use catalogue::{Class, EXPORTERS, EXTENSIONS, Kind, PROCESSORS, RECEIVERS};
-pub use read::{Outcome, read};
+pub use read::{Outcome, read, read_given};
 
 use crate::config::Id;
 use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig};

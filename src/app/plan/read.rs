@@ -4,7 +4,8 @@
 use super::catalogue::{Class, EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS};
 use super::{Config, ExtensionConfig, PipelineConfig, ServiceConfig, check};
 use crate::config::problems::{At, Problems, Report, quote};
-use crate::config::{Host, Id, Locations, Reading, Section, load, print};
+use crate::config::tree::Node;
+use crate::config::{Given, Host, Id, Locations, Reading, Section, load_from, load_given, print};
 use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::otlp::Signal;
 use crate::telemetry::config::TelemetryConfig;
@@ -21,15 +22,30 @@ pub struct Outcome {
     pub asked: BTreeSet<String>,
     /// The configuration as it was read: merged, its references resolved, what nobody shall see masked; as YAML.
     pub effective: String,
+    /// What it was read from; whole when there is a configuration.
+    pub given: Given,
 }
 
 /// Reads a configuration whole.
 #[must_use]
 pub fn read(locations: &Locations, host: &dyn Host) -> Outcome {
     let problems = Problems::new();
+    let (root, given) = load_from(locations, host, &problems);
+    understand(root, given, host, problems)
+}
+
+/// [`read`] of what is there already.
+#[must_use]
+pub fn read_given(given: &Given, host: &dyn Host) -> Outcome {
+    let problems = Problems::new();
+    let root = load_given(given, host, &problems);
+    understand(root, given.clone(), host, problems)
+}
+
+fn understand(root: Option<Node>, given: Given, host: &dyn Host, problems: Problems) -> Outcome {
     let mut asked = BTreeSet::new();
     let mut effective = String::new();
-    let config = load(locations, host, &problems).map(|root| {
+    let config = root.map(|root| {
         let reading = Reading::new(&problems, host);
         let config = Section::read(&reading, &root, "", "", read_top);
         asked = reading.asked();
@@ -37,7 +53,7 @@ pub fn read(locations: &Locations, host: &dyn Host) -> Outcome {
         config
     });
     let config = config.filter(|_| !problems.has_errors());
-    Outcome { config, report: problems.into_report(), asked, effective }
+    Outcome { config, report: problems.into_report(), asked, effective, given }
 }
 
 fn read_top(top: &Section<'_>) -> Config {

@@ -1,12 +1,12 @@
 //! Clients that begin and do not go on, on real sockets.
 
 use super::config::{GrpcConfig, HttpConfig};
-use super::door::GrpcDoor;
+use super::door::{GrpcDoor, Line};
 use super::grpc::OtlpGrpc;
 use super::http::OtlpHttp;
 use crate::app::roster::{OTLP_GRPC, WEB, hurried, row};
-use crate::app::web::{Behind, Port, Web};
-use crate::base::Bytes as Size;
+use crate::app::web::{Behind, Duty, Front, Port, Web};
+use crate::base::{Bytes as Size, Swap};
 use crate::batcher::budget::Budget;
 use crate::config::Limits;
 use crate::otlp::{Signal, Status};
@@ -48,7 +48,11 @@ struct Rig {
 
 impl Rig {
     fn start() -> Rig {
-        let bind = || TcpListener::bind("127.0.0.1:0").expect("a port");
+        let bind = || {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            listener.set_nonblocking(true).expect("a socket");
+            listener
+        };
         let address = |listener: &TcpListener| listener.local_addr().expect("bound");
         let (budget, metrics) = (Budget::new(Size::mib(1)), Metrics::detached());
         let pipe = Pipe {
@@ -72,27 +76,23 @@ impl Rig {
         let behind = Behind::Otlp(Arc::new(endpoint));
         let listens = ListenerMetrics::new(&metrics, "x");
         let entrance = Entrance::new(None, &limits, listens.clone());
-        let port = Port {
-            listener,
+        let duty = Duty {
             behind,
             entrance: entrance.clone(),
-            doorstep: Arc::new(Doorstep::new(&config.server, None)),
+            doorstep: Doorstep::new(&config.server, None),
             head: Duration::ZERO,
             idle: Duration::ZERO,
-            places: 9,
         };
-        let ports = Arc::new(vec![port]);
-        let web = supervisor.post(row(&supervisor, &WEB), "", move || Web::new(ports.clone()));
+        let front = Front::default();
+        front.set(vec![Arc::new(Port::new(Arc::new(listener), duty))]);
+        let web = supervisor.post(row(&supervisor, &WEB), "", move || Web::new(front.clone()));
 
         let (listener, mut config) = (bind(), GrpcConfig::default());
         config.limits.common = limits;
-        listener.set_nonblocking(true).expect("a socket");
         let (grpc, listener) = (address(&listener), Arc::new(listener));
         let service = OtlpGrpc::new(&config, None, intake, counts("grpc"));
-        let door = move || {
-            let (entrance, listens) = (entrance.clone(), listens.clone());
-            GrpcDoor::new(listener.clone(), service.clone(), config.clone(), entrance, listens)
-        };
+        let line = Arc::new(Swap::new(Line { service, config, entrance, metrics: listens }));
+        let door = move || GrpcDoor::new(listener.clone(), line.clone());
         let door = supervisor.post(row(&supervisor, &OTLP_GRPC), "otlp", door);
         Rig { _supervisor: supervisor, _web: web, _grpc: door, http, grpc, budget, metrics }
     }

@@ -281,13 +281,14 @@ impl Disk {
 
     /// Over the budget, or too little left for the rest of the machine.
     pub(super) fn is_over(&self) -> bool {
-        self.used.load(Relaxed) > self.settings.max.0
-            || free(&self.settings.directory).is_some_and(|free| free < self.settings.min_free.0)
+        let limits = self.limits.get();
+        self.used.load(Relaxed) > limits.max.0
+            || free(&self.settings.directory).is_some_and(|free| free < limits.min_free.0)
     }
 
     /// The oldest data gives way.
     fn evict_one(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        if self.settings.when_full != WhenFull::DropOldest || !self.is_over() {
+        if self.limits.get().when_full != WhenFull::DropOldest || !self.is_over() {
             return Ok(false);
         }
         let old = |e: &Entry| matches!(e.state, State::Closed | State::Sealed | State::Broken);
@@ -301,7 +302,7 @@ impl Disk {
             .iter()
             .map(|(lane, s)| books.evict(Lane(*lane), s.last + 1, s.totals.1, Fate::Lost(Reason::Evicted)))
             .sum();
-        tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.settings.max, "spool is full and its oldest segment gives way");
+        tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.limits.get().max, "spool is full and its oldest segment gives way");
         self.append(Vec::new(), books, true)?; // the books that say so, synced
         self.delete(&[no]);
         Ok(true)

@@ -4,6 +4,7 @@ use super::{CUT, block, drain_all, items_of, open, scratch, upkeep};
 use crate::base::{Bytes, Clock};
 use crate::otlp::Signal;
 use crate::spool::block::Header;
+use crate::spool::disk::Limits;
 use crate::spool::segment::fault::{At, arm};
 use crate::spool::shelf::{Bookkeeper, Memory, Shelf, ShelfError, Usage};
 use crate::spool::store::Spool;
@@ -148,6 +149,10 @@ impl Shelf for Stuck {
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         self.keeping.pass();
         self.memory.upkeep(books)
+    }
+
+    fn limit(&self, limits: Limits) {
+        self.memory.limit(limits);
     }
 
     fn usage(&self) -> Usage {

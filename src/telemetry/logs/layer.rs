@@ -4,7 +4,7 @@ use super::line::{self, Encoding, Field as LineField, Form, Head, Severity};
 use super::queue::Queue;
 use super::sampling::Sampler;
 use super::{DUMP, Zone};
-use crate::base::Clock;
+use crate::base::{Clock, Swap};
 use std::cell::Cell;
 use std::error::Error;
 use std::fmt::{self, Debug};
@@ -22,12 +22,18 @@ use tracing_subscriber::registry::LookupSpan;
 /// Writes events as lines; see the module above.
 #[derive(Debug)]
 pub struct LogLayer {
+    pub(super) rule: Arc<Swap<Rule>>,
+    pub(super) queue: Arc<Queue>,
+}
+
+/// Which lines are written, and how. Changes as a whole.
+#[derive(Debug)]
+pub(super) struct Rule {
     pub(super) style: Arc<Style>,
     pub(super) severity: Severity,
-    pub(super) sampler: Option<Arc<Mutex<Sampler>>>,
+    pub(super) sampler: Option<Mutex<Sampler>>,
     /// What other crates may say, by target and whatever the message: strangers can make them speak.
-    pub(super) foreign: Arc<Mutex<Sampler>>,
-    pub(super) queue: Arc<Queue>,
+    pub(super) foreign: Mutex<Sampler>,
 }
 
 /// What every line of this process has in common.
@@ -45,12 +51,13 @@ impl LogLayer {
     /// Our own lines from the configured level up; other crates' only from warn up, whatever the level: at debug, an
     /// HTTP/2 library says several lines per request.
     fn hears(&self, metadata: &Metadata<'_>) -> bool {
+        let severity_min = self.rule.get().severity;
         let ours = is_ours(metadata.target());
         if metadata.is_span() {
             // Context, not a line: wanted also when only errors are shown.
-            return ours && *metadata.level() <= Level::INFO && self.severity < Severity::Fatal;
+            return ours && *metadata.level() <= Level::INFO && severity_min < Severity::Fatal;
         }
-        let least = if ours { self.severity } else { self.severity.max(Severity::Warn) };
+        let least = if ours { severity_min } else { severity_min.max(Severity::Warn) };
         severity(*metadata.level()).is_some_and(|severity| severity >= least)
     }
 
@@ -59,7 +66,8 @@ impl LogLayer {
         let metadata = foreign.as_ref().unwrap_or_else(|| event.metadata());
         let Some(severity) = severity(*metadata.level()) else { return };
         let dump = metadata.target() == DUMP;
-        let style = &*self.style;
+        let rule = self.rule.get();
+        let style = &*rule.style;
 
         scratch.clear();
         event.record(&mut scratch.visitor(style.encoding, dump));
@@ -67,10 +75,10 @@ impl LogLayer {
         let admits = |sampler: &Mutex<Sampler>, what: &str| {
             sampler.lock().unwrap_or_else(PoisonError::into_inner).admits(severity, what, now)
         };
-        if !is_ours(metadata.target()) && !admits(&self.foreign, metadata.target()) {
+        if !is_ours(metadata.target()) && !admits(&rule.foreign, metadata.target()) {
             return;
         }
-        if self.sampler.as_ref().is_some_and(|sampler| !dump && !admits(sampler, &scratch.message)) {
+        if rule.sampler.as_ref().is_some_and(|sampler| !dump && !admits(sampler, &scratch.message)) {
             return;
         }
         let head = Head {
@@ -103,7 +111,7 @@ where
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(match self.severity {
+        Some(match self.rule.get().severity {
             Severity::Debug => LevelFilter::DEBUG,
             Severity::Info | Severity::Warn | Severity::Error => LevelFilter::INFO, // spans
             Severity::Fatal => LevelFilter::OFF,

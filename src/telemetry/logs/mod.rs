@@ -47,16 +47,16 @@ pub use line::{Encoding, Severity};
 pub use queue::Counts;
 pub use sampling::Sampling;
 
-use self::layer::Style;
+use self::layer::{Rule, Style};
 use self::line::Head;
-use self::outlet::Outlet;
-use self::queue::{Queue, Voice};
+use self::queue::{Outputs, Queue, Voice};
 use self::sampling::Sampler;
 use super::gotime;
 use super::metrics::{Metrics, Pulled};
-use crate::base::Clock;
+use crate::base::{Clock, Swap};
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -136,8 +136,40 @@ pub enum LogError {
 #[derive(Debug)]
 pub struct Logs {
     queue: Arc<Queue>,
-    sampler: Option<Arc<Mutex<Sampler>>>,
-    foreign: Arc<Mutex<Sampler>>,
+    suppressed: Suppressed,
+    clock: Clock,
+}
+
+/// Lines held back by samplers: those of rules that are not in force any more, and the present one's.
+#[derive(Debug, Clone)]
+struct Suppressed {
+    before: Arc<AtomicU64>,
+    rule: Arc<Swap<Rule>>,
+}
+
+impl Suppressed {
+    fn count(&self) -> u64 {
+        self.before.load(Relaxed) + self.rule.get().suppressed()
+    }
+}
+
+impl Rule {
+    fn new(settings: &LogSettings, clock: &Clock) -> Rule {
+        let style = Arc::new(Style {
+            encoding: settings.encoding,
+            callers: !settings.disable_caller,
+            zone: settings.zone,
+            clock: clock.clone(),
+            initial: settings.initial_fields.iter().map(|(name, value)| (name.clone(), json(value))).collect(),
+        });
+        let sampler = settings.sampling.map(|rule| Mutex::new(Sampler::new(rule)));
+        Rule { style, severity: settings.level, sampler, foreign: Mutex::new(Sampler::new(FOREIGN)) }
+    }
+
+    fn suppressed(&self) -> u64 {
+        let count = |sampler: &Mutex<Sampler>| sampler.lock().unwrap_or_else(PoisonError::into_inner).suppressed();
+        self.sampler.as_ref().map_or(0, count) + count(&self.foreign)
+    }
 }
 
 /// What other crates may say, of one target: five lines a minute. Some of it strangers can make them say, as often as they
@@ -152,25 +184,21 @@ impl Logs {
     /// # Errors
     /// [`LogError::Thread`].
     pub fn start(settings: &LogSettings, clock: &Clock) -> Result<(Logs, LogLayer), LogError> {
-        let style = Arc::new(Style {
-            encoding: settings.encoding,
-            callers: !settings.disable_caller,
-            zone: settings.zone,
-            clock: clock.clone(),
-            initial: settings.initial_fields.iter().map(|(name, value)| (name.clone(), json(value))).collect(),
-        });
-        let outlets = |paths: &[String]| paths.iter().map(|path| Outlet::new(path)).collect();
-        let queue = Queue::start(
-            outlets(&settings.output_paths),
-            outlets(&settings.error_output_paths),
-            WriterVoice(Arc::clone(&style)),
-            clock.clone(),
-        )
-        .map_err(LogError::Thread)?;
-        let sampler = settings.sampling.map(|rule| Arc::new(Mutex::new(Sampler::new(rule))));
-        let foreign = Arc::new(Mutex::new(Sampler::new(FOREIGN)));
-        let logs = Logs { queue: Arc::clone(&queue), sampler: sampler.clone(), foreign: foreign.clone() };
-        Ok((logs, LogLayer { style, severity: settings.level, sampler, foreign, queue }))
+        let rule = Rule::new(settings, clock);
+        let queue = Queue::start(Outputs::of(settings, &rule.style), clock.clone()).map_err(LogError::Thread)?;
+        let rule = Arc::new(Swap::new(rule));
+        let suppressed = Suppressed { before: Arc::default(), rule: rule.clone() };
+        Ok((Logs { queue: queue.clone(), suppressed, clock: clock.clone() }, LogLayer { rule, queue }))
+    }
+
+    /// From now on by these settings. Lines said before go where they were to go.
+    pub fn change(&self, settings: &LogSettings) {
+        let rule = Rule::new(settings, &self.clock);
+        self.queue.change(Outputs::of(settings, &rule.style));
+        let Suppressed { before, rule: present } = &self.suppressed;
+        before.fetch_add(present.get().suppressed(), Relaxed);
+        present.set(rule);
+        tracing::callsite::rebuild_interest_cache(); // the level may be another one
     }
 
     /// [`Logs::start`], and from now on every event of the process and every record of the `log` crate goes there.
@@ -209,7 +237,7 @@ impl Logs {
     /// Lines that sampling held back, since the start.
     #[must_use]
     pub fn suppressed(&self) -> u64 {
-        suppressed(self.sampler.as_deref(), &self.foreign)
+        self.suppressed.count()
     }
 
     /// Shows the counts as `tfo_agent_log_lines…`.
@@ -218,10 +246,10 @@ impl Logs {
         metrics.pull(Pulled::Counter, "tfo_agent_log_lines", "Log lines handed to the writer.", &[], move |samples| {
             samples.push_count(&[], queue.counts().accepted);
         });
-        let (sampler, foreign) = (self.sampler.clone(), self.foreign.clone());
+        let suppressed = self.suppressed.clone();
         let text = "Log lines held back by sampling.";
         metrics.pull(Pulled::Counter, "tfo_agent_log_lines_suppressed", text, &[], move |samples| {
-            samples.push_count(&[], suppressed(sampler.as_deref(), &foreign));
+            samples.push_count(&[], suppressed.count());
         });
         let queue = Arc::clone(&self.queue);
         let text = "Log lines that did not reach an output, by reason: queue_full, write_failed.";
@@ -239,6 +267,16 @@ impl Drop for Logs {
         const PATIENCE: Duration = Duration::from_secs(1);
         self.queue.flush(PATIENCE);
         self.queue.close();
+    }
+}
+
+impl Outputs {
+    fn of(settings: &LogSettings, style: &Arc<Style>) -> Outputs {
+        Outputs {
+            paths: settings.output_paths.clone(),
+            error_paths: settings.error_output_paths.clone(),
+            voice: Box::new(WriterVoice(style.clone())),
+        }
     }
 }
 
@@ -275,11 +313,6 @@ impl Voice for WriterVoice {
         out.push('\n');
         out
     }
-}
-
-fn suppressed(sampler: Option<&Mutex<Sampler>>, foreign: &Mutex<Sampler>) -> u64 {
-    let of = |sampler: &Mutex<Sampler>| sampler.lock().unwrap_or_else(PoisonError::into_inner).suppressed();
-    sampler.map_or(0, of) + of(foreign)
 }
 
 fn json(value: &serde_json::Value) -> String {

@@ -36,6 +36,15 @@ impl Lines {
         self.ends.push(self.bytes.len());
     }
 
+    /// The first so many lines; the rest stays.
+    pub(super) fn take_first(&mut self, lines: usize) -> Lines {
+        let lines = lines.min(self.ends.len());
+        let bytes = if lines == 0 { 0 } else { self.ends[lines - 1] };
+        let rest = self.bytes.split_off(bytes);
+        let ends = self.ends.split_off(lines).into_iter().map(|end| end - bytes).collect();
+        std::mem::replace(self, Lines { bytes: rest, ends })
+    }
+
     /// Empty again; the room a flood has taken is given back.
     pub(super) fn clear(&mut self) {
         /// More than this is kept only by a flood: 16 KiB are a hundred lines.
@@ -153,6 +162,11 @@ impl Outlet {
         if moved {
             self.reopen();
         }
+    }
+
+    /// As in the configuration.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Lets go of a file, so that the next line opens the path anew: log rotation.

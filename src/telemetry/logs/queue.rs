@@ -33,11 +33,27 @@ pub(super) struct Queue {
     idle: Condvar,
 }
 
+/// Where lines go, and how the writer speaks there.
+pub(super) struct Outputs {
+    pub(super) paths: Vec<String>,
+    /// For troubles.
+    pub(super) error_paths: Vec<String>,
+    pub(super) voice: Box<dyn Voice>,
+}
+
+impl std::fmt::Debug for Outputs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outputs").field("paths", &self.paths).field("error_paths", &self.error_paths).finish()
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     waiting: Lines,
     busy: bool,
     reopen: bool,
+    /// From behind so many of the waiting lines on these count.
+    change: Option<(usize, Outputs)>,
     closing: bool,
     counts: Counts,
     overflow_unsaid: u64,
@@ -52,22 +68,29 @@ pub(super) trait Voice: Send {
 }
 
 impl Queue {
-    /// A buffer whose writer thread serves `outlets`; troubles are told on `error_outlets`.
+    /// A buffer whose writer thread serves these outputs.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(super) fn start(
-        outlets: Vec<Outlet>,
-        error_outlets: Vec<Outlet>,
-        voice: impl Voice + 'static,
-        clock: Clock,
-    ) -> io::Result<Arc<Queue>> {
+    pub(super) fn start(outputs: Outputs, clock: Clock) -> io::Result<Arc<Queue>> {
         /// Enough for formatting a line and opening a file; the default of 2 MiB counts as data of the process.
         const STACK: usize = 128 << 10;
         let queue = Arc::new(Queue::default());
+        let Outputs { paths, error_paths, voice } = outputs;
+        let (outlets, error_outlets) = (opened(paths, Vec::new()), opened(error_paths, Vec::new()));
         let writer = Writer { queue: Arc::clone(&queue), outlets, error_outlets, voice, clock };
         std::thread::Builder::new().name("log-writer".into()).stack_size(STACK).spawn(|| writer.run())?;
         Ok(queue)
+    }
+
+    /// Lines that are said from now on go there.
+    pub(super) fn change(&self, outputs: Outputs) {
+        let mut state = self.lock();
+        let before = state.waiting.ends.len();
+        // One that was not carried out yet never counted for a line that waits behind it: those are moved, at worst.
+        state.change = Some((state.change.take().map_or(before, |(before, _)| before), outputs));
+        drop(state);
+        self.work.notify_one();
     }
 
     /// Takes a line, or counts it.
@@ -92,9 +115,9 @@ impl Queue {
 
     /// Waits until everything said so far is written, but no longer than `most`; true if it is.
     pub(super) fn flush(&self, most: Duration) -> bool {
-        let waits = |state: &mut State| state.busy || state.reopen || !state.waiting.ends.is_empty();
+        let waits = |state: &mut State| state.is_behind();
         let (state, _) = self.idle.wait_timeout_while(self.lock(), most, waits).unwrap_or_else(PoisonError::into_inner);
-        !(state.busy || state.reopen) && state.waiting.ends.is_empty()
+        !state.is_behind()
     }
 
     /// Lets the writer end when everything is written.
@@ -114,25 +137,59 @@ impl Queue {
     }
 }
 
-struct Writer<V> {
+impl State {
+    /// Whether the writer has something to do.
+    fn is_behind(&self) -> bool {
+        self.busy || self.has_work()
+    }
+
+    fn has_work(&self) -> bool {
+        self.reopen || self.change.is_some() || !self.waiting.ends.is_empty()
+    }
+}
+
+struct Writer {
     queue: Arc<Queue>,
     outlets: Vec<Outlet>,
     error_outlets: Vec<Outlet>,
-    voice: V,
+    voice: Box<dyn Voice>,
     clock: Clock,
 }
 
-impl<V: Voice> Writer<V> {
+/// What the writer is to do, beside the lines.
+struct Work {
+    reopen: bool,
+    change: Option<(usize, Outputs)>,
+    overflowed: u64,
+}
+
+/// Outlets of these paths; those that are there go on.
+fn opened(paths: Vec<String>, mut there: Vec<Outlet>) -> Vec<Outlet> {
+    let one = |path: String| {
+        let known = there.iter().position(|outlet| outlet.name() == path);
+        known.map_or_else(|| Outlet::new(&path), |at| there.swap_remove(at))
+    };
+    paths.into_iter().map(one).collect()
+}
+
+impl Writer {
     fn run(mut self) {
         let mut lines = Lines::default();
-        while let Some((reopen, overflowed)) = self.wait_for_work(&mut lines) {
+        while let Some(Work { reopen, change, overflowed }) = self.wait_for_work(&mut lines) {
             if reopen {
                 self.outlets.iter_mut().chain(&mut self.error_outlets).for_each(Outlet::reopen);
+            }
+            let mut failed = 0;
+            if let Some((before, outputs)) = change {
+                failed += self.write(&lines.take_first(before), self.clock.now());
+                self.outlets = opened(outputs.paths, std::mem::take(&mut self.outlets));
+                self.error_outlets = opened(outputs.error_paths, std::mem::take(&mut self.error_outlets));
+                self.voice = outputs.voice;
             }
             if overflowed > 0 {
                 lines.push(&self.voice.missed("queue", overflowed));
             }
-            let failed = self.write(&lines, self.clock.now());
+            failed += self.write(&lines, self.clock.now());
             lines.clear();
             let mut state = self.queue.lock();
             state.busy = false;
@@ -143,15 +200,16 @@ impl<V: Voice> Writer<V> {
     }
 
     /// Swaps `lines`, which is empty, for what waits; `None` at the end.
-    fn wait_for_work(&self, lines: &mut Lines) -> Option<(bool, u64)> {
-        let nothing = |state: &mut State| state.waiting.ends.is_empty() && !state.reopen && !state.closing;
+    fn wait_for_work(&self, lines: &mut Lines) -> Option<Work> {
+        let nothing = |state: &mut State| !state.has_work() && !state.closing;
         let mut state = self.queue.work.wait_while(self.queue.lock(), nothing).unwrap_or_else(PoisonError::into_inner);
-        if state.waiting.ends.is_empty() && !state.reopen {
+        if !state.has_work() {
             return None;
         }
         std::mem::swap(&mut state.waiting, lines);
         state.busy = true;
-        Some((std::mem::take(&mut state.reopen), std::mem::take(&mut state.overflow_unsaid)))
+        let (reopen, change) = (std::mem::take(&mut state.reopen), state.change.take());
+        Some(Work { reopen, change, overflowed: std::mem::take(&mut state.overflow_unsaid) })
     }
 
     fn write(&mut self, lines: &Lines, now: Stamp) -> u64 {

@@ -308,6 +308,38 @@ fn what_other_crates_say_does_not_grow_with_what_strangers_send() {
     assert!(said.contains("a minute later"));
 }
 
+/// Goal: level, shape and place change while the process runs; what was said before is where it was to be, and counts go
+/// on.
+#[test]
+fn settings_change_from_one_line_to_the_next() {
+    let world = World::with(|settings, _| {
+        settings.disable_caller = true;
+        settings.sampling = Some(Sampling { tick: Duration::from_secs(10), initial: 1, thereafter: 0 });
+    });
+    let other = world.dir.path().join("other.log");
+    let settings = LogSettings {
+        level: Severity::Debug,
+        encoding: Encoding::Json,
+        output_paths: vec![other.to_str().expect("a temporary path is text").to_owned()],
+        error_output_paths: Vec::new(),
+        zone: Zone::Utc,
+        sampling: None,
+        ..LogSettings::default()
+    };
+    tracing::dispatcher::with_default(&world.subscriber, || {
+        let say = || debug!("quiet");
+        say();
+        info!("before");
+        info!("before");
+        world.logs.change(&settings);
+        say();
+    });
+    assert_eq!(world.read("agent.log"), "2026-11-23T05:42:41.500Z\tinfo\tbefore\n");
+    let said = world.read("other.log");
+    assert!(said.starts_with(r#"{"level":"debug""#) && said.contains(r#""msg":"quiet""#), "{said}");
+    assert_eq!((said.lines().count(), world.logs.suppressed()), (1, 1));
+}
+
 #[test]
 fn one_full_disk_is_told_and_counted_and_the_other_outputs_go_on() {
     let world = World::with(|settings, _| settings.output_paths.insert(0, "/dev/full".into()));
