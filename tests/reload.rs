@@ -86,9 +86,13 @@ impl Rig {
     }
 
     fn load(&self) -> Running {
+        self.load_from(1)
+    }
+
+    fn load_from(&self, first_source: u32) -> Running {
         let endpoint = format!("http://127.0.0.1:{}", self.port);
         let signals = Signal::ALL.to_vec();
-        Load { endpoint, signals, rate: 20_000, request_items: 50, clients: 2, first_source: 1 }.start()
+        Load { endpoint, signals, rate: 20_000, request_items: 50, clients: 2, first_source }.start()
     }
 
     async fn metric(&self, name: &str) -> u64 {
@@ -553,6 +557,49 @@ async fn what_waits_goes_by_the_new_settings() {
     let whole = || books(&load, &[&b]).report().lost() == 0;
     assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&load, &[&b]).report(), rig.log());
     assert_eq!(load.refused(), 0);
+}
+
+/// Goal: an exporter that a reload takes out holds nobody up: what came in before waits for its return, what comes in
+/// meanwhile does not, and its return begins there.
+#[actix::test]
+async fn an_exporter_that_goes_keeps_what_it_had_and_no_more() {
+    let dead = format!("http://127.0.0.1:{}", free_port().expect("a port"));
+    let (a, b) = (FarEnd::start(Script::new()).expect("a port"), FarEnd::start(Script::new()).expect("a port"));
+    let mut both = Wish::to(a.endpoint());
+    both.exporters.push(("otlphttp/b", dead, Some("file_storage")));
+    let rig = Rig::start(&both);
+    assert!(until(PATIENCE, || rig.log().contains("Everything is ready")).await, "{}", rig.log());
+    let accepted = || rig.metric("tfo_agent_items_accepted{exporter=\"otlphttp/b\"");
+    let load = rig.load();
+    assert!(until(PATIENCE, || load.acknowledged() > 5_000).await);
+    rig.reload(&Wish::to(a.endpoint()), IN_FORCE).await;
+    // The requests that were under way have ended soon after.
+    let mut before = accepted().await;
+    for _ in 0..600 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = accepted().await;
+        if std::mem::replace(&mut before, now) == now {
+            break;
+        }
+    }
+    let had = before;
+    goes_on(&load).await;
+    load.stop();
+    let whole = || books(&load, &[&a]).report().lost() == 0;
+    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&load, &[&a]).report(), rig.log());
+    assert_eq!(accepted().await, had, "what comes in while it is away is not its own");
+    assert_eq!(rig.metric("tfo_agent_items_waiting{exporter=\"otlphttp/b\"").await, had);
+
+    both.exporters[1].1 = b.endpoint();
+    rig.reload(&both, IN_FORCE).await;
+    let later = rig.load_from(100);
+    assert!(until(PATIENCE, || later.acknowledged() > 5_000).await);
+    later.stop();
+    let whole = || books(&later, &[&b]).report().lost() == 0;
+    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&later, &[&b]).report(), rig.log());
+    let all = had + later.acknowledged();
+    assert!(until(PATIENCE, || b.with(|c| c.counts().items) >= all).await);
+    assert_eq!(b.with(|c| c.counts().items), all, "nothing of its absence");
 }
 
 /// Goal: what cannot be carried out changes nothing, and says why; what is the same does nothing.
