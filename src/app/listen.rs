@@ -4,7 +4,6 @@ use crate::config::Listen;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,18 +68,14 @@ fn listen(address: SocketAddr, ours: &[Arc<TcpListener>]) -> io::Result<TcpListe
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?; // connections of an earlier life may linger
-    let bound = || rustix::net::bind(&socket, &address).and_then(|()| rustix::net::listen(&socket, BACKLOG));
-    // Shared for this moment, and between sockets of this process alone: somebody else's would not have asked for it,
-    // and shall find the port taken afterwards.
-    let share = |shared| {
-        let sockets = ours.iter().map(|socket| socket.as_fd()).chain([socket.as_fd()]);
-        sockets.into_iter().try_for_each(|socket| sockopt::set_socket_reuseport(socket, shared))
-    };
-    if ours.is_empty() {
-        bound()?;
-    } else {
-        share(true).and_then(|()| bound()).and(share(false))?;
+    if !ours.is_empty() {
+        // Linux shares a port among sockets of one user that all ask for it. A second agent does not ask, and hears that
+        // the port is taken.
+        ours.iter().try_for_each(|socket| sockopt::set_socket_reuseport(socket, true))?;
+        sockopt::set_socket_reuseport(&socket, true)?;
     }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))
 }
 
@@ -120,9 +115,6 @@ mod tests {
             assert!(bind("test", &to).is_err(), "{before} to {after}: it is taken");
             let (beside, _) = bind_beside("test", &to, std::slice::from_ref(&ours)).expect("it is ours");
             assert!(bind("test", &to).is_err() && bind("test", &Listen::new(before, to.port)).is_err());
-            // Somebody who would share.
-            let other = Arc::new(bind("test", &Listen::new("127.0.0.1", 0)).expect("a port").0);
-            assert!(bind_beside("test", &to, &[other]).is_err());
             drop(ours);
             assert!(bind("test", &to).is_err(), "the other one is still there");
             drop(beside);

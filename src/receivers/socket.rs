@@ -1,6 +1,8 @@
 //! A client's connection, whoever serves it: its place among those there may be, TLS in the time it may take, and an end
 //! to waiting for a client that does not read.
 //!
+//! [`attend`] accepts connections until its server parts; [`Entrance::greet`] makes one that can be served:
+//!
 //! ```text
 //! accepted ─▶ a place? ─ no ─▶ closed at once, counted
 //!               └─ yes ─▶ TLS within handshake_timeout? ─ no ─▶ closed, counted

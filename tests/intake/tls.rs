@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tfo_otel_agent::app::plan::{self, Config};
+use tfo_otel_agent::app::reload::Reloaded;
 use tfo_otel_agent::config::{Locations, Machine};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::testing::{Numbered, Source};
@@ -288,4 +289,69 @@ fn a_certificate_that_cannot_be_used_is_told_with_the_path_of_its_key() {
         assert!(told.contains(&path) && told.contains(why), "{tls}: {told}");
         assert_eq!(told.lines().count(), 2, "{tls}: {told}");
     }
+}
+
+/// Goal: a reload switches TLS on and off and reads renewed files, and closes neither the port nor a connection: who is
+/// connected goes on as he began.
+#[actix::test]
+async fn a_reload_switches_tls_and_renews_what_is_shown() {
+    let (ours, renewed) = (Authority::new(), Authority::new());
+    let (mut secure, mut files) = (Config::default(), std::path::PathBuf::new());
+    let mut rig = Rig::start(|endpoint, dir| {
+        ours.install(dir);
+        files = dir.to_owned();
+        secure = config(endpoint, dir, "", "");
+        without_tls(&secure)
+    })
+    .await;
+    let plain = without_tls(&secure);
+    let mut numbered = Numbered::new(Signal::Logs, Source(1));
+    let addresses = rig.agent.addresses.clone();
+    let post_plain = async |rig: &Rig, client: &reqwest::Client, body: Vec<u8>| {
+        let sent = client.post(rig.url("/v1/logs")).header("content-type", PROTOBUF).body(body).send().await;
+        sent.map(|answer| answer.status().as_u16()).ok()
+    };
+    let grpc = Channel::from_shared(rig.at("otlp/grpc")).expect("an address").connect().await.expect("it connects");
+    let mut kept_grpc = client_over(grpc);
+    let kept = rig.http.clone();
+    assert_eq!(post_plain(&rig, &kept, numbered.request(1).bytes).await, Some(200));
+    kept_grpc.export(logs(&numbered.request(1).bytes).into_request()).await.expect("taken");
+
+    let applied = Reloaded::Applied { exporters: Default::default() };
+    assert_eq!(rig.agent.reload(secure.clone()).await.expect("it can"), applied);
+    assert_eq!(rig.agent.addresses, addresses);
+    assert_eq!(post_plain(&rig, &kept, numbered.request(1).bytes).await, Some(200), "connected before");
+    kept_grpc.export(logs(&numbered.request(1).bytes).into_request()).await.expect("connected before");
+    let stranger = reqwest::Client::builder().no_proxy().build().expect("a client");
+    assert_eq!(post_plain(&rig, &stranger, numbered.request(1).bytes).await, None, "who comes now must speak TLS");
+    let known = browser(&[&ours], None);
+    assert_eq!(post(&rig, &known, &mut numbered).await.expect("it connects"), 200);
+    channel(&rig, trusting(&ours)).await.expect("it connects");
+
+    renewed.install(&files);
+    assert_eq!(rig.agent.reload(secure.clone()).await.expect("it can"), Reloaded::Unchanged);
+    assert_eq!(post(&rig, &browser(&[&renewed], None), &mut numbered).await.expect("it connects"), 200);
+    assert!(post(&rig, &browser(&[&ours], None), &mut numbered).await.is_err(), "the old one is shown to nobody new");
+    assert_eq!(post(&rig, &known, &mut numbered).await.expect("connected before"), 200);
+    channel(&rig, trusting(&renewed)).await.expect("it connects");
+
+    // What cannot be used changes nothing.
+    std::fs::write(files.join("cert.pem"), "nothing").expect("written");
+    let told = rig.agent.reload(secure.clone()).await.expect_err("it holds no certificate").to_string();
+    assert!(told.contains("tls.cert_file: holds no certificate") && told.contains("nothing was changed"), "{told}");
+    assert_eq!(post(&rig, &browser(&[&renewed], None), &mut numbered).await.expect("it connects"), 200);
+
+    assert_eq!(rig.agent.reload(plain).await.expect("it can"), applied);
+    assert_eq!(post_plain(&rig, &stranger, numbered.request(1).bytes).await, Some(200));
+}
+
+fn without_tls(config: &Config) -> Config {
+    let mut config = config.clone();
+    for receiver in config.receivers.values_mut() {
+        if let plan::ReceiverConfig::Otlp(otlp) = receiver {
+            otlp.grpc.iter_mut().for_each(|grpc| grpc.tls = None);
+            otlp.http.iter_mut().for_each(|http| http.server.tls = None);
+        }
+    }
+    config
 }
