@@ -9,7 +9,7 @@
 //! * No secret is in a log, an error or a `Debug`.
 //! * Comparisons take the same time whatever they find, and a name nobody has costs what a wrong password costs.
 //! * bcrypt, which is slow on purpose, runs on a thread of its own, one at a time, and once for each right password. Who
-//!   guesses waits in a queue with an end, and never before somebody with another name.
+//!   guesses waits in a queue with an end, and keeps nobody out who has another name.
 //! * A file is read again when it changes; what cannot be used is told, and what was good stays.
 //!
 //! | file | holds |
