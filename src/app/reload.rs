@@ -36,7 +36,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether requests that were under way at a reload have ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What a reload did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,18 +76,30 @@ impl Ways {
         Ways { present: pipes.iter().map(|(_, pipe)| Arc::downgrade(pipe)).collect(), ..Ways::default() }
     }
 
-    /// When nothing can come in by a pipeline of before any more, exporters that are gone part with their lanes: until then a
-    /// request under way may still be theirs to send.
-    fn part(&mut self, pipes: &[Fed], stores: Arc<Stores>) {
+    /// What comes in from now on comes by these.
+    fn turn(&mut self, pipes: &[Fed]) {
         let present = pipes.iter().map(|(_, pipe)| Arc::downgrade(pipe)).collect();
         self.former.append(&mut std::mem::replace(&mut self.present, present));
         self.former.retain(|pipe| pipe.strong_count() > 0);
-        let (former, latest) = (self.former.clone(), self.latest.clone());
-        let this = latest.fetch_add(1, SeqCst) + 1;
-        actix::spawn(async move {
+    }
+
+    /// Nothing can come in by a pipeline of before any more.
+    fn empty(&self) -> impl Future<Output = ()> + 'static {
+        let former = self.former.clone();
+        async move {
             while former.iter().any(|pipe| pipe.strong_count() > 0) {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
+        }
+    }
+
+    /// When the former ways are empty, exporters that are gone part with their lanes: until then a request under way may
+    /// still be theirs to send.
+    fn part(&self, stores: Arc<Stores>) {
+        let (empty, latest) = (self.empty(), self.latest.clone());
+        let this = latest.fetch_add(1, SeqCst) + 1;
+        actix::spawn(async move {
+            empty.await;
             // A later reload knows better who reads what.
             if latest.load(SeqCst) == this {
                 stores.part_ways();
@@ -156,7 +168,13 @@ impl Agent {
         // Before uplinks go: what a receiver that goes still takes is theirs to send.
         self.servers.part(leaving, &around).await;
         self.addresses = self.servers.addresses();
-        for id in changed.iter().filter(|id| self.tasks.contains_key(id)) {
+        self.ways.turn(&pipes);
+        let mut going = changed.iter().filter(|id| self.tasks.contains_key(id)).peekable();
+        if going.peek().is_some() {
+            // So that who goes and has no disk can send what the last of them bring.
+            let _ = tokio::time::timeout(PATIENCE, self.ways.empty()).await;
+        }
+        for id in going {
             self.supervisor.dismiss(&exporters::seat(id), PATIENCE).await;
             if let Some(task) = self.tasks.get(id).filter(|_| !tasks.contains_key(id)) {
                 exporters::forget(id, task, &stores, &self.metrics, &self.health);
@@ -171,7 +189,7 @@ impl Agent {
         self.stores = stores;
         self.tasks = tasks;
         self.config = config;
-        self.ways.part(&pipes, self.stores.clone());
+        self.ways.part(self.stores.clone());
         if is_same {
             return Ok(Reloaded::Unchanged);
         }
