@@ -285,7 +285,15 @@ const CASES: &[(&str, &str, &str)] = &[
     ("    endpoint: https://collector:4318",
      "    endpoint: https://user:secret@col lector",
      "1 problem\n\
-         \x20 24:15  exporters.otlphttp.endpoint  `https://…@col lector` is not a URL: invalid uri character"),
+         \x20 24:15  exporters.otlphttp.endpoint  `https://REDACTED@col lector` is not a URL: invalid uri character"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: https://user:SEC/RET@collector:4318",
+     "1 problem\n\
+         \x20 24:15  exporters.otlphttp.endpoint  `https://REDACTED@collector:4318` has a password with `/`, `?` or `#` in it; write them as %2F, %3F, %23"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: user:SECRET@collector:4318",
+     "1 problem\n\
+         \x20 24:15  exporters.otlphttp.endpoint  `REDACTED@collector:4318` has no scheme; it must begin with http:// or https://; did you mean `http://REDACTED@collector:4318`?"),
     ("    endpoint: https://collector:4318",
      "    endpoint: https://collector:4318/v1/logs",
      "1 warning\n\
@@ -651,6 +659,80 @@ fn every_problem_is_told_with_its_place_path_and_rule() {
         let told = report.strip_prefix("f.yaml: ").unwrap_or(&report).trim_end();
         assert_eq!(told, *expected, "\n{good:?} → {bad:?}\n");
     }
+}
+
+/// Goal: neither a report nor `print-config` shows a password or a token, whatever else is wrong with the place it
+/// stands in.
+#[test]
+fn no_secret_is_shown_wherever_it_stands() {
+    let endpoint = "    endpoint: https://collector:4318";
+    let header = "      X-Tenant-Id: \"${env:TENANT}\"";
+    let grpc = "        endpoint: 0.0.0.0:4317";
+    for (good, bad) in [
+        (endpoint, "    endpoint: http://u:SECRET@h"),
+        (endpoint, "    endpoint: http://SECRET@h"),
+        (endpoint, "    endpoint: u:SECRET@h:4318"),
+        (endpoint, "    endpoint: http:/u:SECRET@h"),
+        (endpoint, "    endpoint: http://u:SEC:RET/SECRET@h"),
+        (endpoint, "    endpoint: \"http://u:SECRET#x@h\""),
+        (endpoint, "    endpoint: http://h/?api_key=SECRET"),
+        (endpoint, "    logs_endpoint: http://h/x?api_key=SECRET&t=SECRET"),
+        (endpoint, "    logs_endpoint: http://h/x?SECRET"),
+        (endpoint, "    logs_endpoint: h/x?api_key=SECRET"),
+        (endpoint, "    endpoint: http://u:SECRET@${env:GONE}"),
+        (endpoint, "    endpoint: http://u:SECRET@${env:OPEN"),
+        (endpoint, "    endpoint: http://h\n    proxy_url: socks5://u:SECRET@p:1"),
+        (endpoint, "    endpoint: http://h\n    proxy_url: u:SECRET@p:1"),
+        (endpoint, "    endpoint: http://h\n    endpiont: http://u:SECRET@h"),
+        (endpoint, "    endpoint: http://h\n    haeders: {A: SECRET, b: [SECRET]}"),
+        (endpoint, "    endpoint: http://h\n    basic_auth: {username: u, pw: SECRET}"),
+        (endpoint, "    endpoint: http://h\n    middlewares: [{headers: {X: SECRET}}]"),
+        (endpoint, "    endpoint: http://h\n    timeout: u:SECRET@h"),
+        (header, "      Authorization: \"Bearer SECRET${env:\""),
+        (header, "      Authorization: [SECRET]"),
+        (grpc, "        endpoint: u:SECRET@h:4317"),
+        (grpc, "        endpoint: u:SECRET@h"),
+        (grpc, "        endpoint: http://u:SECRET@h"),
+        ("exporters:\n  otlphttp:\n", "exporters:\n  otlp:\n    headers: {X-Scope: SECRET}\n    endpoint: http://u:SECRET@h\n  otlphttp:\n"),
+        ("exporters:\n  otlphttp:\n", "exporters:\n  zipkin:\n    headers: {X-Scope: SECRET}\n  otlphttp:\n"),
+    ] {
+        assert_eq!(GOOD.matches(good).count(), 1, "{good:?} stands once in the good file");
+        let text = GOOD.replace(good, bad);
+        let host = Imagined {
+            files: BTreeMap::from([("f.yaml".to_owned(), text.clone())]),
+            dirs: vec!["/var/lib/queue".to_owned()],
+            ..Imagined::with(&[("TENANT", "0123")])
+        };
+        let outcome = plan::read(&Locations::of("f.yaml"), &host);
+        let (told, printed) = (outcome.report.to_string(), outcome.effective);
+        assert!(!told.contains("SECRET") && !told.contains("RET/"), "{bad}\n{told}");
+        assert!(!printed.contains("SECRET"), "{bad}\n{printed}");
+        assert!(!printed.is_empty(), "{bad}");
+    }
+    let name = "yaml:exporters::otlphttp::headers::Authorization: Bearer SECRET";
+    let outcome = plan::read(&Locations::of(name), &Imagined::with(&[]));
+    assert!(outcome.report.to_string().starts_with("yaml:exporters::otlphttp::headers…: "), "{}", outcome.report);
+}
+
+/// What is masked inside a URL leaves a URL, so that what is printed can be read.
+#[test]
+fn a_printed_url_without_its_secrets_is_read_again() {
+    let text = GOOD.replace(
+        "    endpoint: https://collector:4318",
+        "    endpoint: https://u:SECRET@collector:4318\n    logs_endpoint: https://h/x?key=SECRET\n    proxy_url: http://SECRET@p:1",
+    );
+    let host = Imagined { dirs: vec!["/var/lib/queue".to_owned()], ..Imagined::with(&[("TENANT", "0123")]) };
+    let first = plan::read(&Locations::of(&format!("yaml:{text}")), &host);
+    assert!(first.config.is_some(), "{}", first.report);
+    let again = plan::read(&Locations::of(&format!("yaml:{}", first.effective)), &host);
+    assert_eq!(again.report.to_string(), "");
+    assert_eq!(again.effective, first.effective);
+    let masked = text
+        .replace("https://u:SECRET@", "https://REDACTED@")
+        .replace("key=SECRET", "key=REDACTED")
+        .replace("http://SECRET@", "http://REDACTED@")
+        .replace("X-Tenant-Id: \"${env:TENANT}\"", "X-Tenant-Id: \"[REDACTED]\"");
+    assert_eq!(again.config, plan::read(&Locations::of(&format!("yaml:{masked}")), &host).config);
 }
 
 /// What the product will have and this build has not: defining it is a warning, using it an error that says so.

@@ -12,6 +12,7 @@
 //! ```
 
 use super::host::{FILE_MAX, Host};
+use super::mask::is_delicate;
 use super::problems::{At, Problems, quote};
 use super::reference::{self, Part, Reference};
 use super::tree::{Expanded, Missing, Node, Scalar, Value, Written};
@@ -86,7 +87,11 @@ impl Expander<'_> {
         }
         let parts = match reference::parse(&scalar.text) {
             Ok(parts) => parts,
-            Err(e) => return self.problems.error(at, &trail.path(), format!("{e}: {}", quote(&scalar.text))),
+            Err(e) => {
+                let path = trail.path();
+                let shown = if is_delicate(&path) { String::new() } else { format!(": {}", quote(&scalar.text)) };
+                return self.problems.error(at, &path, format!("{e}{shown}"));
+            }
         };
         if let [Part::Ref(one)] = parts.as_slice() {
             return self.whole(scalar, one, at, trail, files);

@@ -2,6 +2,7 @@
 
 use super::expand;
 use super::host::{FILE_MAX, Host};
+use super::mask::{is_suspicious, masked};
 use super::problems::{At, Problems, quote};
 use super::reference::scheme;
 use super::tree::{DEPTH_MAX, Entry, Node, Value};
@@ -77,8 +78,11 @@ fn location(text: &str) -> Location<'_> {
 
 fn read(text: &str, host: &dyn Host, problems: &Problems) -> Option<Node> {
     let location = location(text);
-    let short: String = text.chars().take(NAME_MAX).collect();
-    let source = problems.source(if let Location::File(path) = location { path } else { &short });
+    let source = match location {
+        Location::File(path) => problems.source(path),
+        Location::Yaml(_) => problems.source(&name_of(text)),
+        _ => problems.source(&masked(text).chars().take(NAME_MAX).collect::<String>()),
+    };
     let refuse = |why: String| {
         problems.error(At { source, line: 1, column: 1 }, "", why);
         None
@@ -107,6 +111,18 @@ fn read(text: &str, host: &dyn Host, problems: &Problems) -> Option<Node> {
         Location::Unknown(scheme) => {
             refuse(format!("the scheme {} is not known; file, env and yaml are", quote(scheme)))
         }
+    }
+}
+
+/// What a report calls a location that holds a configuration itself: its beginning, up to what may be a secret.
+fn name_of(text: &str) -> String {
+    let short: String = masked(text).chars().take(NAME_MAX).collect();
+    let is_word = |c: char| c.is_alphanumeric() || "_-".contains(c);
+    let words = short.match_indices(is_word).map(|(at, _)| at).filter(|at| !short[..*at].ends_with(is_word));
+    let mut words = words.map(|at| (at, short[at..].split(|c| !is_word(c)).next().unwrap_or_default()));
+    match words.find(|(_, word)| is_suspicious(word)) {
+        Some((at, word)) => format!("{}…", &short[..at + word.len()]),
+        None => short,
     }
 }
 

@@ -26,6 +26,7 @@
 //! | `reference`, `expand` | `${…}`: syntax, and what it leads to |
 //! | `host` | the machine: variables, files, names |
 //! | `problems` | what is wrong, and how it is told |
+//! | `mask` | what is a secret, inside a URL or by the name of its key |
 //! | `print` | a tree back to text, secrets masked |
 //! | `section`, `typed` | one map into one struct: known keys, typed getters |
 //! | `id`, `value` | ids of components; attribute values, secrets, patterns, addresses |
@@ -38,6 +39,7 @@ mod expand;
 mod host;
 mod id;
 mod load;
+mod mask;
 mod net;
 mod print;
 pub mod problems;
@@ -55,6 +57,7 @@ pub use host::Imagined;
 pub use host::{FILE_MAX, Host, Machine};
 pub use id::{BadId, Id};
 pub use load::{Locations, load};
+pub use mask::masked;
 pub use net::{BODY_MAX, Cors, Headers, HttpServer, Limits, authenticator};
 pub use print::print;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Whoever mends a configuration over a bad link wants all problems at once, not one for each try.
 
+use super::mask::masked;
 use std::cell::RefCell;
 use std::fmt;
 
@@ -123,8 +124,8 @@ impl Problems {
                 severity,
                 at,
                 path: clean(path, MESSAGE_MAX),
-                message: clean(message, MESSAGE_MAX),
-                suggestion: meant.map(|m| clean(m, QUOTE_MAX)),
+                message: clean(&masked_pieces(message), MESSAGE_MAX),
+                suggestion: meant.map(|m| clean(&masked(m), QUOTE_MAX)),
             });
         }
     }
@@ -205,10 +206,17 @@ fn count(n: usize, what: &str) -> Option<String> {
     (n > 0).then(|| format!("{n} {what}{}", if n == 1 { "" } else { "s" }))
 }
 
-/// An operator's text in backquotes: cut to a readable length, without control characters.
+/// An operator's text in backquotes: cut to a readable length, without control characters, passwords and tokens.
 #[must_use]
 pub fn quote(text: &str) -> String {
-    format!("`{}`", clean(text, QUOTE_MAX))
+    format!("`{}`", clean(&masked(text), QUOTE_MAX))
+}
+
+/// A message whose quoted pieces hold no password, whoever put them there.
+fn masked_pieces(message: &str) -> String {
+    let pieces = message.split('`').enumerate();
+    let pieces: Vec<_> = pieces.map(|(n, piece)| if n % 2 == 1 { masked(piece) } else { piece.to_owned() }).collect();
+    pieces.join("`")
 }
 
 /// A terminal obeys control characters; a report must not be able to give it orders.

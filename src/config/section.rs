@@ -52,6 +52,11 @@ impl<'a> Reading<'a> {
         self.remarks.borrow_mut().text(path.to_owned());
     }
 
+    /// Nobody reads what stands under this path.
+    pub(crate) fn is_unread(&self, path: String) {
+        self.remarks.borrow_mut().unread(path);
+    }
+
     pub(super) fn with_remarks<T>(&self, f: impl FnOnce(&Remarks) -> T) -> T {
         f(&self.remarks.borrow())
     }
@@ -155,6 +160,7 @@ impl<'a> Section<'a> {
     pub fn moot(&self, key: &'static str, why: &str) {
         self.know(key, false);
         if let Some(entry) = self.entry(key) {
+            self.reading.is_unread(self.path_of(key));
             self.reading.problems.warn(entry.key_at, &self.path_of(key), format!("has no effect: {why}"));
         }
     }
@@ -170,6 +176,7 @@ impl<'a> Section<'a> {
     pub fn refuse(&self, key: &'static str, why: &str) {
         self.know(key, false);
         if let Some(entry) = self.entry(key).filter(|e| !e.value.is_null()) {
+            self.reading.is_unread(self.path_of(key));
             self.reading.problems.error(entry.key_at, &self.path_of(key), why);
         }
     }
@@ -365,6 +372,7 @@ impl<'a> Section<'a> {
         let is_known = |entry: &&Entry| known.iter().any(|k| k.key == entry.key);
         let useful: Vec<&str> = known.iter().filter(|k| k.useful).map(|k| k.key).collect();
         for entry in self.entries.iter().filter(|e| !is_known(e)) {
+            self.reading.is_unread(self.path_of(&entry.key));
             let key = quote(&entry.key);
             let meant = self.reading.problems.meant(&entry.key, known.iter().map(|k| k.key));
             let message = match (meant, useful.as_slice()) {

@@ -360,11 +360,7 @@ fn whole(text: &str) -> Result<Option<i128>, String> {
 
 /// Why a text is no URL to send to, and what was meant.
 fn check_url(text: &str) -> Result<(), (String, Option<String>)> {
-    // A password in a URL is not shown.
-    let shown = match (text.find("://"), text.rfind('@')) {
-        (Some(start), Some(at)) if start < at => quote(&format!("{}://…{}", &text[..start], &text[at..])),
-        _ => quote(text),
-    };
+    let shown = quote(text);
     let Some((scheme, rest)) = text.split_once("://") else {
         let meant = format!("http://{text}");
         let meant = check_url(&meant).is_ok().then_some(meant);
@@ -379,6 +375,11 @@ fn check_url(text: &str) -> Result<(), (String, Option<String>)> {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         _ => (host_port, None),
     };
+    // What looks like a port may be a password with a slash in it, and must not be shown.
+    if !authority.contains('@') && rest.contains('@') && port.is_some_and(|p| p.parse::<u16>().is_err()) {
+        let message = format!("{shown} has a password with `/`, `?` or `#` in it; write them as %2F, %3F, %23");
+        return Err((message, None));
+    }
     if let Some(port) = port.filter(|p| p.parse::<u16>().map_or(true, |p| p == 0)) {
         return Err((format!("{shown}: {} is not a port; write a number from 1 to 65535", quote(port)), None));
     }

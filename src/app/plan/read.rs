@@ -119,6 +119,9 @@ impl<T> Components<T> {
             if kind.is_none() {
                 tell_unknown(problems, at, &path, class, id.kind());
             }
+            if kind.is_none_or(|kind| kind.read.is_none()) {
+                reading.is_unread(path.clone());
+            }
             let config = kind.and_then(|kind| {
                 let pattern = format!("{}.{}", class.key, kind.names[0]);
                 Some(Section::read(reading, &entry.value, &path, &pattern, kind.read?))
