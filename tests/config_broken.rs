@@ -585,6 +585,20 @@ const CASES: &[(&str, &str, &str)] = &[
      "1 problem\n\
          \x20 19:16  processors.attributes.actions[0].value  `${` is never closed; write `$${` for the characters themselves: `${env:TENANT`"),
     ("        value: ${env:TENANT}",
+     "        value: $TENANT-$GONE",
+     "3 warnings\n\
+         \x20 19:16  processors.attributes.actions[0].value  warning: `$GONE` is the old form of a variable, read as 0.88 does; write `${env:GONE}`, or `$$GONE` for the characters themselves\n\
+         \x20 19:16  processors.attributes.actions[0].value  warning: `$TENANT` is the old form of a variable, read as 0.88 does; write `${env:TENANT}`, or `$$TENANT` for the characters themselves\n\
+         \x20 19:16  processors.attributes.actions[0].value  warning: the variable `GONE` is not set; the action is left out"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: $GONE",
+     "1 problem, 1 warning\n\
+         \x20 24:15  exporters.otlphttp.endpoint  the variable `GONE` is not set; without it there is no endpoint\n\
+         \x20 24:15  exporters.otlphttp.endpoint  warning: `$GONE` is the old form of a variable, read as 0.88 does; write `${env:GONE}`, or `$$GONE` for the characters themselves"),
+    ("        value: ${env:TENANT}\n        action: upsert",
+     "        pattern: ^(a|b$)|c$$|d$\n        action: delete",
+     ""),
+    ("        value: ${env:TENANT}",
      "        value: ${vault:x}",
      "1 problem\n\
          \x20 19:16  processors.attributes.actions[0].value  `${vault:…}` is not known; env, file and yaml are: `${vault:x}`"),
@@ -690,6 +704,7 @@ fn no_secret_is_shown_wherever_it_stands() {
         (endpoint, "    endpoint: http://h\n    timeout: u:SECRET@h"),
         (header, "      Authorization: \"Bearer SECRET${env:\""),
         (header, "      Authorization: [SECRET]"),
+        (header, "      Authorization: Basic abc$dSECRET"),
         (grpc, "        endpoint: u:SECRET@h:4317"),
         (grpc, "        endpoint: u:SECRET@h"),
         (grpc, "        endpoint: http://u:SECRET@h"),
