@@ -498,6 +498,24 @@ const CASES: &[(&str, &str, &str)] = &[
          \x20 54:24  service.telemetry.logs.sampling.tick  0 is not a tick; write `enabled: false` for no sampling\n\
          \x20 56:7   service.telemetry.metrics.readers     warning: has no effect: metrics are served at `address`; write there what the reader's host and port say"),
     ("    logs:\n      level: info",
+     "    logs:\n      development: true\n      disable_stacktrace: true",
+     "2 warnings\n\
+         \x20 53:20  service.telemetry.logs.development         warning: true has no effect: in otelcol it adds stack traces to warnings, and no line here has one\n\
+         \x20 54:27  service.telemetry.logs.disable_stacktrace  warning: true has no effect: no line here has a stack trace"),
+    ("exporters:\n  otlphttp:\n",
+     "exporters:\n  logging:\n    loglevel: debug\n  debug:\n    verbosity: detailed\n  otlphttp:\n",
+     "3 warnings\n\
+         \x20 24:15  exporters.logging.loglevel  warning: detailed writes the same lines as normal: no payload goes into a log of this agent\n\
+         \x20 24:15  exporters.logging.loglevel  warning: is the old name; taken as verbosity: detailed\n\
+         \x20 26:16  exporters.debug.verbosity   warning: detailed writes the same lines as normal: no payload goes into a log of this agent"),
+    ("      X-Tenant-Id: \"${env:TENANT}\"",
+     "      X-Tenant-Id: 0123\n      A: 12\n      B: true\n      C: 0x10\n      D: 1.50\n      E: \"0123\"\n      F: 1.5",
+     "4 warnings\n\
+         \x20 26:20  exporters.otlphttp.headers.X-Tenant-Id  warning: an unquoted number or word is sent as it is written; otelcol reads it first and sends another text (83 for 0123, 1 for true); quotes make it clear\n\
+         \x20 28:10  exporters.otlphttp.headers.B            warning: an unquoted number or word is sent as it is written; otelcol reads it first and sends another text (83 for 0123, 1 for true); quotes make it clear\n\
+         \x20 29:10  exporters.otlphttp.headers.C            warning: an unquoted number or word is sent as it is written; otelcol reads it first and sends another text (83 for 0123, 1 for true); quotes make it clear\n\
+         \x20 30:10  exporters.otlphttp.headers.D            warning: an unquoted number or word is sent as it is written; otelcol reads it first and sends another text (83 for 0123, 1 for true); quotes make it clear"),
+    ("    logs:\n      level: info",
      "    resource: {a: [1], b: 007}\n    traces: {}",
      "1 problem, 2 warnings\n\
          \x20 52:19  service.telemetry.resource.a  a label is a text\n\

@@ -258,6 +258,10 @@ impl<'a> Section<'a> {
             if http::HeaderValue::from_str(&scalar.text).is_err() {
                 problems.error(entry.value.at, &path, "the value has a line break or another control character");
             }
+            if is_read_otherwise(scalar) {
+                let message = "an unquoted number or word is sent as it is written; otelcol reads it first and sends another text (83 for 0123, 1 for true); quotes make it clear";
+                problems.warn(entry.value.at, &path, message);
+            }
             let text = if scalar.typed() == Typed::Null { "" } else { scalar.text.as_str() };
             Some((entry.key.clone(), Secret::new(text)))
         };
@@ -334,6 +338,17 @@ impl<'a> Section<'a> {
             }
         })
     }
+}
+
+/// Whether 0.88 makes another text of a scalar where a text is wanted (reference §1.3, §1.4).
+fn is_read_otherwise(scalar: &Scalar) -> bool {
+    scalar.written == Written::Plain
+        && match scalar.typed() {
+            Typed::LeadingZero | Typed::Bool(_) => true,
+            Typed::Int(n) => n.to_string() != scalar.text,
+            Typed::Float(n) => n.to_string() != scalar.text,
+            Typed::Null | Typed::Text => false,
+        }
 }
 
 /// One line about a pattern that does not compile.

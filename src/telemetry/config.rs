@@ -191,7 +191,7 @@ impl LogsConfig {
             let path = format!("{}.{}", s.path_of("initial_fields"), e.key);
             Some((e.key.clone(), s.any(&e.value, &path, "the field is left out")?))
         };
-        LogsConfig {
+        let config = LogsConfig {
             level: s.choice("level", default.level, &levels),
             development: s.flag("development", default.development),
             encoding: s.choice(
@@ -205,7 +205,14 @@ impl LogsConfig {
             output_paths: outputs(s, "output_paths").unwrap_or(default.output_paths),
             error_output_paths: outputs(s, "error_output_paths").unwrap_or(default.error_output_paths),
             initial_fields: fields.filter_map(field).collect(),
-        }
+        };
+        s.warn_unless(!config.development, "development", || {
+            "true has no effect: in otelcol it adds stack traces to warnings, and no line here has one".to_owned()
+        });
+        s.warn_unless(!config.disable_stacktrace, "disable_stacktrace", || {
+            "true has no effect: no line here has a stack trace".to_owned()
+        });
+        config
     }
 }
 
@@ -268,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_whole_section_is_read() {
-        let yaml = "{logs: {level: WARN, encoding: json, development: true, sampling: {enabled: false}, \
+        let yaml = "{logs: {level: WARN, encoding: json, disable_caller: true, sampling: {enabled: false}, \
                             output_paths: [stdout, /var/log/a.log, 'file:///b'], initial_fields: {site: 7, id: '${N}'}}, \
                      metrics: {level: detailed, address: 'localhost:9999'}, \
                      resource: {site: north, n: 7, service.instance.id: ~}}";
@@ -277,7 +284,7 @@ mod tests {
         let logs = LogsConfig {
             level: Level::Warn,
             encoding: Encoding::Json,
-            development: true,
+            disable_caller: true,
             sampling: None,
             output_paths: vec![Output::Stdout, Output::File("/var/log/a.log".into()), Output::File("/b".into())],
             initial_fields: vec![("site".into(), Any::Int(7)), ("id".into(), Any::Text("0123".into()))],

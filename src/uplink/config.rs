@@ -194,7 +194,7 @@ pub enum Verbosity {
     Basic,
     /// As `basic` in 0.88.
     Normal,
-    /// The data itself, too.
+    /// The data itself in the original; here as `normal`, with a warning.
     Detailed,
 }
 
@@ -371,6 +371,10 @@ impl DebugConfig {
                 false => s.warn("loglevel", format!("is the old name; taken as verbosity: {name}")),
             }
         }
+        let key = if takes_loglevel && s.fills("loglevel") { "loglevel" } else { "verbosity" };
+        s.warn_unless(verbosity != Verbosity::Detailed, key, || {
+            "detailed writes the same lines as normal: no payload goes into a log of this agent".to_owned()
+        });
         s.moot("use_internal_logger", "lines go where service.telemetry.logs says");
         s.moot("output_paths", "lines go where service.telemetry.logs says");
         DebugConfig {
@@ -394,7 +398,7 @@ mod tests {
         ] {
             let (config, told) = try_out(&format!("loglevel: {written}"), &[], |s| DebugConfig::read(s, true));
             assert_eq!(config.verbosity, expected, "{written}");
-            assert!(told.starts_with("warning: is the old name; taken as verbosity: "), "{told}");
+            assert!(told.contains("warning: is the old name; taken as verbosity: "), "{told}");
         }
         assert_eq!(try_out("verbosity: detailed", &[], |s| DebugConfig::read(s, false)).0.verbosity, Verbosity::Detailed);
     }
