@@ -658,7 +658,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("    timeout: 30s\n",
      "    timeout: 0s\n    encoding: json\n    compression_params: {level: 9}\n    proxy_url: proxy:3128\n",
      "2 problems, 1 warning\n\
-         \x20 29:15  exporters.otlphttp.encoding            `json` is not one of proto\n\
+         \x20 29:15  exporters.otlphttp.encoding            json is not sent by this build; write proto, or leave the key out: every OTLP server takes it\n\
          \x20 30:5   exporters.otlphttp.compression_params  warning: has no effect: the level is fixed where it costs least for its size\n\
          \x20 31:16  exporters.otlphttp.proxy_url           `proxy:3128` has no scheme; it must begin with http:// or https://; did you mean `http://proxy:3128`?"),
     ("    logs:\n      receivers",
@@ -691,6 +691,89 @@ fn every_problem_is_told_with_its_place_path_and_rule() {
         let told = report.strip_prefix("f.yaml: ").unwrap_or(&report).trim_end();
         assert_eq!(told, *expected, "\n{good:?} → {bad:?}\n");
     }
+}
+
+/// Goal: every key of the collectors since 0.88 that people paste (reference §1.8) is accepted or explained by its name.
+#[test]
+#[rustfmt::skip]
+fn newer_keys_are_accepted_or_explained_by_name() {
+    let (exporter, queue) = ("    compression: gzip", "      num_consumers: 10");
+    let (grpc, http) = ("        endpoint: 0.0.0.0:4317", "        endpoint: 0.0.0.0:4318");
+    let (storage, limiter) = ("    directory: /var/lib/queue", "    limit_mib: 256");
+    let (action, telemetry) = ("        value: ${env:TENANT}", "    logs:\n      level: info");
+    let certificate = "cert_pem: C, key_pem: K, ";
+    // (what it stands beside, the key's line, what a value of it is, whether the agent runs with it)
+    for (beside, key, value, runs) in [
+        (queue, "sizer", "items", true), (queue, "block_on_overflow", "true", true), (queue, "blocking", "true", true),
+        (queue, "wait_for_result", "true", true),
+        (queue, "batch", "{flush_timeout: 1s, min_size: 1, max_size: 2, sizer: bytes, partition: {metadata_keys: [a]}}", true),
+        (exporter, "encoding", "proto", true), (exporter, "encoding", "json", false),
+        (exporter, "proxy_url", "http://p:1", true), (exporter, "http2_read_idle_timeout", "1s", true),
+        (exporter, "http2_ping_timeout", "1s", true), (exporter, "cookies", "{enabled: true}", true),
+        (exporter, "compression_params", "{level: 3}", true), (exporter, "force_attempt_http2", "true", true),
+        (exporter, "middlewares", "[{id: x}]", false), (exporter, "profiles_endpoint", "http://h/x", true),
+        (exporter, "dialer", "{timeout: 1s}", true), (exporter, "batcher", "{enabled: true}", true),
+        (exporter, "tls", "{cipher_suites: [x]}", true), (exporter, "tls", "{include_system_ca_certs_pool: true}", true),
+        (exporter, "tls", "{curve_preferences: [X25519]}", true), (exporter, "tls", "{tpm: {enabled: true}}", false),
+        (exporter, "tls", "{include_insecure_cipher_suites: true}", true),
+        (http, "compression_algorithms", "[gzip]", true), (http, "read_timeout", "1s", true),
+        (http, "read_header_timeout", "1s", true), (http, "write_timeout", "1s", true), (http, "idle_timeout", "1s", true),
+        (http, "keep_alives_enabled", "true", true), (http, "cors", "{exposed_headers: [a]}", true),
+        (http, "middlewares", "[{id: x}]", false), (http, "dialer", "{timeout: 1s}", true),
+        (http, "profiles_url_path", "/v1/profiles", true),
+        (grpc, "dialer", "{timeout: 1s}", true), (grpc, "middlewares", "[{id: x}]", false),
+        (grpc, "tls", "{CERT cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]}", false),
+        (grpc, "tls", "{CERT include_system_ca_certs_pool: true}", false),
+        (http, "tls", "{CERT include_system_ca_certs_pool: true}", false),
+        (storage, "create_directory", "true", true), (storage, "directory_permissions", "\"0700\"", true),
+        (storage, "recreate", "true", true), (storage, "max_size", "104857600", true),
+        ("      on_start: true", "  cleanup_on_start", "true", true),
+        (limiter, "min_gc_interval_when_soft_limited", "10s", true), (limiter, "min_gc_interval_when_hard_limited", "0s", true),
+        (limiter, "max_gc_interval_when_soft_limited", "30s", true), (limiter, "max_gc_interval_when_hard_limited", "30s", true),
+        (action, "default_value", "x", false), // beside `value`; the attributes processor's own test has it alone
+        (telemetry, "resource", "{attributes: [{name: a, value: b}]}", true),
+        ("      max_interval: 30s", "  randomization_factor", "0.5", true), ("      max_interval: 30s", "  multiplier", "1.5", true),
+    ] {
+        assert_eq!(GOOD.matches(beside).count(), 1, "{beside:?} stands once in the good file");
+        let indent = beside.len() - beside.trim_start().len();
+        let line = format!("{}{}: {}", " ".repeat(indent), key.trim(), value.replace("CERT ", certificate));
+        let (told, ran) = report(&GOOD.replace(beside, &format!("{beside}\n{line}")));
+        assert_eq!(ran, runs, "{line}\n{told}");
+        assert!(!told.contains("is not a key here") && !told.contains("did you mean"), "{line}\n{told}");
+        // Whatever is told is told of this key.
+        let others = told.lines().skip(1).filter(|told| !told.contains(key.trim()));
+        assert_eq!(others.count(), 0, "{line}\n{told}");
+    }
+    // Components of other sessions of this product may be read or not; no key of theirs is refused as unknown.
+    let filelog = "include: [/x], compression: gzip, include_file_owner_name: true, include_file_owner_group_name: true, \
+                   include_file_permissions: true, include_file_record_number: true, include_file_record_offset: true, \
+                   initial_buffer_size: 16KiB, max_log_size_behavior: split, polls_to_archive: 1, acquire_fs_lock: true, \
+                   exclude_older_than: 1h, operators: [{type: container}, {type: json_parser, parse_ints: true}, \
+                   {type: json_array_parser}, {type: assign_keys, keys: [a]}, {type: sanitize_utf8}, \
+                   {type: regex_replace, regex: a, replace_with: b}]";
+    let prometheus = "api_server: {enabled: false}, config: {global: {scrape_on_shutdown: true, initial_scrape_offset: 1s}}";
+    for (kind, keys) in [("filelog", filelog), ("prometheus", prometheus)] {
+        let (told, _) = report(&GOOD.replace("receivers:\n  otlp:\n", &format!("receivers:\n  {kind}: {{{keys}}}\n  otlp:\n")));
+        assert!(!told.contains("is not a key here"), "{told}");
+    }
+}
+
+/// What 0.88's files name and what carries no data is understood, and starts nothing.
+#[test]
+fn extensions_that_carry_no_data_are_told_and_not_started() {
+    let idle = "extensions:\n  zpages:\n    endpoint: localhost:55679\n  pprof: {endpoint: 'localhost:1777', save_to_file: x}\n  \
+                memory_ballast: {size_mib: 64}\n  health_check";
+    let text = GOOD.replace("extensions:\n  health_check", idle);
+    let text = text.replace("extensions: [health_check,", "extensions: [zpages, pprof, memory_ballast, health_check,");
+    let expected = "\
+f.yaml: 3 warnings
+  38:5   extensions.zpages          warning: nothing is started: the agent has no pages of its own; its metrics and health_check tell how it is
+  39:10  extensions.pprof           warning: nothing is started: there is no Go runtime here to profile
+  40:19  extensions.memory_ballast  warning: nothing is started: memory is freed at once here; there is no garbage collector
+";
+    assert_eq!(report(&text), (expected.to_owned(), true));
+    let (told, runs) = report(&text.replace("save_to_file: x", "save_to_flie: x"));
+    assert!(!runs && told.contains("did you mean `save_to_file`?"), "{told}");
 }
 
 /// Goal: neither a report nor `print-config` shows a password or a token, whatever else is wrong with the place it

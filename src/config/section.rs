@@ -165,6 +165,16 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Keys that are understood where the whole section has no effect, which is told of it once.
+    pub fn accept(&self, keys: &[&'static str]) {
+        for key in keys {
+            self.know(key, true);
+            if self.entry(key).is_some() {
+                self.reading.is_unread(self.path_of(key));
+            }
+        }
+    }
+
     /// Several [`Section::moot`] keys with one reason.
     pub fn moot_all(&self, keys: &[&'static str], why: &str) {
         for key in keys {

@@ -163,7 +163,41 @@ fn resource(s: &Section<'_>) -> Vec<(String, Option<String>)> {
             None => Some((entry.key.clone(), None)),
         }
     };
-    s.free("resource").iter().filter_map(one).collect()
+    let mut labels = Vec::new();
+    for entry in s.free("resource") {
+        match (entry.key.as_str(), entry.value.as_seq()) {
+            // The form of the collectors since 0.124: `attributes: [{name: site, value: north}]`.
+            ("attributes", Some(items)) => labels.extend(items.iter().enumerate().filter_map(|(n, item)| {
+                let path = format!("{}.attributes[{n}]", s.path_of("resource"));
+                Section::read(s.reading(), item, &path, "service.telemetry.resource.attributes[]", pair)
+            })),
+            ("schema_url" | "detection/development" | "attributes_list", _) => {
+                let path = format!("{}.{}", s.path_of("resource"), entry.key);
+                let message = "has no effect: labels are taken from attributes, or stand here as `name: value`";
+                s.reading().problems.warn(entry.key_at, &path, message);
+            }
+            _ => labels.extend(one(entry)),
+        }
+    }
+    labels
+}
+
+/// One of `resource.attributes`: `name`, `value`, and a `type` that says nothing new, for a label is a text.
+fn pair(s: &Section<'_>) -> Option<(String, Option<String>)> {
+    s.accept(&["type"]);
+    let (name, value) = (s.text_if_given("name"), s.any_if_given("value", "the label is left out"));
+    if name.is_none() {
+        s.error_here("a label needs a name");
+    }
+    let text = match value? {
+        Any::Text(text) => text,
+        Any::Int(_) | Any::Double(_) | Any::Bool(_) => s.text_if_given("value")?,
+        Any::List(_) | Any::Map(_) => {
+            s.error("value", "a label is a text");
+            return None;
+        }
+    };
+    Some((name?, Some(text)))
 }
 
 fn written(node: &Node) -> String {
@@ -294,6 +328,23 @@ mod tests {
         let label = |key: &str, value: Option<&str>| (key.to_owned(), value.map(str::to_owned));
         let resource = vec![label("site", Some("north")), label("n", Some("7")), label("service.instance.id", None)];
         assert_eq!(config, TelemetryConfig { logs, metrics, resource });
+    }
+
+    #[test]
+    fn labels_may_be_a_list_of_names_and_values() {
+        let yaml = "{resource: {site: north, attributes: [{name: n, value: 7, type: int}, {name: o, value: '0123'}, \
+                    {value: x}, {name: l, value: [1]}, {name: gone, value: '${GONE}'}], schema_url: x}}";
+        let (config, told) = try_out(yaml, &[], TelemetryConfig::read);
+        let label = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
+        assert_eq!(config.resource, [label("site", "north"), label("n", "7"), label("o", "0123")]);
+        assert_eq!(
+            told,
+            "a label needs a name | a label is a text | warning: the variable `GONE` is not set; the label is left out | \
+             warning: has no effect: labels are taken from attributes, or stand here as `name: value`"
+        );
+        // A label may be called so.
+        let (config, told) = try_out("{resource: {attributes: x}}", &[], TelemetryConfig::read);
+        assert_eq!((config.resource, told.as_str()), (vec![label("attributes", "x")], ""));
     }
 
     #[test]

@@ -224,12 +224,16 @@ impl OtlpHttpConfig {
             sending_queue: s.section("sending_queue", QueueConfig::read),
         };
         config.check_endpoints(s);
-        s.only("encoding", &["proto"]);
+        s.unless(s.choice("encoding", true, &[("proto", true), ("json", false)]), "encoding", || {
+            "json is not sent by this build; write proto, or leave the key out: every OTLP server takes it".to_owned()
+        });
         s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
         s.moot("max_idle_conns", "max_idle_conns_per_host bounds the connections of an exporter, which has one host");
         s.moot("compression_params", "the level is fixed where it costs least for its size");
         s.moot("cookies", "answers of a collector set none");
         s.moot("force_attempt_http2", "HTTP/2 is used whenever the far end offers it");
+        s.moot("dialer", "`timeout` bounds an upload from the first packet on");
+        s.moot("batcher", "the batch processor decides what one upload is");
         s.moot("profiles_endpoint", "profiles are not a signal of this build");
         s.refuse("middlewares", "middlewares are not available in this build");
         config
@@ -338,7 +342,7 @@ impl QueueConfig {
         let unused = !config.enabled && config.storage.is_some();
         s.warn_unless(!unused, "storage", || "has no effect while the queue is not enabled".to_owned());
         s.moot("sizer", "with storage bytes count, without it uploads");
-        s.moot("block_on_overflow", "a client is told to come back when the queue is full");
+        s.moot_all(&["block_on_overflow", "blocking"], "a client is told to come back when the queue is full");
         s.moot("wait_for_result", "a client is answered when its data is on disk");
         s.moot("batch", "the batch processor decides what one upload is");
         config

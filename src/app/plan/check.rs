@@ -192,7 +192,7 @@ fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters:
 fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static str> {
     match extension {
         None => Err("is not defined under extensions"),
-        Some(ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_)) => {
+        Some(ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_) | ExtensionConfig::Idle(_)) => {
             Err("is no authenticator; bearertokenauth and basicauth are")
         }
         Some(ExtensionConfig::BearerToken(bearer)) if sends && bearer.filename.is_some() => {
