@@ -496,7 +496,12 @@ const CASES: &[(&str, &str, &str)] = &[
      "2 problems, 1 warning\n\
          \x20 53:22  service.telemetry.logs.output_paths   `http://x` is none of stdout, stderr, a path, file:// and an absolute path\n\
          \x20 54:24  service.telemetry.logs.sampling.tick  0 is not a tick; write `enabled: false` for no sampling\n\
-         \x20 56:7   service.telemetry.metrics.readers     warning: has no effect: metrics are served at `address`; write there what the reader's host and port say"),
+         \x20 56:16  service.telemetry.metrics.readers     warning: names none that Prometheus pulls from; metrics are served at localhost:8888, and `level: none` serves none"),
+    ("    logs:\n      level: info",
+     "    metrics:\n      readers:\n        - periodic: {exporter: {otlp: {endpoint: http://x}}}\n        - pull: {exporter: {prometheus: {host: localhost, port: 4317}}}",
+     "1 problem, 1 warning\n\
+         \x20 53:7   service.telemetry.metrics.address     localhost:4317 is taken by receivers.otlp.protocols.grpc.endpoint (0.0.0.0:4317)\n\
+         \x20 54:11  service.telemetry.metrics.readers[0]  warning: is set aside: metrics are served at one place, localhost:4317"),
     ("    logs:\n      level: info",
      "    logs:\n      development: true\n      disable_stacktrace: true",
      "2 warnings\n\

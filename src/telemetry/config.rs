@@ -293,13 +293,64 @@ impl MetricsConfig {
             ("normal", MetricsLevel::Normal),
             ("detailed", MetricsLevel::Detailed),
         ];
-        s.moot("readers", "metrics are served at `address`; write there what the reader's host and port say");
         s.moot("views", "every metric is served as it is");
-        MetricsConfig {
-            level: s.choice("level", default.level, &levels),
-            address: s.listen("address", default.address),
-        }
+        let from_readers = readers(s);
+        let address = s.listen("address", from_readers.unwrap_or(default.address));
+        MetricsConfig { level: s.choice("level", default.level, &levels), address }
     }
+}
+
+/// Where metrics are served when `readers` stand there without a place: what otelcol has since 0.111. Whoever writes
+/// `readers` did not ask for every interface.
+const READERS_HOST: &str = "localhost";
+const READERS_PORT: u16 = 8_888;
+
+/// `readers`, the form of the collectors since 0.111: the first that Prometheus pulls from says what `address` says,
+/// the others are told. None: `address` or its default counts.
+fn readers(s: &Section<'_>) -> Option<Listen> {
+    let is_given = s.gives("readers");
+    let all = s.items("readers", |s| (s.path().to_owned(), s.at(), pulled(s)));
+    if !is_given {
+        return None;
+    }
+    if s.fills("address") {
+        s.warn("readers", "has no effect: address goes before it");
+        return None;
+    }
+    let chosen = all.iter().position(|(.., listen)| listen.is_some());
+    let listen = chosen.and_then(|n| all[n].2.clone()).unwrap_or_else(|| Listen::new(READERS_HOST, READERS_PORT));
+    s.warn_unless(chosen.is_some(), "readers", || {
+        format!("names none that Prometheus pulls from; metrics are served at {listen}, and `level: none` serves none")
+    });
+    for (_, (path, at, _)) in all.iter().enumerate().filter(|(n, _)| Some(*n) != chosen) {
+        let message = format!("is set aside: metrics are served at one place, {listen}");
+        s.reading().problems.warn(*at, path, message);
+    }
+    Some(listen)
+}
+
+/// The place of a reader that is pulled from; None: it is another one.
+fn pulled(s: &Section<'_>) -> Option<Listen> {
+    s.accept(&["periodic"]);
+    let prometheus = |s: &Section<'_>| {
+        let host = s.text("host", READERS_HOST);
+        let port = s.number("port", READERS_PORT, 0..=u16::MAX);
+        s.accept(&["without_type_suffix", "without_units", "without_scope_info"]);
+        s.accept(&["with_resource_constant_labels", "translation_strategy"]);
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+        let listen = Listen::new(bare, port);
+        // As `address` would be read.
+        Listen::parse(&listen.to_string()).map_err(|why| s.error("host", why)).unwrap_or(listen)
+    };
+    let exporter = |s: &Section<'_>| {
+        let newer = s.section_if_there("prometheus/development", prometheus);
+        s.section_if_there("prometheus", prometheus).or(newer)
+    };
+    let pull = |s: &Section<'_>| {
+        s.accept(&["producers", "cardinality_limits"]);
+        s.section_if_there("exporter", exporter).flatten()
+    };
+    s.section_if_there("pull", pull).flatten()
 }
 
 #[cfg(test)]
@@ -328,6 +379,33 @@ mod tests {
         let label = |key: &str, value: Option<&str>| (key.to_owned(), value.map(str::to_owned));
         let resource = vec![label("site", Some("north")), label("n", Some("7")), label("service.instance.id", None)];
         assert_eq!(config, TelemetryConfig { logs, metrics, resource });
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_reader_that_is_pulled_from_says_where_metrics_are_served() {
+        let pull = |place: &str| format!("{{pull: {{exporter: {{prometheus: {{{place}}}}}}}}}");
+        let periodic = "{periodic: {interval: 10000, exporter: {otlp: {protocol: http/protobuf, endpoint: 'http://x'}}}}";
+        let aside = "warning: is set aside: metrics are served at one place, ";
+        for (readers, address, told) in [
+            (pull("host: 127.0.0.1, port: 9999"),                   "127.0.0.1:9999", String::new()),
+            (pull("host: '0.0.0.0', port: 9999, without_units: true"), "0.0.0.0:9999", String::new()),
+            (pull("host: '::1', port: '1'"),                        "[::1]:1",        String::new()),
+            (pull(""),                                              "localhost:8888", String::new()),
+            (pull("host: '${GONE}'"),                               "localhost:8888", "warning: the variable `GONE` is not set; the default stays".to_owned()),
+            (format!("{periodic}, {}, {}", pull("host: a, port: 2"), pull("port: 3")), "a:2", format!("{aside}a:2 | {aside}a:2")),
+            (periodic.to_owned(),                                   "localhost:8888", format!("warning: names none that Prometheus pulls from; metrics are served at localhost:8888, and `level: none` serves none | {aside}localhost:8888")),
+            (String::new(),                                         "localhost:8888", "warning: names none that Prometheus pulls from; metrics are served at localhost:8888, and `level: none` serves none".to_owned()),
+            (pull("host: 'u:SECRET@h'"),                            "[u:SECRET@h]:8888", "`REDACTED@h]:8888` is not `host:port`".to_owned()),
+            (pull("prot: 1"),                                       "localhost:8888", "`prot` is not a key here; did you mean `port`?".to_owned()),
+        ] {
+            let (config, said) = try_out(&format!("{{readers: [{readers}]}}"), &[], MetricsConfig::read);
+            assert_eq!((config.address.to_string().as_str(), said), (address, told), "{readers}");
+        }
+        let (config, told) = try_out(&format!("{{address: ':1', readers: [{}]}}", pull("host: a")), &[], MetricsConfig::read);
+        assert_eq!((config.address, told.as_str()), (Listen::new("", 1), "warning: has no effect: address goes before it"));
+        let (config, told) = try_out("{readers: }", &[], MetricsConfig::read);
+        assert_eq!((config, told.as_str()), (MetricsConfig::default(), ""));
     }
 
     #[test]
