@@ -498,6 +498,13 @@ const CASES: &[(&str, &str, &str)] = &[
          \x20 54:24  service.telemetry.logs.sampling.tick  0 is not a tick; write `enabled: false` for no sampling\n\
          \x20 56:16  service.telemetry.metrics.readers     warning: names none that Prometheus pulls from; metrics are served at localhost:8888, and `level: none` serves none"),
     ("    logs:\n      level: info",
+     "    logs:\n      output_paths: [/var/lib/queue, /gone/a.log, file:///gone/b.log, /c.log, d.log]\n      error_output_paths: /var/lib/queue",
+     "4 warnings\n\
+         \x20 53:22  service.telemetry.logs.output_paths        warning: `/var/lib/queue` cannot be opened: it is a directory; lines for it are missed until it can\n\
+         \x20 53:38  service.telemetry.logs.output_paths        warning: `/gone/a.log` cannot be opened: `/gone` is no directory; lines for it are missed until it can\n\
+         \x20 53:51  service.telemetry.logs.output_paths        warning: `file:///gone/b.log` cannot be opened: `/gone` is no directory; lines for it are missed until it can\n\
+         \x20 54:27  service.telemetry.logs.error_output_paths  warning: `/var/lib/queue` cannot be opened: it is a directory; lines for it are missed until it can"),
+    ("    logs:\n      level: info",
      "    metrics:\n      readers:\n        - periodic: {exporter: {otlp: {endpoint: http://x}}}\n        - pull: {exporter: {prometheus: {host: localhost, port: 4317}}}",
      "1 problem, 1 warning\n\
          \x20 53:7   service.telemetry.metrics.address     localhost:4317 is taken by receivers.otlp.protocols.grpc.endpoint (0.0.0.0:4317)\n\
@@ -924,6 +931,33 @@ fn what_must_hold_between_components_is_checked() {
         let text = changes.iter().fold(GOOD.to_owned(), |text, (good, bad)| text.replace(good, bad));
         let (report, _) = report(&text);
         assert_eq!(report.strip_prefix("f.yaml: ").unwrap_or(&report).trim_end(), expected, "{changes:?}");
+    }
+}
+
+/// By whatever name: two storages in one directory would be refused at the start, one of them by the other's lock.
+#[test]
+#[rustfmt::skip]
+fn a_directory_is_told_by_its_real_name_and_must_be_one() {
+    let one_or_within = "are one, or one lies in the other; each storage needs its own";
+    for (directory, expected) in [
+        ("/var/lib/link",            format!("`/var/lib/link` and the directory of file_storage {one_or_within}")),
+        ("/var/lib/link/b",          format!("`/var/lib/link/b` and the directory of file_storage {one_or_within}")),
+        ("/var/lib/x/../queue",      format!("`/var/lib/x/../queue` and the directory of file_storage {one_or_within}")),
+        ("/var/lib/./queue/",        format!("`/var/lib/./queue/` and the directory of file_storage {one_or_within}")),
+        ("/var/lib/queue/../other",  "warning: `/var/lib/queue/../other` is not there; it will be created (0700)".to_owned()),
+        ("/var/lib/file",            "`/var/lib/file` is there and is no directory".to_owned()),
+    ] {
+        let text = GOOD.replace("extensions: [health_check, file_storage]", "extensions: [file_storage, file_storage/b]");
+        let text = text.replace("  health_check:", &format!("  file_storage/b:\n    directory: {directory}\n  health_check:"));
+        let host = Imagined {
+            files: BTreeMap::from([("f.yaml".to_owned(), text), ("/var/lib/file".to_owned(), String::new())]),
+            dirs: vec!["/var/lib/queue".to_owned()],
+            links: BTreeMap::from([("/var/lib/link".to_owned(), "/var/lib/queue".to_owned())]),
+            ..Imagined::with(&[("TENANT", "0123")])
+        };
+        let told = plan::read(&Locations::of("f.yaml"), &host).report.to_string();
+        let told: Vec<_> = told.lines().skip(1).collect();
+        assert_eq!(told, [format!("  38:16  extensions.file_storage/b.directory  {expected}")]);
     }
 }
 

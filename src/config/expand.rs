@@ -460,6 +460,14 @@ mod tests {
             self.0.is_dir(path)
         }
 
+        fn is_no_dir(&self, path: &Path) -> bool {
+            self.0.is_no_dir(path)
+        }
+
+        fn resolved(&self, path: &Path) -> std::path::PathBuf {
+            self.0.resolved(path)
+        }
+
         fn hostname(&self) -> Option<String> {
             None
         }

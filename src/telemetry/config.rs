@@ -2,8 +2,8 @@
 
 use crate::config::problems::{At, quote};
 use crate::config::tree::{Entry, Node, Value};
-use crate::config::{Any, Listen, Section};
-use std::path::PathBuf;
+use crate::config::{Any, Host, Listen, Section};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// `service.telemetry`.
@@ -278,10 +278,24 @@ fn outputs(s: &Section<'_>, key: &'static str) -> Option<Vec<Output>> {
                 s.reading().problems.error(at, &s.path_of(key), message);
                 return None;
             }
-            Some(Output::File(PathBuf::from(path)))
+            let path = PathBuf::from(path);
+            if let Some(why) = unopenable(s.reading().host, &path) {
+                let message = format!("{} cannot be opened: {why}; lines for it are missed until it can", quote(&text));
+                s.reading().problems.warn(at, &s.path_of(key), message);
+            }
+            Some(Output::File(path))
         }
     };
     Some(s.texts_if_given(key)?.into_iter().filter_map(one).collect())
+}
+
+/// Why a file could not be appended to or made, as far as a look can tell: nothing is made or opened for it.
+fn unopenable(host: &dyn Host, path: &Path) -> Option<String> {
+    if host.is_dir(path) {
+        return Some("it is a directory".to_owned());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
+    (!host.is_dir(parent)).then(|| format!("{} is no directory", quote(&parent.display().to_string())))
 }
 
 impl MetricsConfig {
@@ -361,7 +375,7 @@ mod tests {
     #[test]
     fn the_whole_section_is_read() {
         let yaml = "{logs: {level: WARN, encoding: json, disable_caller: true, sampling: {enabled: false}, \
-                            output_paths: [stdout, /var/log/a.log, 'file:///b'], initial_fields: {site: 7, id: '${N}'}}, \
+                            output_paths: [stdout, /a.log, 'file:///b'], initial_fields: {site: 7, id: '${N}'}}, \
                      metrics: {level: detailed, address: 'localhost:9999'}, \
                      resource: {site: north, n: 7, service.instance.id: ~}}";
         let (config, told) = try_out(yaml, &[("N", "0123")], TelemetryConfig::read);
@@ -371,7 +385,7 @@ mod tests {
             encoding: Encoding::Json,
             disable_caller: true,
             sampling: None,
-            output_paths: vec![Output::Stdout, Output::File("/var/log/a.log".into()), Output::File("/b".into())],
+            output_paths: vec![Output::Stdout, Output::File("/a.log".into()), Output::File("/b".into())],
             initial_fields: vec![("site".into(), Any::Int(7)), ("id".into(), Any::Text("0123".into()))],
             ..LogsConfig::default()
         };

@@ -5,13 +5,13 @@ use crate::app::stores::batch_of;
 use crate::config::problems::{At, Problems, quote};
 use crate::config::{Id, Listen, Section, TlsServer};
 use crate::extensions::authenticators::htpasswd;
-use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::otlp::Signal;
 use crate::processors::attributes::matching::Matching;
 use crate::processors::batch::groups::MARK;
 use crate::receivers::tls;
 use crate::telemetry::config::MetricsLevel;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// Tells every breach; what can be lived with is repaired in `config` and told as a warning.
 pub(super) fn check(config: &mut Config, top: &Section<'_>) {
@@ -232,13 +232,13 @@ fn check_credentials(config: &Config, top: &Section<'_>) {
 
 /// No spool inside another, and a word about a directory that will be made.
 fn check_directories(config: &Config, top: &Section<'_>) {
-    let mut seen: Vec<(&Id, &FileStorageConfig)> = Vec::new();
+    let host = top.reading().host;
+    let mut seen: Vec<(&Id, PathBuf)> = Vec::new();
     for id in &config.service.extensions {
         let Some(ExtensionConfig::FileStorage(storage)) = config.extensions.get(id) else { continue };
         let (directory, key) = (&storage.directory, "directory");
-        let clash = seen
-            .iter()
-            .find(|(_, other)| directory.starts_with(&other.directory) || other.directory.starts_with(directory));
+        let place = host.resolved(directory);
+        let clash = seen.iter().find(|(_, other)| place.starts_with(other) || other.starts_with(&place));
         if let Some((other, _)) = clash {
             let message = format!(
                 "{} and the directory of {other} are one, or one lies in the other; each storage needs its own",
@@ -246,7 +246,10 @@ fn check_directories(config: &Config, top: &Section<'_>) {
             );
             tell(top, "extensions", id, key, |s, at, path| s.error(at, path, message));
         }
-        if clash.is_none() && directory.is_absolute() && !top.reading().host.is_dir(directory) {
+        if host.is_no_dir(directory) {
+            let message = format!("{} is there and is no directory", quote(&directory.display().to_string()));
+            tell(top, "extensions", id, key, |s, at, path| s.error(at, path, message));
+        } else if clash.is_none() && directory.is_absolute() && !host.is_dir(directory) {
             let message = format!(
                 "{} is not there; it will be created ({:04o})",
                 quote(&directory.display().to_string()),
@@ -254,7 +257,7 @@ fn check_directories(config: &Config, top: &Section<'_>) {
             );
             tell(top, "extensions", id, key, |s, at, path| s.warn(at, path, message));
         }
-        seen.push((id, storage));
+        seen.push((id, place));
     }
 }
 
