@@ -361,6 +361,14 @@ const CASES: &[(&str, &str, &str)] = &[
      "1 problem\n\
          \x20 50:19  service.pipelines.logs.exporters  `otlphtp` is not defined under exporters; did you mean `otlphttp`?"),
     ("exporters: [otlphttp]",
+     "exporters: [otlphttp/typo]",
+     "1 problem\n\
+         \x20 50:19  service.pipelines.logs.exporters  `otlphttp/typo` is not defined under exporters; did you mean `otlphttp`?"),
+    ("      storage: file_storage",
+     "      storage: file_storage/disk",
+     "1 problem\n\
+         \x20 34:16  exporters.otlphttp.sending_queue.storage  `file_storage/disk` is not defined under extensions; did you mean `file_storage`?"),
+    ("exporters: [otlphttp]",
      "exporters: []",
      "1 problem\n\
          \x20 47:5  service.pipelines.logs.exporters  a pipeline needs at least one exporter"),
@@ -647,7 +655,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("  otlp:\n    protocols",
      "  otlp/:\n    protocols",
      "3 problems\n\
-         \x20 1:1    -                                 there are no receivers; an agent needs at least one\n\
+         \x20 2:3    receivers                         there are no receivers; an agent needs at least one\n\
          \x20 2:3    receivers.otlp/                   the id `otlp/` has nothing after the slash; write `type` or `type/name`\n\
          \x20 48:19  service.pipelines.logs.receivers  `otlp` is not defined under receivers"),
     ("extensions: [health_check, file_storage]",
@@ -999,12 +1007,76 @@ yaml:exporters::otlphttp::timeout: x: 1 problem
     assert_eq!(outcome.report.to_string(), expected);
 }
 
+/// What `files` in this order are told.
+fn reports(files: &[(&str, &str)]) -> String {
+    let host = Imagined {
+        files: files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(),
+        dirs: vec!["/var/lib/queue".to_owned()],
+        ..Imagined::with(&[("TENANT", "0123")])
+    };
+    let configs = files.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let outcome = plan::read(&Locations { configs, sets: Vec::new() }, &host);
+    assert_eq!(outcome.config.is_some(), outcome.report.errors() == 0);
+    outcome.report.to_string()
+}
+
+/// Goal: a file that cannot be read hides nothing of the others, and nobody is told to add what may stand in it.
+#[test]
+fn a_syntax_error_does_not_hide_what_is_wrong_in_other_files() {
+    let bad = GOOD
+        .replace("limit_mib: 256", "limit_mb: 256")
+        .replace("timeout: 10s", "timeout: 10")
+        .replace("exporters: [otlphttp]", "exporters: [otlphttp/other]")
+        .replace("    endpoint: https://collector:4318\n", "")
+        .replace("level: info", "level: ${env:GONE}");
+    let expected = "\
+broken.yaml: 1 problem
+  1:4  -  the quote that opens here is not closed in its lines
+f.yaml: 2 problems, 1 warning
+  11:14  processors.batch.timeout            `10` has no unit; write for example `10s` (otelcol reads it as nanoseconds)
+  15:5   processors.memory_limiter.limit_mb  `limit_mb` is not a key here; did you mean `limit_mib`?
+  52:14  service.telemetry.logs.level        warning: the variable `GONE` is not set; the default stays
+gone.toml: 1 problem
+  1:5  -  not TOML: string values must be quoted, expected literal string
+";
+    assert_eq!(reports(&[("broken.yaml", "a: 'x\n"), ("f.yaml", &bad), ("gone.toml", "a = b\n")]), expected);
+}
+
+/// Goal: who erased it is told with file and line, not who wrote it.
+#[test]
+fn an_empty_section_in_an_overlay_is_blamed_on_the_overlay() {
+    let over = "# mine\nexporters:\nservice:\n  pipelines:\n    logs:\n      processors:\n";
+    let expected = "\
+f.yaml: 1 problem
+  50:19  service.pipelines.logs.exporters  `otlphttp` is not defined under exporters
+over.yaml: 1 problem, 2 warnings
+  2:1  exporters                          there are no exporters; an agent needs at least one
+  2:1  exporters                          warning: nothing stands here, which takes away what stands in f.yaml, 23:3; leave the key out to keep that
+  6:7  service.pipelines.logs.processors  warning: nothing stands here, which takes away what stands in f.yaml, 49:19; leave the key out to keep that
+";
+    assert_eq!(reports(&[("f.yaml", GOOD), ("over.yaml", over)]), expected);
+}
+
+#[test]
+fn a_toml_file_tells_every_double_key_and_what_else_is_wrong() {
+    let toml = "[processors.batch]\ntimeout = '1s'\ntimeout = '2s'\nsend_batch = 1\n\n\
+                [exporters.otlphttp]\ntimeout = '1s'\ntimeout = '2s'\n[service.telemetry.logs]\nlevel = 'loud'\n";
+    let expected = "\
+over.toml: 4 problems
+  3:1   processors.batch.timeout      the key `timeout` stands twice
+  4:1   processors.batch.send_batch   `send_batch` is not a key here; did you mean `send_batch_size`?
+  8:1   exporters.otlphttp.timeout    the key `timeout` stands twice
+  10:9  service.telemetry.logs.level  `loud` is not one of debug, info, warn, error, dpanic, panic, fatal
+";
+    assert_eq!(reports(&[("f.yaml", GOOD), ("over.toml", toml)]), expected);
+}
+
 #[test]
 fn an_empty_file_is_told_what_it_lacks() {
     let expected = "\
 f.yaml: 3 problems
-  1:1  -                  there are no exporters; an agent needs at least one
-  1:1  -                  there are no receivers; an agent needs at least one
+  1:1  exporters          there are no exporters; an agent needs at least one
+  1:1  receivers          there are no receivers; an agent needs at least one
   1:1  service.pipelines  there are no pipelines; a service needs at least one
 ";
     assert_eq!(report("# nothing yet\n").0, expected);

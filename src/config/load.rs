@@ -5,6 +5,7 @@ use super::host::{FILE_MAX, Host};
 use super::mask::{is_suspicious, masked};
 use super::problems::{At, Problems, quote};
 use super::reference::scheme;
+use super::section::join;
 use super::tree::{DEPTH_MAX, Entry, Node, Value};
 use super::{toml, yaml};
 use std::collections::HashMap;
@@ -32,9 +33,16 @@ const NAME_MAX: usize = 60;
 /// Most keys joined by `::` or dots in one.
 const JOINED_MAX: usize = 32;
 
-/// Reads, merges and expands everything; `None` when there is nothing to check. Problems are entered in any case.
+/// Reads, merges and expands everything; `None` when any of it cannot be read. Problems are entered in any case.
 #[must_use]
 pub fn load(locations: &Locations, host: &dyn Host, problems: &Problems) -> Option<Node> {
+    load_readable(locations, host, problems).filter(|_| !problems.is_partial())
+}
+
+/// As [`load`], but without the sources that cannot be read ([`Problems::is_partial`] tells that there were some), so that
+/// what is wrong in the others is told in the same run.
+#[must_use]
+pub fn load_readable(locations: &Locations, host: &dyn Host, problems: &Problems) -> Option<Node> {
     if locations.configs.is_empty() {
         let source = problems.source("command line");
         problems.error(At { source, line: 1, column: 1 }, "", "at least one --config must be given");
@@ -44,11 +52,14 @@ pub fn load(locations: &Locations, host: &dyn Host, problems: &Problems) -> Opti
     let sets = locations.sets.iter().map(|set| read_set(set, problems));
     // Collected first: every source is read and its problems told, also when an earlier one is broken.
     let trees: Vec<Option<Node>> = configs.chain(sets).collect();
-    let mut trees: Vec<Node> = trees.into_iter().collect::<Option<_>>()?;
+    if trees.iter().any(Option::is_none) {
+        problems.go_on_without_a_source();
+    }
+    let mut trees: Vec<Node> = trees.into_iter().flatten().collect();
     for tree in &mut trees {
         nest(tree, 0, problems);
     }
-    let mut root = trees.into_iter().reduce(merge)?;
+    let mut root = trees.into_iter().reduce(|under, over| merge(under, over, "", problems))?;
     expand::expand(&mut root, host, problems);
     Some(root)
 }
@@ -236,7 +247,8 @@ fn split(entry: Entry) -> Entry {
 }
 
 /// The right one laid over the left one: maps key by key, everything else replaced.
-fn merge(under: Node, over: Node) -> Node {
+fn merge(under: Node, over: Node, path: &str, problems: &Problems) -> Node {
+    tell_erased(&under, &over, path, problems);
     match (under.value, over.value) {
         (Value::Map(mut under_entries), Value::Map(over_entries)) => {
             let mut index: HashMap<String, usize> = under_entries.iter().map(|e| e.key.clone()).zip(0..).collect();
@@ -244,7 +256,9 @@ fn merge(under: Node, over: Node) -> Node {
                 match index.get(&entry.key) {
                     Some(&n) => {
                         let below = std::mem::replace(&mut under_entries[n].value, Node::null(entry.key_at));
-                        under_entries[n] = Entry { value: merge(below, entry.value), ..under_entries[n].clone() };
+                        let path = join(path, &entry.key);
+                        let value = merge(below, entry.value, &path, problems);
+                        under_entries[n] = Entry { value, ..under_entries[n].clone() };
                     }
                     None => {
                         index.insert(entry.key.clone(), under_entries.len());
@@ -255,6 +269,22 @@ fn merge(under: Node, over: Node) -> Node {
             Node { at: under.at, value: Value::Map(under_entries) }
         }
         (_, value) => Node { at: over.at, value },
+    }
+}
+
+/// A key without a value takes away what an earlier source put there: as in otelcol, and seldom meant.
+fn tell_erased(under: &Node, over: &Node, path: &str, problems: &Problems) {
+    let is_full = match &under.value {
+        Value::Map(entries) => !entries.is_empty(),
+        Value::Seq(items) => !items.is_empty(),
+        Value::Scalar(_) => false,
+    };
+    if is_full && over.is_null() {
+        let message = format!(
+            "nothing stands here, which takes away what stands in {}; leave the key out to keep that",
+            problems.place(under.at)
+        );
+        problems.warn(over.at, path, message);
     }
 }
 

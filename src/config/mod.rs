@@ -56,7 +56,7 @@ mod yaml;
 pub use host::Imagined;
 pub use host::{FILE_MAX, Host, Machine};
 pub use id::{BadId, Id};
-pub use load::{Locations, load};
+pub use load::{Locations, load, load_readable};
 pub use mask::masked;
 pub use net::{BODY_MAX, Cors, Headers, HttpServer, Limits, authenticator};
 pub use print::print;

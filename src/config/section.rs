@@ -217,22 +217,35 @@ impl<'a> Section<'a> {
 
     /// The configuration cannot run, because of this key.
     pub fn error(&self, key: &'static str, message: impl AsRef<str>) {
-        self.reading.problems.error(self.at_of(key), &self.path_of(key), message);
+        if self.may_speak_of(key) {
+            self.reading.problems.error(self.at_of(key), &self.path_of(key), message);
+        }
     }
 
     /// Something about this key was assumed.
     pub fn warn(&self, key: &'static str, message: impl AsRef<str>) {
-        self.reading.problems.warn(self.at_of(key), &self.path_of(key), message);
+        if self.may_speak_of(key) {
+            self.reading.problems.warn(self.at_of(key), &self.path_of(key), message);
+        }
+    }
+
+    /// What is said of a key that is not there says that it is missing, which a source that is broken may be to blame for.
+    fn may_speak_of(&self, key: &str) -> bool {
+        !self.reading.problems.is_partial() || self.entry(key).is_some()
     }
 
     /// The section as a whole cannot run.
     pub fn error_here(&self, message: impl AsRef<str>) {
-        self.reading.problems.error(self.at, &self.path, message);
+        if !self.reading.problems.is_partial() {
+            self.reading.problems.error(self.at, &self.path, message);
+        }
     }
 
     /// Something about the section as a whole was assumed.
     pub fn warn_here(&self, message: impl AsRef<str>) {
-        self.reading.problems.warn(self.at, &self.path, message);
+        if !self.reading.problems.is_partial() {
+            self.reading.problems.warn(self.at, &self.path, message);
+        }
     }
 
     /// Reads the map under a key; an absent one as an empty one.

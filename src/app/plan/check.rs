@@ -19,11 +19,14 @@ pub(super) fn check(config: &mut Config, top: &Section<'_>) {
         config.service.pipelines.iter().flat_map(|p| ids(p).iter().cloned()).collect()
     };
     let (receivers, exporters) = (used(|p| &p.receivers, config), used(|p| &p.exporters, config));
-    check_urls(config, top);
     check_conditions(config, top);
-    check_groups(config, top);
-    link_storages(config, &exporters, top);
-    link_authenticators(config, &receivers, &exporters, top);
+    // What these miss may stand in a source that could not be read.
+    if !top.reading().problems.is_partial() {
+        check_urls(config, top);
+        check_groups(config, top);
+        link_storages(config, &exporters, top);
+        link_authenticators(config, &receivers, &exporters, top);
+    }
     check_credentials(config, top);
     check_directories(config, top);
     check_ports(config, &receivers, top);
@@ -127,7 +130,7 @@ fn link_storages(config: &mut Config, exporters: &BTreeSet<Id>, top: &Section<'_
         match config.extensions.get(storage) {
             None => {
                 let ids: Vec<String> = config.extensions.keys().map(Id::to_string).collect();
-                let meant = top.reading().problems.meant(&storage.to_string(), ids.iter().map(String::as_str));
+                let meant = top.reading().problems.meant_id(&storage.to_string(), &ids);
                 let message = format!("{} is not defined under extensions", quote(&storage.to_string()));
                 tell(top, "exporters", id, key, |s, at, path| s.error_meaning(at, path, message, meant));
             }
@@ -177,7 +180,7 @@ fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters:
         if let Err(why) = fits(config.extensions.get(&auth), class == "exporters") {
             let ids: Vec<String> = config.extensions.keys().map(Id::to_string).collect();
             let missing = !config.extensions.contains_key(&auth);
-            let meant = top.reading().problems.meant(&auth.to_string(), ids.iter().map(String::as_str));
+            let meant = top.reading().problems.meant_id(&auth.to_string(), &ids);
             let meant = meant.filter(|_| missing);
             tell(top, class, &id, key, |s, at, path| s.error_meaning(at, path, format!("{name} {why}"), meant));
         } else if !config.service.extensions.contains(&auth) {
