@@ -829,7 +829,10 @@ fn no_secret_is_shown_wherever_it_stands() {
         (grpc, "        endpoint: u:SECRET@h:4317"),
         (grpc, "        endpoint: u:SECRET@h"),
         (grpc, "        endpoint: http://u:SECRET@h"),
-        ("exporters:\n  otlphttp:\n", "exporters:\n  otlp:\n    headers: {X-Scope: SECRET}\n    endpoint: http://u:SECRET@h\n  otlphttp:\n"),
+        (
+            "exporters:\n  otlphttp:\n",
+            "exporters:\n  otlp:\n    headers: {X-Scope: SECRET}\n    endpoint: http://u:SECRET@h\n  otlphttp:\n",
+        ),
         ("exporters:\n  otlphttp:\n", "exporters:\n  zipkin:\n    headers: {X-Scope: SECRET}\n  otlphttp:\n"),
     ] {
         assert_eq!(GOOD.matches(good).count(), 1, "{good:?} stands once in the good file");

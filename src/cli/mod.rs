@@ -207,7 +207,8 @@ mod tests {
             (&["--feature-gates", "-y", "--config", "a"], "-y"),
             (&["validate", "--config=a", "--feature-gates=x", "--feature-gates=z"], "x,z"),
         ] {
-            let cli = Cli::try_parse_from([&["tfo-otel-agent"], args].concat()).unwrap_or_else(|e| panic!("{args:?}: {e}"));
+            let cli =
+                Cli::try_parse_from([&["tfo-otel-agent"], args].concat()).unwrap_or_else(|e| panic!("{args:?}: {e}"));
             let from = match cli.command {
                 Some(Command::Validate(from)) => from,
                 _ => cli.from,

@@ -191,9 +191,14 @@ mod tests {
         let real = dir.path().canonicalize().expect("it is there");
         std::fs::create_dir(real.join("a")).expect("there is space");
         std::os::unix::fs::symlink(real.join("a"), real.join("link")).expect("there is space");
-        for (path, expected) in
-            [("a", "a"), ("link", "a"), ("link/new", "a/new"), ("new/../a/./x", "a/x"), ("new/b", "new/b"), ("a/../link/", "a")]
-        {
+        for (path, expected) in [
+            ("a", "a"),
+            ("link", "a"),
+            ("link/new", "a/new"),
+            ("new/../a/./x", "a/x"),
+            ("new/b", "new/b"),
+            ("a/../link/", "a"),
+        ] {
             assert_eq!(machine.resolved(&real.join(path)), real.join(expected), "{path}");
         }
         assert_eq!(machine.resolved(Path::new("nowhere/../x")), Path::new("x"));

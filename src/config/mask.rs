@@ -71,7 +71,11 @@ fn mask(text: &str, all: bool) -> String {
         let (piece, after) = rest.split_at(next.map_or(rest.len(), |(start, _)| start));
         out.push_str(&piece[..scheme.min(piece.len())]);
         let body = &piece[scheme.min(piece.len())..];
-        if all || scheme > 0 { without_secrets(body, scheme > 0, &mut out) } else { out.push_str(body) }
+        if all || scheme > 0 {
+            without_secrets(body, scheme > 0, &mut out)
+        } else {
+            out.push_str(body)
+        }
         match next {
             Some((start, end)) => (rest, scheme) = (after, end - start),
             None => return out,
@@ -111,7 +115,8 @@ fn without_secrets(body: &str, is_url: bool, out: &mut String) {
             Some((at, '?' | '#' | '&' | ';')) => piece.split_at(at),
             _ => (piece, ""),
         };
-        let named = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-%".contains(c));
+        let named =
+            |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-%".contains(c));
         match value.split_once('=') {
             Some((name, value)) if is_url || named(name) => {
                 out.push_str(name);
@@ -125,7 +130,6 @@ fn without_secrets(body: &str, is_url: bool, out: &mut String) {
         out.push_str(end);
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -132,7 +132,8 @@ impl Problems {
         let parts = |id: &'c str| id.split_once('/').unwrap_or((id, ""));
         let (kind, name) = id.split_once('/').unwrap_or((id, ""));
         let alike = || all().filter(|other| parts(other).0.trim() == kind.trim());
-        let near = did_you_mean(name, alike().map(|other| parts(other).1)).and_then(|near| alike().find(|o| parts(o).1 == near));
+        let near = did_you_mean(name, alike().map(|other| parts(other).1))
+            .and_then(|near| alike().find(|o| parts(o).1 == near));
         self.meant(id, all()).or(near).or_else(|| alike().next())
     }
 

@@ -85,7 +85,9 @@ fn parts(text: &str, depth: usize) -> Result<(Vec<Part>, &str), BadReference> {
             let (inner, after) = self::parts(after, depth + 1)?;
             parts.push(reference(inner)?);
             rest = after;
-        } else if let Some((name, after)) = old_form(rest).filter(|_| !inside && !in_hash(text, text.len() - rest.len())) {
+        } else if let Some((name, after)) =
+            old_form(rest).filter(|_| !inside && !in_hash(text, text.len() - rest.len()))
+        {
             if !plain.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut plain)));
             }

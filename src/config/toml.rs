@@ -39,7 +39,8 @@ fn path_at(text: &str, byte: usize) -> String {
     let before = text.get(..byte).unwrap_or_default();
     let line_start = before.rfind('\n').map_or(0, |n| n + 1);
     let line = text[line_start..].lines().next().unwrap_or_default().trim();
-    let bare = |keys: &str| keys.split('.').map(|key| key.trim().trim_matches(['"', '\''])).collect::<Vec<_>>().join(".");
+    let bare =
+        |keys: &str| keys.split('.').map(|key| key.trim().trim_matches(['"', '\''])).collect::<Vec<_>>().join(".");
     let header = |line: &str| {
         let line = line.trim();
         let keys = line.strip_prefix('[')?.trim_start_matches('[').split(']').next()?;
@@ -200,9 +201,20 @@ mod tests {
         let text = "[a.b]\nx = 1\nx = 2\n\"y\" = 1\ny = 2\n[c]\nz = 1\n[a.b]\nw = 1\n[c]\n";
         let node = parse(text, 0, &problems).expect("it can be read");
         let report = problems.into_report();
-        let told: Vec<_> = report.problems().iter().map(|p| format!("{}:{} {} {}", p.at.line, p.at.column, p.path, p.told())).collect();
-        assert_eq!(told, ["3:1 a.b.x the key `x` stands twice", "5:1 a.b.y the key `y` stands twice",
-            "8:4 a.b the key `b` stands twice", "10:2 c the key `c` stands twice"]);
+        let told: Vec<_> = report
+            .problems()
+            .iter()
+            .map(|p| format!("{}:{} {} {}", p.at.line, p.at.column, p.path, p.told()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "3:1 a.b.x the key `x` stands twice",
+                "5:1 a.b.y the key `y` stands twice",
+                "8:4 a.b the key `b` stands twice",
+                "10:2 c the key `c` stands twice"
+            ]
+        );
         assert_eq!(get(&node, "c.z").at.line, 7);
     }
 

@@ -15,7 +15,17 @@ impl IdleConfig {
     /// Reads `extensions.zpages`, pages about the original's spans.
     #[must_use]
     pub fn zpages(s: &Section<'_>) -> IdleConfig {
-        s.accept(&["endpoint", "expvar", "transport", "dialer", "tls", "cors", "auth", "middlewares", "include_metadata"]);
+        s.accept(&[
+            "endpoint",
+            "expvar",
+            "transport",
+            "dialer",
+            "tls",
+            "cors",
+            "auth",
+            "middlewares",
+            "include_metadata",
+        ]);
         s.accept(&["max_request_body_size", "response_headers", "compression_algorithms", "keep_alives_enabled"]);
         s.accept(&["read_timeout", "read_header_timeout", "write_timeout", "idle_timeout"]);
         IdleConfig::told(s, "zpages", "the agent has no pages of its own; its metrics and health_check tell how it is")
