@@ -15,6 +15,8 @@
 //! What always holds:
 //! * No text, however broken, makes reading panic or run long; files, depth, aliases and references have bounds.
 //! * A key nobody asked for is told, and every key asked for can be listed ([`Reading::asked`]).
+//! * No report and nothing that is printed shows what `mask` takes for a secret.
+//! * A source that cannot be read hides nothing of the others; of what may be missing because of it nothing is said.
 //! * A value from a variable arrives letter by letter where text is wanted, and is never expanded again.
 //! * Reading is a pure function of the texts and a [`Host`]; only [`Machine`] touches the process.
 //!
