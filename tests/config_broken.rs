@@ -289,7 +289,15 @@ const CASES: &[(&str, &str, &str)] = &[
     ("    endpoint: https://collector:4318",
      "    endpoint: https://user:secret@col lector",
      "1 problem\n\
-         \x20 24:15  exporters.otlphttp.endpoint  `https://…@col lector` is not a URL: invalid uri character"),
+         \x20 24:15  exporters.otlphttp.endpoint  `https://REDACTED@col lector` is not a URL: invalid uri character"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: https://user:SEC/RET@collector:4318",
+     "1 problem\n\
+         \x20 24:15  exporters.otlphttp.endpoint  `https://REDACTED@collector:4318` has a password with `/`, `?` or `#` in it; write them as %2F, %3F, %23"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: user:SECRET@collector:4318",
+     "1 problem\n\
+         \x20 24:15  exporters.otlphttp.endpoint  `REDACTED@collector:4318` has no scheme; it must begin with http:// or https://; did you mean `http://REDACTED@collector:4318`?"),
     ("    endpoint: https://collector:4318",
      "    endpoint: https://collector:4318/v1/logs",
      "1 warning\n\
@@ -356,6 +364,14 @@ const CASES: &[(&str, &str, &str)] = &[
      "exporters: [otlphtp]",
      "1 problem\n\
          \x20 50:19  service.pipelines.logs.exporters  `otlphtp` is not defined under exporters; did you mean `otlphttp`?"),
+    ("exporters: [otlphttp]",
+     "exporters: [otlphttp/typo]",
+     "1 problem\n\
+         \x20 50:19  service.pipelines.logs.exporters  `otlphttp/typo` is not defined under exporters; did you mean `otlphttp`?"),
+    ("      storage: file_storage",
+     "      storage: file_storage/disk",
+     "1 problem\n\
+         \x20 34:16  exporters.otlphttp.sending_queue.storage  `file_storage/disk` is not defined under extensions; did you mean `file_storage`?"),
     ("exporters: [otlphttp]",
      "exporters: []",
      "1 problem\n\
@@ -492,7 +508,37 @@ const CASES: &[(&str, &str, &str)] = &[
      "2 problems, 1 warning\n\
          \x20 53:22  service.telemetry.logs.output_paths   `http://x` is none of stdout, stderr, a path, file:// and an absolute path\n\
          \x20 54:24  service.telemetry.logs.sampling.tick  0 is not a tick; write `enabled: false` for no sampling\n\
-         \x20 56:7   service.telemetry.metrics.readers     warning: has no effect: metrics are served at `address`; write there what the reader's host and port say"),
+         \x20 56:16  service.telemetry.metrics.readers     warning: names none that Prometheus pulls from; metrics are served at localhost:8888, and `level: none` serves none"),
+    ("    logs:\n      level: info",
+     "    logs:\n      output_paths: [/var/lib/queue, /gone/a.log, file:///gone/b.log, /c.log, d.log]\n      error_output_paths: /var/lib/queue",
+     "4 warnings\n\
+         \x20 53:22  service.telemetry.logs.output_paths        warning: `/var/lib/queue` cannot be opened: it is a directory; lines for it are missed until it can\n\
+         \x20 53:38  service.telemetry.logs.output_paths        warning: `/gone/a.log` cannot be opened: `/gone` is no directory; lines for it are missed until it can\n\
+         \x20 53:51  service.telemetry.logs.output_paths        warning: `file:///gone/b.log` cannot be opened: `/gone` is no directory; lines for it are missed until it can\n\
+         \x20 54:27  service.telemetry.logs.error_output_paths  warning: `/var/lib/queue` cannot be opened: it is a directory; lines for it are missed until it can"),
+    ("    logs:\n      level: info",
+     "    metrics:\n      readers:\n        - periodic: {exporter: {otlp: {endpoint: http://x}}}\n        - pull: {exporter: {prometheus: {host: localhost, port: 4317}}}",
+     "1 problem, 1 warning\n\
+         \x20 53:7   service.telemetry.metrics.address     localhost:4317 is taken by receivers.otlp.protocols.grpc.endpoint (0.0.0.0:4317)\n\
+         \x20 54:11  service.telemetry.metrics.readers[0]  warning: is set aside: metrics are served at one place, localhost:4317"),
+    ("    logs:\n      level: info",
+     "    logs:\n      development: true\n      disable_stacktrace: true",
+     "2 warnings\n\
+         \x20 53:20  service.telemetry.logs.development         warning: true has no effect: in otelcol it adds stack traces to warnings, and no line here has one\n\
+         \x20 54:27  service.telemetry.logs.disable_stacktrace  warning: true has no effect: no line here has a stack trace"),
+    ("exporters:\n  otlphttp:\n",
+     "exporters:\n  logging:\n    loglevel: debug\n  debug:\n    verbosity: detailed\n  otlphttp:\n",
+     "3 warnings\n\
+         \x20 24:15  exporters.logging.loglevel  warning: detailed writes the same lines as normal: no payload goes into a log of this agent\n\
+         \x20 24:15  exporters.logging.loglevel  warning: is the old name; taken as verbosity: detailed\n\
+         \x20 26:16  exporters.debug.verbosity   warning: detailed writes the same lines as normal: no payload goes into a log of this agent"),
+    ("      X-Tenant-Id: \"${env:TENANT}\"",
+     "      X-Tenant-Id: 0123\n      A: 12\n      B: true\n      C: 0x10\n      D: 1.50\n      E: \"0123\"\n      F: 1.5",
+     "4 warnings\n\
+         \x20 26:20  exporters.otlphttp.headers.X-Tenant-Id  warning: an unquoted number or word is sent as it is written; otelcol reads it first and sends another text (83 for 0123, 1 for true); quotes make it clear\n\
+         \x20 28:10  exporters.otlphttp.headers.B            warning: an unquoted number or word is sent as it is written; otelcol reads it first and sends another text (83 for 0123, 1 for true); quotes make it clear\n\
+         \x20 29:10  exporters.otlphttp.headers.C            warning: an unquoted number or word is sent as it is written; otelcol reads it first and sends another text (83 for 0123, 1 for true); quotes make it clear\n\
+         \x20 30:10  exporters.otlphttp.headers.D            warning: an unquoted number or word is sent as it is written; otelcol reads it first and sends another text (83 for 0123, 1 for true); quotes make it clear"),
     ("    logs:\n      level: info",
      "    resource: {a: [1], b: 007}\n    traces: {}",
      "1 problem, 2 warnings\n\
@@ -581,6 +627,20 @@ const CASES: &[(&str, &str, &str)] = &[
      "1 problem\n\
          \x20 19:16  processors.attributes.actions[0].value  `${` is never closed; write `$${` for the characters themselves: `${env:TENANT`"),
     ("        value: ${env:TENANT}",
+     "        value: $TENANT-$GONE",
+     "3 warnings\n\
+         \x20 19:16  processors.attributes.actions[0].value  warning: `$GONE` is the old form of a variable, read as 0.88 does; write `${env:GONE}`, or `$$GONE` for the characters themselves\n\
+         \x20 19:16  processors.attributes.actions[0].value  warning: `$TENANT` is the old form of a variable, read as 0.88 does; write `${env:TENANT}`, or `$$TENANT` for the characters themselves\n\
+         \x20 19:16  processors.attributes.actions[0].value  warning: the variable `GONE` is not set; the action is left out"),
+    ("    endpoint: https://collector:4318",
+     "    endpoint: $GONE",
+     "1 problem, 1 warning\n\
+         \x20 24:15  exporters.otlphttp.endpoint  the variable `GONE` is not set; without it there is no endpoint\n\
+         \x20 24:15  exporters.otlphttp.endpoint  warning: `$GONE` is the old form of a variable, read as 0.88 does; write `${env:GONE}`, or `$$GONE` for the characters themselves"),
+    ("        value: ${env:TENANT}\n        action: upsert",
+     "        pattern: ^(a|b$)|c$$|d$\n        action: delete",
+     ""),
+    ("        value: ${env:TENANT}",
      "        value: ${vault:x}",
      "1 problem\n\
          \x20 19:16  processors.attributes.actions[0].value  `${vault:…}` is not known; env, file and yaml are: `${vault:x}`"),
@@ -599,7 +659,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("  otlp:\n    protocols",
      "  otlp/:\n    protocols",
      "3 problems\n\
-         \x20 1:1    -                                 there are no receivers; an agent needs at least one\n\
+         \x20 2:3    receivers                         there are no receivers; an agent needs at least one\n\
          \x20 2:3    receivers.otlp/                   the id `otlp/` has nothing after the slash; write `type` or `type/name`\n\
          \x20 48:19  service.pipelines.logs.receivers  `otlp` is not defined under receivers"),
     ("extensions: [health_check, file_storage]",
@@ -622,7 +682,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("    timeout: 30s\n",
      "    timeout: 0s\n    encoding: json\n    compression_params: {level: 9}\n    proxy_url: proxy:3128\n",
      "2 problems, 1 warning\n\
-         \x20 29:15  exporters.otlphttp.encoding            `json` is not one of proto\n\
+         \x20 29:15  exporters.otlphttp.encoding            json is not sent by this build; write proto, or leave the key out: every OTLP server takes it\n\
          \x20 30:5   exporters.otlphttp.compression_params  warning: has no effect: the level is fixed where it costs least for its size\n\
          \x20 31:16  exporters.otlphttp.proxy_url           `proxy:3128` has no scheme; it must begin with http:// or https://; did you mean `http://proxy:3128`?"),
     ("    logs:\n      receivers",
@@ -680,6 +740,167 @@ fn every_problem_is_told_with_its_place_path_and_rule() {
         let told = report.strip_prefix("f.yaml: ").unwrap_or(&report).trim_end();
         assert_eq!(told, *expected, "\n{good:?} → {bad:?}\n");
     }
+}
+
+/// Goal: every key of the collectors since 0.88 that people paste (reference §1.8) is accepted or explained by its name.
+#[test]
+#[rustfmt::skip]
+fn newer_keys_are_accepted_or_explained_by_name() {
+    let (exporter, queue) = ("    compression: gzip", "      num_consumers: 10");
+    let (grpc, http) = ("        endpoint: 0.0.0.0:4317", "        endpoint: 0.0.0.0:4318");
+    let (storage, limiter) = ("    directory: /var/lib/queue", "    limit_mib: 256");
+    let (action, telemetry) = ("        value: ${env:TENANT}", "    logs:\n      level: info");
+    let certificate = "cert_pem: C, key_pem: K, ";
+    // (what it stands beside, the key's line, what a value of it is, whether the agent runs with it)
+    for (beside, key, value, runs) in [
+        (queue, "sizer", "items", true), (queue, "block_on_overflow", "true", true), (queue, "blocking", "true", true),
+        (queue, "wait_for_result", "true", true),
+        (queue, "batch", "{flush_timeout: 1s, min_size: 1, max_size: 2, sizer: bytes, partition: {metadata_keys: [a]}}", true),
+        (exporter, "encoding", "proto", true), (exporter, "encoding", "json", false),
+        (exporter, "proxy_url", "http://p:1", true), (exporter, "http2_read_idle_timeout", "1s", true),
+        (exporter, "http2_ping_timeout", "1s", true), (exporter, "cookies", "{enabled: true}", true),
+        (exporter, "compression_params", "{level: 3}", true), (exporter, "force_attempt_http2", "true", true),
+        (exporter, "middlewares", "[{id: x}]", false), (exporter, "profiles_endpoint", "http://h/x", true),
+        (exporter, "dialer", "{timeout: 1s}", true), (exporter, "batcher", "{enabled: true}", true),
+        (exporter, "tls", "{cipher_suites: [x]}", true), (exporter, "tls", "{include_system_ca_certs_pool: true}", true),
+        (exporter, "tls", "{curve_preferences: [X25519]}", true), (exporter, "tls", "{tpm: {enabled: true}}", false),
+        (exporter, "tls", "{include_insecure_cipher_suites: true}", true),
+        (http, "compression_algorithms", "[gzip]", true), (http, "read_timeout", "1s", true),
+        (http, "read_header_timeout", "1s", true), (http, "write_timeout", "1s", true), (http, "idle_timeout", "1s", true),
+        (http, "keep_alives_enabled", "true", true), (http, "cors", "{exposed_headers: [a]}", true),
+        (http, "middlewares", "[{id: x}]", false), (http, "dialer", "{timeout: 1s}", true),
+        (http, "profiles_url_path", "/v1/profiles", true),
+        (grpc, "dialer", "{timeout: 1s}", true), (grpc, "middlewares", "[{id: x}]", false),
+        (grpc, "tls", "{CERT cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]}", false),
+        (grpc, "tls", "{CERT include_system_ca_certs_pool: true}", false),
+        (http, "tls", "{CERT include_system_ca_certs_pool: true}", false),
+        (storage, "create_directory", "true", true), (storage, "directory_permissions", "\"0700\"", true),
+        (storage, "recreate", "true", true), (storage, "max_size", "104857600", true),
+        ("      on_start: true", "  cleanup_on_start", "true", true),
+        (limiter, "min_gc_interval_when_soft_limited", "10s", true), (limiter, "min_gc_interval_when_hard_limited", "0s", true),
+        (limiter, "max_gc_interval_when_soft_limited", "30s", true), (limiter, "max_gc_interval_when_hard_limited", "30s", true),
+        (action, "default_value", "x", false), // beside `value`; the attributes processor's own test has it alone
+        (telemetry, "resource", "{attributes: [{name: a, value: b}]}", true),
+        ("      max_interval: 30s", "  randomization_factor", "0.5", true), ("      max_interval: 30s", "  multiplier", "1.5", true),
+    ] {
+        assert_eq!(GOOD.matches(beside).count(), 1, "{beside:?} stands once in the good file");
+        let indent = beside.len() - beside.trim_start().len();
+        let line = format!("{}{}: {}", " ".repeat(indent), key.trim(), value.replace("CERT ", certificate));
+        let (told, ran) = report(&GOOD.replace(beside, &format!("{beside}\n{line}")));
+        assert_eq!(ran, runs, "{line}\n{told}");
+        assert!(!told.contains("is not a key here") && !told.contains("did you mean"), "{line}\n{told}");
+        // Whatever is told is told of this key.
+        let others = told.lines().skip(1).filter(|told| !told.contains(key.trim()));
+        assert_eq!(others.count(), 0, "{line}\n{told}");
+    }
+    // Components of other sessions of this product may be read or not; no key of theirs is refused as unknown.
+    let filelog = "include: [/x], compression: gzip, include_file_owner_name: true, include_file_owner_group_name: true, \
+                   include_file_permissions: true, include_file_record_number: true, include_file_record_offset: true, \
+                   initial_buffer_size: 16KiB, max_log_size_behavior: split, polls_to_archive: 1, acquire_fs_lock: true, \
+                   exclude_older_than: 1h, operators: [{type: container}, {type: json_parser, parse_ints: true}, \
+                   {type: json_array_parser}, {type: assign_keys, keys: [a]}, {type: sanitize_utf8}, \
+                   {type: regex_replace, regex: a, replace_with: b}]";
+    let prometheus = "api_server: {enabled: false}, config: {global: {scrape_on_shutdown: true, initial_scrape_offset: 1s}}";
+    for (kind, keys) in [("filelog", filelog), ("prometheus", prometheus)] {
+        let (told, _) = report(&GOOD.replace("receivers:\n  otlp:\n", &format!("receivers:\n  {kind}: {{{keys}}}\n  otlp:\n")));
+        assert!(!told.contains("is not a key here"), "{told}");
+    }
+}
+
+/// What 0.88's files name and what carries no data is understood, and starts nothing.
+#[test]
+fn extensions_that_carry_no_data_are_told_and_not_started() {
+    let idle = "extensions:\n  zpages:\n    endpoint: localhost:55679\n  pprof: {endpoint: 'localhost:1777', save_to_file: x}\n  \
+                memory_ballast: {size_mib: 64}\n  health_check";
+    let text = GOOD.replace("extensions:\n  health_check", idle);
+    let text = text.replace("extensions: [health_check,", "extensions: [zpages, pprof, memory_ballast, health_check,");
+    let expected = "\
+f.yaml: 3 warnings
+  38:5   extensions.zpages          warning: nothing is started: the agent has no pages of its own; its metrics and health_check tell how it is
+  39:10  extensions.pprof           warning: nothing is started: there is no Go runtime here to profile
+  40:19  extensions.memory_ballast  warning: nothing is started: memory is freed at once here; there is no garbage collector
+";
+    assert_eq!(report(&text), (expected.to_owned(), true));
+    let (told, runs) = report(&text.replace("save_to_file: x", "save_to_flie: x"));
+    assert!(!runs && told.contains("did you mean `save_to_file`?"), "{told}");
+}
+
+/// Goal: neither a report nor `print-config` shows a password or a token, whatever else is wrong with the place it
+/// stands in.
+#[test]
+fn no_secret_is_shown_wherever_it_stands() {
+    let endpoint = "    endpoint: https://collector:4318";
+    let header = "      X-Tenant-Id: \"${env:TENANT}\"";
+    let grpc = "        endpoint: 0.0.0.0:4317";
+    for (good, bad) in [
+        (endpoint, "    endpoint: http://u:SECRET@h"),
+        (endpoint, "    endpoint: http://SECRET@h"),
+        (endpoint, "    endpoint: u:SECRET@h:4318"),
+        (endpoint, "    endpoint: http:/u:SECRET@h"),
+        (endpoint, "    endpoint: http://u:SEC:RET/SECRET@h"),
+        (endpoint, "    endpoint: \"http://u:SECRET#x@h\""),
+        (endpoint, "    endpoint: http://h/?api_key=SECRET"),
+        (endpoint, "    logs_endpoint: http://h/x?api_key=SECRET&t=SECRET"),
+        (endpoint, "    logs_endpoint: http://h/x?SECRET"),
+        (endpoint, "    logs_endpoint: h/x?api_key=SECRET"),
+        (endpoint, "    endpoint: http://u:SECRET@${env:GONE}"),
+        (endpoint, "    endpoint: http://u:SECRET@${env:OPEN"),
+        (endpoint, "    endpoint: http://h\n    proxy_url: socks5://u:SECRET@p:1"),
+        (endpoint, "    endpoint: http://h\n    proxy_url: u:SECRET@p:1"),
+        (endpoint, "    endpoint: http://h\n    endpiont: http://u:SECRET@h"),
+        (endpoint, "    endpoint: http://h\n    haeders: {A: SECRET, b: [SECRET]}"),
+        (endpoint, "    endpoint: http://h\n    basic_auth: {username: u, pw: SECRET}"),
+        (endpoint, "    endpoint: http://h\n    middlewares: [{headers: {X: SECRET}}]"),
+        (endpoint, "    endpoint: http://h\n    timeout: u:SECRET@h"),
+        (header, "      Authorization: \"Bearer SECRET${env:\""),
+        (header, "      Authorization: [SECRET]"),
+        (header, "      Authorization: Basic abc$dSECRET"),
+        (grpc, "        endpoint: u:SECRET@h:4317"),
+        (grpc, "        endpoint: u:SECRET@h"),
+        (grpc, "        endpoint: http://u:SECRET@h"),
+        (
+            "exporters:\n  otlphttp:\n",
+            "exporters:\n  otlp:\n    headers: {X-Scope: SECRET}\n    endpoint: http://u:SECRET@h\n  otlphttp:\n",
+        ),
+        ("exporters:\n  otlphttp:\n", "exporters:\n  zipkin:\n    headers: {X-Scope: SECRET}\n  otlphttp:\n"),
+    ] {
+        assert_eq!(GOOD.matches(good).count(), 1, "{good:?} stands once in the good file");
+        let text = GOOD.replace(good, bad);
+        let host = Imagined {
+            files: BTreeMap::from([("f.yaml".to_owned(), text.clone())]),
+            dirs: vec!["/var/lib/queue".to_owned()],
+            ..Imagined::with(&[("TENANT", "0123")])
+        };
+        let outcome = plan::read(&Locations::of("f.yaml"), &host);
+        let (told, printed) = (outcome.report.to_string(), outcome.effective);
+        assert!(!told.contains("SECRET") && !told.contains("RET/"), "{bad}\n{told}");
+        assert!(!printed.contains("SECRET"), "{bad}\n{printed}");
+        assert!(!printed.is_empty(), "{bad}");
+    }
+    let name = "yaml:exporters::otlphttp::headers::Authorization: Bearer SECRET";
+    let outcome = plan::read(&Locations::of(name), &Imagined::with(&[]));
+    assert!(outcome.report.to_string().starts_with("yaml:exporters::otlphttp::headers…: "), "{}", outcome.report);
+}
+
+/// What is masked inside a URL leaves a URL, so that what is printed can be read.
+#[test]
+fn a_printed_url_without_its_secrets_is_read_again() {
+    let text = GOOD.replace(
+        "    endpoint: https://collector:4318",
+        "    endpoint: https://u:SECRET@collector:4318\n    logs_endpoint: https://h/x?key=SECRET\n    proxy_url: http://SECRET@p:1",
+    );
+    let host = Imagined { dirs: vec!["/var/lib/queue".to_owned()], ..Imagined::with(&[("TENANT", "0123")]) };
+    let first = plan::read(&Locations::of(&format!("yaml:{text}")), &host);
+    assert!(first.config.is_some(), "{}", first.report);
+    let again = plan::read(&Locations::of(&format!("yaml:{}", first.effective)), &host);
+    assert_eq!(again.report.to_string(), "");
+    assert_eq!(again.effective, first.effective);
+    let masked = text
+        .replace("https://u:SECRET@", "https://REDACTED@")
+        .replace("key=SECRET", "key=REDACTED")
+        .replace("http://SECRET@", "http://REDACTED@")
+        .replace("X-Tenant-Id: \"${env:TENANT}\"", "X-Tenant-Id: \"[REDACTED]\"");
+    assert_eq!(again.config, plan::read(&Locations::of(&format!("yaml:{masked}")), &host).config);
 }
 
 /// What the product will have and this build has not: defining it is a warning, using it an error that says so.
@@ -753,6 +974,33 @@ fn what_must_hold_between_components_is_checked() {
     }
 }
 
+/// By whatever name: two storages in one directory would be refused at the start, one of them by the other's lock.
+#[test]
+#[rustfmt::skip]
+fn a_directory_is_told_by_its_real_name_and_must_be_one() {
+    let one_or_within = "are one, or one lies in the other; each storage needs its own";
+    for (directory, expected) in [
+        ("/var/lib/link",            format!("`/var/lib/link` and the directory of file_storage {one_or_within}")),
+        ("/var/lib/link/b",          format!("`/var/lib/link/b` and the directory of file_storage {one_or_within}")),
+        ("/var/lib/x/../queue",      format!("`/var/lib/x/../queue` and the directory of file_storage {one_or_within}")),
+        ("/var/lib/./queue/",        format!("`/var/lib/./queue/` and the directory of file_storage {one_or_within}")),
+        ("/var/lib/queue/../other",  "warning: `/var/lib/queue/../other` is not there; it will be created (0700)".to_owned()),
+        ("/var/lib/file",            "`/var/lib/file` is there and is no directory".to_owned()),
+    ] {
+        let text = GOOD.replace("extensions: [health_check, file_storage]", "extensions: [file_storage, file_storage/b]");
+        let text = text.replace("  health_check:", &format!("  file_storage/b:\n    directory: {directory}\n  health_check:"));
+        let host = Imagined {
+            files: BTreeMap::from([("f.yaml".to_owned(), text), ("/var/lib/file".to_owned(), String::new())]),
+            dirs: vec!["/var/lib/queue".to_owned()],
+            links: BTreeMap::from([("/var/lib/link".to_owned(), "/var/lib/queue".to_owned())]),
+            ..Imagined::with(&[("TENANT", "0123")])
+        };
+        let told = plan::read(&Locations::of("f.yaml"), &host).report.to_string();
+        let told: Vec<_> = told.lines().skip(1).collect();
+        assert_eq!(told, [format!("  38:16  extensions.file_storage/b.directory  {expected}")]);
+    }
+}
+
 #[test]
 fn a_storage_that_is_used_is_started_though_not_listed() {
     let host = Imagined { dirs: vec!["/var/lib/queue".to_owned()], ..Imagined::with(&[("TENANT", "x")]) };
@@ -791,12 +1039,76 @@ yaml:exporters::otlphttp::timeout: x: 1 problem
     assert_eq!(outcome.report.to_string(), expected);
 }
 
+/// What `files` in this order are told.
+fn reports(files: &[(&str, &str)]) -> String {
+    let host = Imagined {
+        files: files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(),
+        dirs: vec!["/var/lib/queue".to_owned()],
+        ..Imagined::with(&[("TENANT", "0123")])
+    };
+    let configs = files.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let outcome = plan::read(&Locations { configs, sets: Vec::new() }, &host);
+    assert_eq!(outcome.config.is_some(), outcome.report.errors() == 0);
+    outcome.report.to_string()
+}
+
+/// Goal: a file that cannot be read hides nothing of the others, and nobody is told to add what may stand in it.
+#[test]
+fn a_syntax_error_does_not_hide_what_is_wrong_in_other_files() {
+    let bad = GOOD
+        .replace("limit_mib: 256", "limit_mb: 256")
+        .replace("timeout: 10s", "timeout: 10")
+        .replace("exporters: [otlphttp]", "exporters: [otlphttp/other]")
+        .replace("    endpoint: https://collector:4318\n", "")
+        .replace("level: info", "level: ${env:GONE}");
+    let expected = "\
+broken.yaml: 1 problem
+  1:4  -  the quote that opens here is not closed in its lines
+f.yaml: 2 problems, 1 warning
+  11:14  processors.batch.timeout            `10` has no unit; write for example `10s` (otelcol reads it as nanoseconds)
+  15:5   processors.memory_limiter.limit_mb  `limit_mb` is not a key here; did you mean `limit_mib`?
+  52:14  service.telemetry.logs.level        warning: the variable `GONE` is not set; the default stays
+gone.toml: 1 problem
+  1:5  -  not TOML: string values must be quoted, expected literal string
+";
+    assert_eq!(reports(&[("broken.yaml", "a: 'x\n"), ("f.yaml", &bad), ("gone.toml", "a = b\n")]), expected);
+}
+
+/// Goal: who erased it is told with file and line, not who wrote it.
+#[test]
+fn an_empty_section_in_an_overlay_is_blamed_on_the_overlay() {
+    let over = "# mine\nexporters:\nservice:\n  pipelines:\n    logs:\n      processors:\n";
+    let expected = "\
+f.yaml: 1 problem
+  50:19  service.pipelines.logs.exporters  `otlphttp` is not defined under exporters
+over.yaml: 1 problem, 2 warnings
+  2:1  exporters                          there are no exporters; an agent needs at least one
+  2:1  exporters                          warning: nothing stands here, which takes away what stands in f.yaml, 23:3; leave the key out to keep that
+  6:7  service.pipelines.logs.processors  warning: nothing stands here, which takes away what stands in f.yaml, 49:19; leave the key out to keep that
+";
+    assert_eq!(reports(&[("f.yaml", GOOD), ("over.yaml", over)]), expected);
+}
+
+#[test]
+fn a_toml_file_tells_every_double_key_and_what_else_is_wrong() {
+    let toml = "[processors.batch]\ntimeout = '1s'\ntimeout = '2s'\nsend_batch = 1\n\n\
+                [exporters.otlphttp]\ntimeout = '1s'\ntimeout = '2s'\n[service.telemetry.logs]\nlevel = 'loud'\n";
+    let expected = "\
+over.toml: 4 problems
+  3:1   processors.batch.timeout      the key `timeout` stands twice
+  4:1   processors.batch.send_batch   `send_batch` is not a key here; did you mean `send_batch_size`?
+  8:1   exporters.otlphttp.timeout    the key `timeout` stands twice
+  10:9  service.telemetry.logs.level  `loud` is not one of debug, info, warn, error, dpanic, panic, fatal
+";
+    assert_eq!(reports(&[("f.yaml", GOOD), ("over.toml", toml)]), expected);
+}
+
 #[test]
 fn an_empty_file_is_told_what_it_lacks() {
     let expected = "\
 f.yaml: 3 problems
-  1:1  -                  there are no exporters; an agent needs at least one
-  1:1  -                  there are no receivers; an agent needs at least one
+  1:1  exporters          there are no exporters; an agent needs at least one
+  1:1  receivers          there are no receivers; an agent needs at least one
   1:1  service.pipelines  there are no pipelines; a service needs at least one
 ";
     assert_eq!(report("# nothing yet\n").0, expected);

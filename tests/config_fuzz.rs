@@ -83,6 +83,7 @@ fn piece() -> impl Strategy<Value = String> {
         "${yaml:[1]}",
         "${",
         "$$",
+        "$A",
         "}",
         "${EMPTY}",
         "${GONE}",

@@ -226,10 +226,10 @@ fn the_seeds_snippets_run_on_top_of_a_whole_configuration() {
     let logging = "yaml:{exporters: {logging: {loglevel: info}}, service: {pipelines: {logs: {exporters: [otlphttp, logging]}}}}";
     for (snippet, expected) in [
         (low,     "1:194  resources  warning: has no effect: it belongs to the Kubernetes manifest of the pod, not to the agent"),
-        (debug,   ""),
+        (debug,   "1:58  service.telemetry.logs.development  warning: true has no effect: in otelcol it adds stack traces to warnings, and no line here has one"),
         (logging, "1:34  exporters.logging.loglevel  warning: is the old name; taken as verbosity: normal"),
     ] {
-        let (mut locations, host) = machine("minimal", &SEED_VARS, &[]);
+        let (mut locations, host) = machine("minimal", &SEED_VARS, &["/var/log/otel-agent"]);
         locations.configs.push(snippet.to_owned());
         let outcome = plan::read(&locations, &host);
         let told = outcome.report.to_string();

@@ -80,6 +80,6 @@ pub fn sent(config: &Config, id: &Id) -> Option<(String, Secret)> {
     match config.extensions.get(id)? {
         ExtensionConfig::BearerToken(section) => section.sent(),
         ExtensionConfig::BasicAuth(section) => section.sent(),
-        ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_) => None,
+        ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_) | ExtensionConfig::Idle(_) => None,
     }
 }

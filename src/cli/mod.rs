@@ -17,6 +17,7 @@ use crate::app::last_good::LastGood;
 use crate::app::plan::{EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS};
 use crate::app::run;
 use crate::config::Locations;
+use crate::config::problems::quote;
 use crate::supervise::Exit;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
@@ -64,6 +65,9 @@ struct From {
     /// One value, KEY.KEY=VALUE; applied last.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Taken as the original's command lines have it, without effect.
+    #[arg(long = "feature-gates", value_name = "GATES", allow_hyphen_values = true)]
+    feature_gates: Vec<String>,
 }
 
 /// By what the agent runs.
@@ -87,7 +91,15 @@ impl Run {
 
 impl From {
     fn locations(self) -> Locations {
+        self.unheeded().iter().for_each(|told| eprintln!("{told}"));
         Locations { configs: self.configs, sets: self.sets }
+    }
+
+    /// What was asked for and has no effect.
+    fn unheeded(&self) -> Option<String> {
+        let gates = self.feature_gates.join(",");
+        let told = || format!("warning: --feature-gates has no effect: this agent has none, {} neither", quote(&gates));
+        (!self.feature_gates.is_empty()).then(told)
     }
 }
 
@@ -146,14 +158,41 @@ fn completions(shell: clap_complete::Shell) -> Exit {
 }
 
 fn man() -> Exit {
-    let mut text = Vec::new();
-    let page = clap_mangen::Man::new(Cli::command());
-    page.render(&mut text).expect("a vector takes every byte");
-    text.extend_from_slice(b".SH EXIT STATUS\n");
-    for exit in Exit::ALL {
-        text.extend_from_slice(format!(".TP\n\\fB{}\\fR\n{}\n", exit.code(), exit.meaning()).as_bytes());
+    put(manual().as_bytes())
+}
+
+/// The one page there is: every subcommand stands in it, and it names no other page.
+fn manual() -> String {
+    let mut command = Cli::command();
+    command.build();
+    let page = clap_mangen::Man::new(command.clone());
+    let mut text = rendered(|out| {
+        page.render_title(out)?;
+        page.render_name_section(out)?;
+        page.render_synopsis_section(out)?;
+        page.render_description_section(out)?;
+        page.render_options_section(out)
+    });
+    text.push_str(".SH COMMANDS\n");
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+        let page = clap_mangen::Man::new(subcommand.clone());
+        let about = subcommand.get_about().map(ToString::to_string).unwrap_or_default();
+        text.push_str(&format!(".SS {}\n{about}\n", subcommand.get_name()));
+        // A section inside a section has no heading of its own.
+        let options = rendered(|out| page.render_options_section(out));
+        text.extend(options.lines().filter(|line| !line.starts_with(".SH")).map(|line| format!("{line}\n")));
     }
-    put(&text)
+    text.push_str(".SH EXIT STATUS\n");
+    for exit in Exit::ALL {
+        text.push_str(&format!(".TP\n\\fB{}\\fR\n{}\n", exit.code(), exit.meaning()));
+    }
+    text
+}
+
+fn rendered(write: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> String {
+    let mut out = Vec::new();
+    write(&mut out).expect("a vector takes every byte");
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// A closed pipe hears nothing, and that is no reason to fail.
@@ -176,4 +215,45 @@ fn components() -> Exit {
         names.iter().for_each(|name| println!("    - name: {name}"));
     }
     Exit::Clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 0.88's command lines run: a unit file that sets gates need not be edited.
+    #[test]
+    fn feature_gates_are_taken_with_a_warning() {
+        for (args, gates) in [
+            (&["--config=a", "--feature-gates=+x,-y"][..], "+x,-y"),
+            (&["--feature-gates", "-y", "--config", "a"], "-y"),
+            (&["validate", "--config=a", "--feature-gates=x", "--feature-gates=z"], "x,z"),
+        ] {
+            let cli =
+                Cli::try_parse_from([&["tfo-otel-agent"], args].concat()).unwrap_or_else(|e| panic!("{args:?}: {e}"));
+            let from = match cli.command {
+                Some(Command::Validate(from)) => from,
+                _ => cli.run.from,
+            };
+            assert_eq!(from.configs, ["a"]);
+            let expected = format!("warning: --feature-gates has no effect: this agent has none, `{gates}` neither");
+            assert_eq!(from.unheeded(), Some(expected));
+        }
+        let cli = Cli::try_parse_from(["tfo-otel-agent", "--config=a"]).expect("it is a command line");
+        assert_eq!(cli.run.from.unheeded(), None);
+    }
+
+    #[test]
+    fn the_manual_is_one_page_with_every_command_in_it() {
+        let text = manual();
+        let others: Vec<_> = text.lines().filter(|line| line.contains("(1)")).collect();
+        assert!(others.is_empty(), "these pages do not exist: {others:?}");
+        for command in Cli::command().get_subcommands() {
+            assert!(text.contains(&format!("\n.SS {}\n", command.get_name())), "{}\n{text}", command.get_name());
+        }
+        let validate = text.split(".SS validate\n").nth(1).unwrap_or_default().split(".SS").next().unwrap_or_default();
+        assert!(validate.contains("\\-\\-config"), "{validate}");
+        assert_eq!(text.matches(".SH OPTIONS").count(), 1, "{text}");
+        assert!(text.contains(".SH \"EXIT STATUS\"\n") || text.contains(".SH EXIT STATUS\n"));
+    }
 }

@@ -12,6 +12,7 @@
 //! ```
 
 use super::host::{FILE_MAX, Host};
+use super::mask::is_delicate;
 use super::problems::{At, Problems, quote};
 use super::reference::{self, Part, Reference};
 use super::tree::{Expanded, Missing, Node, Scalar, Value, Written};
@@ -86,8 +87,13 @@ impl Expander<'_> {
         }
         let parts = match reference::parse(&scalar.text) {
             Ok(parts) => parts,
-            Err(e) => return self.problems.error(at, &trail.path(), format!("{e}: {}", quote(&scalar.text))),
+            Err(e) => {
+                let path = trail.path();
+                let shown = if is_delicate(&path) { String::new() } else { format!(": {}", quote(&scalar.text)) };
+                return self.problems.error(at, &path, format!("{e}{shown}"));
+            }
         };
+        self.tell_old_forms(&parts, at, trail);
         if let [Part::Ref(one)] = parts.as_slice() {
             return self.whole(scalar, one, at, trail, files);
         }
@@ -97,6 +103,20 @@ impl Expander<'_> {
         if has_references {
             scalar.written = Written::Expanded;
             scalar.expanded = Some(Box::new(Expanded { missing: resolved.missing, structure: None }));
+        }
+    }
+
+    /// 0.88 reads `$NAME`, the collectors since 0.107 leave it as it is: whoever updates has to know.
+    fn tell_old_forms(&self, parts: &[Part], at: At, trail: &Trail<'_>) {
+        for part in parts {
+            if let Part::Ref(Reference::Env { name, is_old: true, .. }) = part {
+                let path = trail.path();
+                let name = shown(&plain_text(name), &path);
+                let message = format!(
+                    "`${name}` is the old form of a variable, read as 0.88 does; write `${{env:{name}}}`, or `$${name}` for the characters themselves"
+                );
+                self.problems.warn(at, &path, message);
+            }
         }
     }
 
@@ -157,7 +177,12 @@ impl Expander<'_> {
             return Resolved::default();
         }
         let resolved = match one {
-            Reference::Env { name, default } => self.variable(name, default.as_deref(), at, trail),
+            Reference::Env { name, is_old: true, .. } => {
+                let mut resolved = self.variable(name, None, at, trail);
+                resolved.missing.iter_mut().for_each(|missing| missing.name = shown(&missing.name, &trail.path()));
+                resolved
+            }
+            Reference::Env { name, default, .. } => self.variable(name, default.as_deref(), at, trail),
             Reference::File(path) => self.file(path, at, trail),
             Reference::Yaml(text) => self.resolve(text, at, trail),
         };
@@ -239,6 +264,12 @@ impl Expander<'_> {
     }
 }
 
+/// The name of a variable without braces, unless it may be a piece of a password: `pa$word`.
+fn shown(name: &str, path: &str) -> String {
+    let is_piece = is_delicate(path) && name.contains(|c: char| c.is_ascii_lowercase());
+    if is_piece { "…".to_owned() } else { name.to_owned() }
+}
+
 /// Only such texts are worth asking YAML about.
 fn looks_like_structure(text: &str) -> bool {
     text.contains(['{', '[', ':']) || text.starts_with('-')
@@ -308,7 +339,9 @@ mod tests {
     #[rustfmt::skip]
     fn a_value_arrives_as_it_is() {
         for (written, expected) in [
-            ("$HOSTNAME",             "$HOSTNAME"),
+            ("$HOSTNAME",             "h1"),
+            ("$HOSTNAME:$NUM$",       "h1:12$"),
+            ("$UNSET",                ""),
             ("${HOSTNAME}",           "h1"),
             ("${env:HOSTNAME}",       "h1"),
             ("$$HOSTNAME",            "$HOSTNAME"),
@@ -425,6 +458,14 @@ mod tests {
 
         fn is_dir(&self, path: &Path) -> bool {
             self.0.is_dir(path)
+        }
+
+        fn is_no_dir(&self, path: &Path) -> bool {
+            self.0.is_no_dir(path)
+        }
+
+        fn resolved(&self, path: &Path) -> std::path::PathBuf {
+            self.0.resolved(path)
         }
 
         fn hostname(&self) -> Option<String> {

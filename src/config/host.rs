@@ -3,7 +3,7 @@
 //! Reading a configuration is a pure function of its text and these answers, so tests need no process environment.
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// What the loader asks the machine.
 pub trait Host {
@@ -19,6 +19,12 @@ pub trait Host {
     /// Whether this is a directory that is there.
     fn is_dir(&self, path: &Path) -> bool;
 
+    /// Whether something else than a directory is there.
+    fn is_no_dir(&self, path: &Path) -> bool;
+
+    /// The one name of a place: without links and `..`, as far as it is there.
+    fn resolved(&self, path: &Path) -> PathBuf;
+
     /// The machine's own name.
     fn hostname(&self) -> Option<String>;
 
@@ -28,6 +34,19 @@ pub trait Host {
 
 /// Largest configuration file we read: 1 MiB, some twenty times the largest we have seen.
 pub const FILE_MAX: usize = 1 << 20;
+
+/// A path without `.` and `..`, by its letters alone.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => drop(plain.pop()),
+            other => plain.push(other),
+        }
+    }
+    plain
+}
 
 /// This machine. The address is asked of a function the caller brings, because only the caller may open sockets.
 pub struct Machine<A> {
@@ -57,6 +76,19 @@ impl<A: Fn() -> Option<String>> Host for Machine<A> {
         path.is_dir()
     }
 
+    fn is_no_dir(&self, path: &Path) -> bool {
+        path.exists() && !path.is_dir()
+    }
+
+    fn resolved(&self, path: &Path) -> PathBuf {
+        // What is not there yet has no links; what is above it may have.
+        let real = path.ancestors().find_map(|there| {
+            let rest = path.strip_prefix(there).ok()?;
+            Some(there.canonicalize().ok()?.join(rest))
+        });
+        plain(&real.unwrap_or_else(|| path.to_owned()))
+    }
+
     fn hostname(&self) -> Option<String> {
         let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
         (!name.is_empty()).then_some(name)
@@ -83,6 +115,8 @@ pub struct Imagined {
     pub files: std::collections::BTreeMap<String, String>,
     /// Its directories.
     pub dirs: Vec<String>,
+    /// Its links to directories, by path.
+    pub links: std::collections::BTreeMap<String, String>,
     /// Its name.
     pub name: Option<String>,
     /// Its address.
@@ -111,7 +145,17 @@ impl Host for Imagined {
     }
 
     fn is_dir(&self, path: &Path) -> bool {
-        self.dirs.contains(&path.display().to_string())
+        path == Path::new("/") || self.dirs.contains(&path.display().to_string())
+    }
+
+    fn is_no_dir(&self, path: &Path) -> bool {
+        self.files.contains_key(&path.display().to_string())
+    }
+
+    fn resolved(&self, path: &Path) -> PathBuf {
+        let path = plain(path);
+        let behind = |(link, to): (&String, &String)| path.strip_prefix(link).ok().map(|rest| Path::new(to).join(rest));
+        self.links.iter().find_map(behind).unwrap_or(path)
     }
 
     fn hostname(&self) -> Option<String> {
@@ -136,5 +180,27 @@ mod tests {
         assert!(machine.is_dir(Path::new("/proc")));
         assert_eq!(machine.read(Path::new("/dev/zero")).map(|b| b.len()).ok(), Some(FILE_MAX + 1));
         assert!(machine.read(Path::new("/nowhere")).is_err());
+        assert!(machine.is_no_dir(Path::new("/dev/null")) && !machine.is_no_dir(Path::new("/dev")));
+        assert!(!machine.is_no_dir(Path::new("/nowhere")));
+    }
+
+    #[test]
+    fn a_place_has_one_name_whether_it_is_there_or_not() {
+        let machine = Machine::new(|| None);
+        let dir = tempfile::tempdir().expect("there is space");
+        let real = dir.path().canonicalize().expect("it is there");
+        std::fs::create_dir(real.join("a")).expect("there is space");
+        std::os::unix::fs::symlink(real.join("a"), real.join("link")).expect("there is space");
+        for (path, expected) in [
+            ("a", "a"),
+            ("link", "a"),
+            ("link/new", "a/new"),
+            ("new/../a/./x", "a/x"),
+            ("new/b", "new/b"),
+            ("a/../link/", "a"),
+        ] {
+            assert_eq!(machine.resolved(&real.join(path)), real.join(expected), "{path}");
+        }
+        assert_eq!(machine.resolved(Path::new("nowhere/../x")), Path::new("x"));
     }
 }

@@ -2,8 +2,10 @@
 
 use super::expand;
 use super::host::{FILE_MAX, Host};
+use super::mask::{is_suspicious, masked};
 use super::problems::{At, Problems, quote};
 use super::reference::scheme;
+use super::section::join;
 use super::tree::{DEPTH_MAX, Entry, Node, Value};
 use super::{toml, yaml};
 use serde::{Deserialize, Serialize};
@@ -64,13 +66,14 @@ const NAME_MAX: usize = 60;
 /// Most keys joined by `::` or dots in one.
 const JOINED_MAX: usize = 32;
 
-/// Reads, merges and expands everything; `None` when there is nothing to check. Problems are entered in any case.
+/// Reads, merges and expands everything; `None` when any of it cannot be read. Problems are entered in any case.
 #[must_use]
 pub fn load(locations: &Locations, host: &dyn Host, problems: &Problems) -> Option<Node> {
-    load_from(locations, host, problems).0
+    load_from(locations, host, problems).0.filter(|_| !problems.is_partial())
 }
 
-/// [`load`], and what it was loaded from: whole when there is a tree.
+/// As [`load`], but without the sources that cannot be read ([`Problems::is_partial`] tells that there were some), so that
+/// what is wrong in the others is told in the same run; and what it was loaded from: whole unless it is partial.
 #[must_use]
 pub fn load_from(locations: &Locations, host: &dyn Host, problems: &Problems) -> (Option<Node>, Given) {
     let mut given = Given { sources: Vec::new(), sets: locations.sets.clone() };
@@ -91,7 +94,7 @@ pub fn load_from(locations: &Locations, host: &dyn Host, problems: &Problems) ->
     (whole(trees, &locations.sets, host, problems), given)
 }
 
-/// [`load`] of what is there already.
+/// As [`load_from`], of what is there already.
 #[must_use]
 pub fn load_given(given: &Given, host: &dyn Host, problems: &Problems) -> Option<Node> {
     let one = |source: &Source| parse(source, problems.source(&source.name), problems);
@@ -101,11 +104,14 @@ pub fn load_given(given: &Given, host: &dyn Host, problems: &Problems) -> Option
 /// Merges and expands.
 fn whole(mut trees: Vec<Option<Node>>, sets: &[String], host: &dyn Host, problems: &Problems) -> Option<Node> {
     trees.extend(sets.iter().map(|set| read_set(set, problems)));
-    let mut trees: Vec<Node> = trees.into_iter().collect::<Option<_>>()?;
+    if trees.iter().any(Option::is_none) {
+        problems.go_on_without_a_source();
+    }
+    let mut trees: Vec<Node> = trees.into_iter().flatten().collect();
     for tree in &mut trees {
         nest(tree, 0, problems);
     }
-    let mut root = trees.into_iter().reduce(merge)?;
+    let mut root = trees.into_iter().reduce(|under, over| merge(under, over, "", problems))?;
     expand::expand(&mut root, host, problems);
     Some(root)
 }
@@ -136,11 +142,14 @@ fn location(text: &str) -> Location<'_> {
 /// What a location leads to, and its number in the report.
 fn read(text: &str, host: &dyn Host, problems: &Problems) -> (u32, Option<Source>) {
     let location = location(text);
-    let short: String = text.chars().take(NAME_MAX).collect();
-    let name = if let Location::File(path) = location { path } else { &short };
-    let source = problems.source(name);
+    let name = match location {
+        Location::File(path) => path.to_owned(),
+        Location::Yaml(_) => name_of(text),
+        _ => masked(text).chars().take(NAME_MAX).collect(),
+    };
+    let source = problems.source(&name);
     let fetched = fetch(&location, host, source, problems);
-    (source, fetched.map(|(form, text)| Source { name: name.to_owned(), form, text }))
+    (source, fetched.map(|(form, text)| Source { name, form, text }))
 }
 
 fn parse(Source { form, text, .. }: &Source, source: u32, problems: &Problems) -> Option<Node> {
@@ -179,6 +188,18 @@ fn fetch(location: &Location<'_>, host: &dyn Host, source: u32, problems: &Probl
         Location::Unknown(scheme) => {
             refuse(format!("the scheme {} is not known; file, env and yaml are", quote(scheme)))
         }
+    }
+}
+
+/// What a report calls a location that holds a configuration itself: its beginning, up to what may be a secret.
+fn name_of(text: &str) -> String {
+    let short: String = masked(text).chars().take(NAME_MAX).collect();
+    let is_word = |c: char| c.is_alphanumeric() || "_-".contains(c);
+    let words = short.match_indices(is_word).map(|(at, _)| at).filter(|at| !short[..*at].ends_with(is_word));
+    let mut words = words.map(|at| (at, short[at..].split(|c| !is_word(c)).next().unwrap_or_default()));
+    match words.find(|(_, word)| is_suspicious(word)) {
+        Some((at, word)) => format!("{}…", &short[..at + word.len()]),
+        None => short,
     }
 }
 
@@ -292,7 +313,8 @@ fn split(entry: Entry) -> Entry {
 }
 
 /// The right one laid over the left one: maps key by key, everything else replaced.
-fn merge(under: Node, over: Node) -> Node {
+fn merge(under: Node, over: Node, path: &str, problems: &Problems) -> Node {
+    tell_erased(&under, &over, path, problems);
     match (under.value, over.value) {
         (Value::Map(mut under_entries), Value::Map(over_entries)) => {
             let mut index: HashMap<String, usize> = under_entries.iter().map(|e| e.key.clone()).zip(0..).collect();
@@ -300,7 +322,9 @@ fn merge(under: Node, over: Node) -> Node {
                 match index.get(&entry.key) {
                     Some(&n) => {
                         let below = std::mem::replace(&mut under_entries[n].value, Node::null(entry.key_at));
-                        under_entries[n] = Entry { value: merge(below, entry.value), ..under_entries[n].clone() };
+                        let path = join(path, &entry.key);
+                        let value = merge(below, entry.value, &path, problems);
+                        under_entries[n] = Entry { value, ..under_entries[n].clone() };
                     }
                     None => {
                         index.insert(entry.key.clone(), under_entries.len());
@@ -311,6 +335,22 @@ fn merge(under: Node, over: Node) -> Node {
             Node { at: under.at, value: Value::Map(under_entries) }
         }
         (_, value) => Node { at: over.at, value },
+    }
+}
+
+/// A key without a value takes away what an earlier source put there: as in otelcol, and seldom meant.
+fn tell_erased(under: &Node, over: &Node, path: &str, problems: &Problems) {
+    let is_full = match &under.value {
+        Value::Map(entries) => !entries.is_empty(),
+        Value::Seq(items) => !items.is_empty(),
+        Value::Scalar(_) => false,
+    };
+    if is_full && over.is_null() {
+        let message = format!(
+            "nothing stands here, which takes away what stands in {}; leave the key out to keep that",
+            problems.place(under.at)
+        );
+        problems.warn(over.at, path, message);
     }
 }
 

@@ -15,6 +15,8 @@
 //! What always holds:
 //! * No text, however broken, makes reading panic or run long; files, depth, aliases and references have bounds.
 //! * A key nobody asked for is told, and every key asked for can be listed ([`Reading::asked`]).
+//! * No report and nothing that is printed shows what `mask` takes for a secret.
+//! * A source that cannot be read hides nothing of the others; of what may be missing because of it nothing is said.
 //! * A value from a variable arrives letter by letter where text is wanted, and is never expanded again.
 //! * Reading is a pure function of the texts and a [`Host`]; only [`Machine`] touches the process.
 //!
@@ -26,6 +28,7 @@
 //! | `reference`, `expand` | `${…}`: syntax, and what it leads to |
 //! | `host` | the machine: variables, files, names |
 //! | `problems` | what is wrong, and how it is told |
+//! | `mask` | what is a secret, inside a URL or by the name of its key |
 //! | `print` | a tree back to text, secrets masked |
 //! | `section`, `typed` | one map into one struct: known keys, typed getters |
 //! | `id`, `value` | ids of components; attribute values, secrets, patterns, addresses |
@@ -38,6 +41,7 @@ mod expand;
 mod host;
 mod id;
 mod load;
+mod mask;
 mod net;
 mod print;
 pub mod problems;
@@ -55,6 +59,7 @@ pub use host::Imagined;
 pub use host::{FILE_MAX, Host, Machine};
 pub use id::{BadId, Id};
 pub use load::{Form, Given, Locations, Source, load, load_from, load_given};
+pub use mask::masked;
 pub use net::{BODY_MAX, Cors, Headers, HttpServer, Limits, authenticator};
 pub use print::print;
 #[cfg(test)]

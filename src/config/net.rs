@@ -147,6 +147,7 @@ impl HttpServer {
         s.moot("read_timeout", "limits.body_idle_timeout and limits.body_timeout bound the body of a request");
         s.moot("write_timeout", "limits.write_timeout bounds how long a client may not read its answer");
         s.moot("compression_algorithms", "gzip, zlib, deflate, zstd and snappy are taken, anything else is refused");
+        s.moot("dialer", "a server dials nobody");
         s.moot("keep_alives_enabled", "connections are kept for the next request");
         s.refuse("middlewares", "middlewares are not available in this build");
         server

@@ -1,22 +1,18 @@
 //! A configuration as it was read, for people: merged, references resolved, secrets masked. What is printed reads back as
 //! the same configuration, but for what is masked.
 
+use super::mask::{MASK, is_address, is_suspicious, is_telling, masked, masked_url};
 use super::section::{Reading, join};
 use super::tree::{Node, Scalar, Typed, Value, Written};
 use std::collections::BTreeSet;
-
-/// What stands in the place of a secret: the word otelcol's configopaque prints.
-pub(super) const MASK: &str = "[REDACTED]";
-
-/// Keys whose values are masked also where no component of this build reads them.
-const TELLING: [&str; 8] =
-    ["password", "passwd", "secret", "token", "authorization", "api_key", "apikey", "private_key"];
 
 /// What readers said of values.
 #[derive(Debug, Default)]
 pub(super) struct Remarks {
     /// Nobody shall see it.
     secrets: BTreeSet<String>,
+    /// Nobody read it, so nobody said what of it is a secret.
+    unread: BTreeSet<String>,
     /// It came from a variable and is text, whatever it looks like.
     texts: BTreeSet<String>,
 }
@@ -26,8 +22,34 @@ impl Remarks {
         self.secrets.insert(path);
     }
 
+    pub(super) fn unread(&mut self, path: String) {
+        self.unread.insert(path);
+    }
+
     pub(super) fn text(&mut self, path: String) {
         self.texts.insert(path);
+    }
+}
+
+/// How a value is looked at, by the keys above it.
+#[derive(Clone, Copy, PartialEq)]
+enum View {
+    /// Somebody read it and said what is secret.
+    Read,
+    /// Nobody read it: what looks like a header or a credential is one.
+    Unread,
+    /// It stands under such a key.
+    Hidden,
+}
+
+impl View {
+    fn below(self, key: &str, path: &str, remarks: &Remarks) -> View {
+        match self {
+            View::Hidden => View::Hidden,
+            View::Read if !remarks.unread.contains(path) => View::Read,
+            View::Read | View::Unread if is_suspicious(key) => View::Hidden,
+            View::Read | View::Unread => View::Unread,
+        }
     }
 }
 
@@ -37,9 +59,9 @@ pub fn print(root: &Node, reading: &Reading<'_>) -> String {
     reading.with_remarks(|remarks| {
         let mut out = String::new();
         match &root.value {
-            Value::Map(entries) if !entries.is_empty() => block(root, "", 0, remarks, &mut out),
+            Value::Map(entries) if !entries.is_empty() => block(root, "", (0, View::Read), remarks, &mut out),
             _ => {
-                out.push_str(&inline(root, "", remarks));
+                out.push_str(&inline(root, "", View::Read, remarks));
                 out.push('\n');
             }
         }
@@ -48,27 +70,28 @@ pub fn print(root: &Node, reading: &Reading<'_>) -> String {
 }
 
 /// The lines of a map or list that is not empty.
-fn block(node: &Node, path: &str, depth: usize, remarks: &Remarks, out: &mut String) {
+fn block(node: &Node, path: &str, (depth, view): (usize, View), remarks: &Remarks, out: &mut String) {
     let indent = "  ".repeat(depth);
     match &node.value {
         Value::Map(entries) => {
             for entry in entries {
                 let path = join(path, &entry.key);
                 out.push_str(&format!("{indent}{}:", bare_or_quoted(&entry.key)));
-                child(&entry.value, &path, depth + 1, remarks, out);
+                let view = view.below(&entry.key, &path, remarks);
+                child(&entry.value, &path, (depth + 1, view), remarks, out);
             }
         }
         Value::Seq(items) => {
             for (n, item) in items.iter().enumerate() {
                 out.push_str(&format!("{indent}-"));
-                child(item, &format!("{path}[{n}]"), depth + 1, remarks, out);
+                child(item, &format!("{path}[{n}]"), (depth + 1, view), remarks, out);
             }
         }
         Value::Scalar(_) => unreachable!("a scalar is printed in its line"),
     }
 }
 
-fn child(node: &Node, path: &str, depth: usize, remarks: &Remarks, out: &mut String) {
+fn child(node: &Node, path: &str, (depth, view): (usize, View), remarks: &Remarks, out: &mut String) {
     let node = if remarks.texts.contains(path) { node } else { node.seen_through() };
     let is_block = match &node.value {
         Value::Map(entries) => !entries.is_empty(),
@@ -77,9 +100,9 @@ fn child(node: &Node, path: &str, depth: usize, remarks: &Remarks, out: &mut Str
     };
     if is_block && !is_secret(path, remarks) {
         out.push('\n');
-        block(node, path, depth, remarks, out);
+        block(node, path, (depth, view), remarks, out);
     } else {
-        let text = inline(node, path, remarks);
+        let text = inline(node, path, view, remarks);
         if !text.is_empty() {
             out.push(' ');
             out.push_str(&text);
@@ -88,12 +111,19 @@ fn child(node: &Node, path: &str, depth: usize, remarks: &Remarks, out: &mut Str
     }
 }
 
-fn inline(node: &Node, path: &str, remarks: &Remarks) -> String {
+fn inline(node: &Node, path: &str, view: View, remarks: &Remarks) -> String {
     match &node.value {
         // That nothing stands there is no secret.
         Value::Scalar(scalar) if scalar.text.is_empty() => one(scalar, false),
         _ if is_secret(path, remarks) && !node.is_null() => quoted(MASK),
-        Value::Scalar(scalar) => one(scalar, remarks.texts.contains(path)),
+        Value::Scalar(_) if view == View::Hidden && !node.is_null() => quoted(MASK),
+        Value::Scalar(scalar) => {
+            let text = if is_address(last(path)) { masked(&scalar.text) } else { masked_url(&scalar.text) };
+            match text == scalar.text {
+                true => one(scalar, remarks.texts.contains(path)),
+                false => bare_or_quoted(&text),
+            }
+        }
         Value::Seq(_) => "[]".to_owned(),
         Value::Map(_) => "{}".to_owned(),
     }
@@ -112,13 +142,11 @@ fn one(scalar: &Scalar, is_text: bool) -> String {
 }
 
 fn is_secret(path: &str, remarks: &Remarks) -> bool {
-    if remarks.secrets.contains(path) {
-        return true;
-    }
-    let last = path.rsplit('.').next().unwrap_or(path).to_ascii_lowercase();
-    TELLING
-        .iter()
-        .any(|word| last == *word || last.ends_with(&format!("_{word}")) || last.ends_with(&format!("-{word}")))
+    remarks.secrets.contains(path) || is_telling(last(path))
+}
+
+fn last(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
 }
 
 fn bare_or_quoted(text: &str) -> String {
@@ -195,6 +223,47 @@ mod tests {
         assert_eq!((&values, &once), (&again, &twice));
         assert!(once.contains("list: \"[1, {k: v}]\"\n"), "{once}");
         assert!(once.contains("n: 0x10\n") && once.contains("v: \"0123\"\n"), "{once}");
+    }
+
+    #[test]
+    fn a_url_is_printed_without_its_secrets_and_is_a_url_still() {
+        let text = "{a: {endpoint: 'http://u:SECRET@h:1', l_endpoint: 'http://h/p?api_key=SECRET', proxy_url: 'u:SECRET@h:1', \
+                    pattern: '^(?P<u>[^:]+):(.*)@h', l: ['http://SECRET@h']}}";
+        let out = printed(text, &[], |a| {
+            let _ = ["endpoint", "l_endpoint", "proxy_url", "pattern"].map(|key| a.any_if_given(key, ""));
+            let _ = a.texts("l", &[]);
+        });
+        assert_eq!(
+            out,
+            "a:\n  endpoint: http://REDACTED@h:1\n  l_endpoint: \"http://h/p?api_key=REDACTED\"\n  proxy_url: \
+             REDACTED@h:1\n  pattern: \"^(?P<u>[^:]+):(.*)@h\"\n  l:\n    - http://REDACTED@h\n"
+        );
+    }
+
+    #[test]
+    fn under_a_key_nobody_reads_what_looks_like_a_header_is_masked() {
+        let text = "{a: {haeders: {A: S, b: [S, {c: S, d: }]}, timeuot: 5s, not_mine: {auth: {x: S}, y: 1}, moot: [{headers: [{name: S}]}]}}";
+        let out = printed(text, &[], |a| a.moot("moot", "of the test"));
+        let expected = "a:
+  haeders:
+    A: \"[REDACTED]\"
+    b:
+      - \"[REDACTED]\"
+      -
+        c: \"[REDACTED]\"
+        d:
+  timeuot: 5s
+  not_mine:
+    auth:
+      x: \"[REDACTED]\"
+    y: 1
+  moot:
+    -
+      headers:
+        -
+          name: \"[REDACTED]\"
+";
+        assert_eq!(out, expected);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Whoever mends a configuration over a bad link wants all problems at once, not one for each try.
 
-use std::cell::RefCell;
+use super::mask::masked;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 /// A place in a source, as an editor shows it: lines and columns count from 1, columns in characters.
@@ -45,6 +46,7 @@ pub struct Problem {
 pub struct Problems {
     sources: RefCell<Vec<String>>,
     found: RefCell<Vec<Problem>>,
+    partial: Cell<bool>,
 }
 
 /// Most problems of one run: nobody mends more before the next try, and a binary file has millions.
@@ -68,6 +70,25 @@ impl Problems {
         let mut sources = self.sources.borrow_mut();
         sources.push(clean(name, MESSAGE_MAX));
         u32::try_from(sources.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    /// A source could not be read: of the others only what is wrong by itself is to be told, and nothing that the
+    /// missing one may have said.
+    pub(super) fn go_on_without_a_source(&self) {
+        self.partial.set(true);
+    }
+
+    /// Whether a source could not be read. What seems to be missing may stand there.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.partial.get()
+    }
+
+    /// What a place is called outside of the report of its own source: `base.yaml, 3:1`.
+    pub(super) fn place(&self, at: At) -> String {
+        let sources = self.sources.borrow();
+        let name = sources.get(at.source as usize).map_or("configuration", String::as_str);
+        format!("{name}, {}:{}", at.line, at.column)
     }
 
     /// The configuration cannot run.
@@ -104,6 +125,18 @@ impl Problems {
         if self.found.borrow().len() < PROBLEMS_MAX { did_you_mean(word, candidates) } else { None }
     }
 
+    /// The id that was probably meant: one spelled alike, else one of the same type.
+    #[must_use]
+    pub fn meant_id<'c>(&self, id: &str, ids: &'c [String]) -> Option<&'c str> {
+        let all = || ids.iter().map(String::as_str);
+        let parts = |id: &'c str| id.split_once('/').unwrap_or((id, ""));
+        let (kind, name) = id.split_once('/').unwrap_or((id, ""));
+        let alike = || all().filter(|other| parts(other).0.trim() == kind.trim());
+        let near = did_you_mean(name, alike().map(|other| parts(other).1))
+            .and_then(|near| alike().find(|o| parts(o).1 == near));
+        self.meant(id, all()).or(near).or_else(|| alike().next())
+    }
+
     /// All of it, in the order of the files.
     #[must_use]
     pub fn into_report(self) -> Report {
@@ -123,8 +156,8 @@ impl Problems {
                 severity,
                 at,
                 path: clean(path, MESSAGE_MAX),
-                message: clean(message, MESSAGE_MAX),
-                suggestion: meant.map(|m| clean(m, QUOTE_MAX)),
+                message: clean(&masked_pieces(message), MESSAGE_MAX),
+                suggestion: meant.map(|m| clean(&masked(m), QUOTE_MAX)),
             });
         }
     }
@@ -205,10 +238,17 @@ fn count(n: usize, what: &str) -> Option<String> {
     (n > 0).then(|| format!("{n} {what}{}", if n == 1 { "" } else { "s" }))
 }
 
-/// An operator's text in backquotes: cut to a readable length, without control characters.
+/// An operator's text in backquotes: cut to a readable length, without control characters, passwords and tokens.
 #[must_use]
 pub fn quote(text: &str) -> String {
-    format!("`{}`", clean(text, QUOTE_MAX))
+    format!("`{}`", clean(&masked(text), QUOTE_MAX))
+}
+
+/// A message whose quoted pieces hold no password, whoever put them there.
+fn masked_pieces(message: &str) -> String {
+    let pieces = message.split('`').enumerate();
+    let pieces: Vec<_> = pieces.map(|(n, piece)| if n % 2 == 1 { masked(piece) } else { piece.to_owned() }).collect();
+    pieces.join("`")
 }
 
 /// A terminal obeys control characters; a report must not be able to give it orders.
@@ -329,6 +369,21 @@ configs/edge.yaml: 2 problems, 1 warning
         problems.source("\u{1b}[2J");
         problems.error(at(0, 1, 1), "a\u{202e}b", format!("{} \u{7}", quote("x\ny")));
         assert_eq!(problems.into_report().to_string(), "\\u{1b}[2J: 1 problem\n  1:1  a\\u{202e}b  `x\\ny` \\u{7}\n");
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_mistyped_id_finds_one_of_its_type() {
+        let ids = ["otlphttp", "otlphttp/primary", "otlphttp/backup", "debug"].map(str::to_owned);
+        for (id, expected) in [
+            ("otlphttp/typo",   Some("otlphttp")),
+            ("otlphttp/bakcup", Some("otlphttp/backup")),
+            ("otlphtp",         Some("otlphttp")),
+            ("debug/7",         Some("debug")),
+            ("zipkin",          None),
+        ] {
+            assert_eq!(Problems::new().meant_id(id, &ids), expected, "{id}");
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! a${env:NAME:-b${OTHER}}c   →   "a"  Env{ "NAME", default: "b" Env{"OTHER"} }  "c"
-//! $$ is $      $NAME, $1, a$ stay as they are (0.88 would eat them, reference §1.3)
+//! $NAME             →   Env{ "NAME" } in the old form, up to the first character no name has; not inside ${…}
+//! $$ is $      $1, a$, $| stay as they are (0.88 would eat `$1`, reference §1.3)
 //! ```
 
 /// A piece of a text.
@@ -17,12 +18,14 @@ pub(super) enum Part {
 /// One `${…}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reference {
-    /// `${env:NAME}`, `${NAME}`, either with `:-default`.
+    /// `${env:NAME}`, `${NAME}`, either with `:-default`; `$NAME`.
     Env {
         /// The name, which may be made of references itself.
         name: Vec<Part>,
         /// What stands there when the variable is not set.
         default: Option<Vec<Part>>,
+        /// Written without braces.
+        is_old: bool,
     },
     /// `${file:path}`.
     File(Vec<Part>),
@@ -82,6 +85,15 @@ fn parts(text: &str, depth: usize) -> Result<(Vec<Part>, &str), BadReference> {
             let (inner, after) = self::parts(after, depth + 1)?;
             parts.push(reference(inner)?);
             rest = after;
+        } else if let Some((name, after)) =
+            old_form(rest).filter(|_| !inside && !in_hash(text, text.len() - rest.len()))
+        {
+            if !plain.is_empty() {
+                parts.push(Part::Text(std::mem::take(&mut plain)));
+            }
+            let name = vec![Part::Text(name.to_owned())];
+            parts.push(Part::Ref(Reference::Env { name, default: None, is_old: true }));
+            rest = after;
         } else if let Some(after) = rest.strip_prefix('$') {
             plain.push('$');
             rest = after.strip_prefix('$').unwrap_or(after);
@@ -96,6 +108,25 @@ fn parts(text: &str, depth: usize) -> Result<(Vec<Part>, &str), BadReference> {
             };
         }
     }
+}
+
+/// The name of a `$NAME` at the start, and what follows it. A dollar sign before anything but a letter or `_` is one:
+/// the end of a pattern, a group's number, a shell's `$?`.
+fn old_form(text: &str) -> Option<(&str, &str)> {
+    let after = text.strip_prefix('$')?;
+    let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(after.len());
+    let (name, rest) = after.split_at(end);
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_').then_some((name, rest))
+}
+
+/// How hashes of passwords begin (crypt(5)): `user:$apr1$salt$hash` has no variables.
+const HASHES: [&str; 12] =
+    ["$1$", "$2$", "$2a$", "$2b$", "$2x$", "$2y$", "$5$", "$6$", "$y$", "$apr1$", "$argon2i$", "$argon2id$"];
+
+/// Whether the word that has a dollar sign at `at` is the hash of a password.
+fn in_hash(text: &str, at: usize) -> bool {
+    let begun = text[..at].rsplit(|c: char| c.is_whitespace() || c == ':').next().unwrap_or_default();
+    HASHES.iter().any(|begin| text[at - begun.len()..].starts_with(begin))
 }
 
 /// What the inside of a `${…}` says.
@@ -145,7 +176,7 @@ fn env(mut inner: Vec<Part>) -> Part {
         }
         default
     });
-    Part::Ref(Reference::Env { name: inner, default })
+    Part::Ref(Reference::Env { name: inner, default, is_old: false })
 }
 
 #[cfg(test)]
@@ -156,8 +187,9 @@ mod tests {
     fn show(parts: &[Part]) -> String {
         let one = |part: &Part| match part {
             Part::Text(text) => text.clone(),
-            Part::Ref(Reference::Env { name, default: None }) => format!("<{}>", show(name)),
-            Part::Ref(Reference::Env { name, default: Some(d) }) => format!("<{}|{}>", show(name), show(d)),
+            Part::Ref(Reference::Env { name, default: None, is_old }) if *is_old => format!("<old {}>", show(name)),
+            Part::Ref(Reference::Env { name, default: None, .. }) => format!("<{}>", show(name)),
+            Part::Ref(Reference::Env { name, default: Some(d), .. }) => format!("<{}|{}>", show(name), show(d)),
             Part::Ref(Reference::File(path)) => format!("<file {}>", show(path)),
             Part::Ref(Reference::Yaml(text)) => format!("<yaml {}>", show(text)),
         };
@@ -187,7 +219,17 @@ mod tests {
             ("$${env:A}",              Ok("${env:A}")),
             ("$$${env:A}",             Ok("$<A>")),
             ("pa$$word",               Ok("pa$word")),
-            ("$NAME $1 a$",            Ok("$NAME $1 a$")),
+            ("$NAME",                  Ok("<old NAME>")),
+            ("a$NAME/b$_x9-y",         Ok("a<old NAME>/b<old _x9>-y")),
+            ("$A$B",                   Ok("<old A><old B>")),
+            ("$$NAME",                 Ok("$NAME")),
+            ("$$$NAME",                Ok("$<old NAME>")),
+            ("$NAMEä",                 Ok("<old NAME>ä")),
+            ("u:$apr1$ab$cd",          Ok("u:$apr1$ab$cd")),
+            ("$2y$05$abc.d/e$f\u{a0}x:$A",  Ok("$2y$05$abc.d/e$f\u{a0}x:<old A>")),
+            ("${A:-$B}",               Ok("<A|$B>")), // as the current collector, which does not know the form
+            ("$1 ${A}$ a$",            Ok("$1 <A>$ a$")),
+            ("^(a|b$)|c$|$ $) [$] $.", Ok("^(a|b$)|c$|$ $) [$] $.")),
             ("a}b{c",                  Ok("a}b{c")),
             ("${env:A",                Err(BadReference::Open)),
             ("${",                     Err(BadReference::Open)),

@@ -52,6 +52,11 @@ impl<'a> Reading<'a> {
         self.remarks.borrow_mut().text(path.to_owned());
     }
 
+    /// Nobody reads what stands under this path.
+    pub(crate) fn is_unread(&self, path: String) {
+        self.remarks.borrow_mut().unread(path);
+    }
+
     pub(super) fn with_remarks<T>(&self, f: impl FnOnce(&Remarks) -> T) -> T {
         f(&self.remarks.borrow())
     }
@@ -155,7 +160,18 @@ impl<'a> Section<'a> {
     pub fn moot(&self, key: &'static str, why: &str) {
         self.know(key, false);
         if let Some(entry) = self.entry(key) {
+            self.reading.is_unread(self.path_of(key));
             self.reading.problems.warn(entry.key_at, &self.path_of(key), format!("has no effect: {why}"));
+        }
+    }
+
+    /// Keys that are understood where the whole section has no effect, which is told of it once.
+    pub fn accept(&self, keys: &[&'static str]) {
+        for key in keys {
+            self.know(key, true);
+            if self.entry(key).is_some() {
+                self.reading.is_unread(self.path_of(key));
+            }
         }
     }
 
@@ -170,6 +186,7 @@ impl<'a> Section<'a> {
     pub fn refuse(&self, key: &'static str, why: &str) {
         self.know(key, false);
         if let Some(entry) = self.entry(key).filter(|e| !e.value.is_null()) {
+            self.reading.is_unread(self.path_of(key));
             self.reading.problems.error(entry.key_at, &self.path_of(key), why);
         }
     }
@@ -200,22 +217,35 @@ impl<'a> Section<'a> {
 
     /// The configuration cannot run, because of this key.
     pub fn error(&self, key: &'static str, message: impl AsRef<str>) {
-        self.reading.problems.error(self.at_of(key), &self.path_of(key), message);
+        if self.may_speak_of(key) {
+            self.reading.problems.error(self.at_of(key), &self.path_of(key), message);
+        }
     }
 
     /// Something about this key was assumed.
     pub fn warn(&self, key: &'static str, message: impl AsRef<str>) {
-        self.reading.problems.warn(self.at_of(key), &self.path_of(key), message);
+        if self.may_speak_of(key) {
+            self.reading.problems.warn(self.at_of(key), &self.path_of(key), message);
+        }
+    }
+
+    /// What is said of a key that is not there says that it is missing, which a source that is broken may be to blame for.
+    fn may_speak_of(&self, key: &str) -> bool {
+        !self.reading.problems.is_partial() || self.entry(key).is_some()
     }
 
     /// The section as a whole cannot run.
     pub fn error_here(&self, message: impl AsRef<str>) {
-        self.reading.problems.error(self.at, &self.path, message);
+        if !self.reading.problems.is_partial() {
+            self.reading.problems.error(self.at, &self.path, message);
+        }
     }
 
     /// Something about the section as a whole was assumed.
     pub fn warn_here(&self, message: impl AsRef<str>) {
-        self.reading.problems.warn(self.at, &self.path, message);
+        if !self.reading.problems.is_partial() {
+            self.reading.problems.warn(self.at, &self.path, message);
+        }
     }
 
     /// Reads the map under a key; an absent one as an empty one.
@@ -365,6 +395,7 @@ impl<'a> Section<'a> {
         let is_known = |entry: &&Entry| known.iter().any(|k| k.key == entry.key);
         let useful: Vec<&str> = known.iter().filter(|k| k.useful).map(|k| k.key).collect();
         for entry in self.entries.iter().filter(|e| !is_known(e)) {
+            self.reading.is_unread(self.path_of(&entry.key));
             let key = quote(&entry.key);
             let meant = self.reading.problems.meant(&entry.key, known.iter().map(|k| k.key));
             let message = match (meant, useful.as_slice()) {

@@ -147,6 +147,7 @@ impl TlsServer {
             client_ca_file_reload: s.flag("client_ca_file_reload", false),
             cipher_suites: s.texts("cipher_suites", &[]),
         };
+        s.moot("include_system_ca_certs_pool", "a server trusts the authorities of client_ca_file and no others");
         let sets_nothing = tls == TlsServer::default();
         if !sets_nothing && tls.common.cert.is_none() {
             s.error_here("a server needs cert_file and key_file; without them no client can connect");

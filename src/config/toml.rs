@@ -1,6 +1,6 @@
 //! TOML to the same tree, for those who would rather write TOML.
 
-use super::problems::{At, Problems};
+use super::problems::{At, Problems, quote};
 use super::tree::{DEPTH_MAX, Entry, Node, Scalar, Value};
 use std::ops::Range;
 use toml::Spanned;
@@ -12,14 +12,46 @@ pub(super) fn parse(text: &str, source: u32, problems: &Problems) -> Option<Node
     let lines = Lines::of(text, source);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
-        let at = error.span().map_or(At { source, line: 1, column: 1 }, |span| lines.place(text, span.start));
-        problems.error(at, "", format!("not TOML: {}", error.message().replace('\n', ", ")));
+        let start = error.span().map_or(0, |span| span.start);
+        let at = lines.place(text, start);
+        match error.message() {
+            DUPLICATE => {
+                let path = path_at(text, start);
+                let key = path.rsplit('.').next().unwrap_or_default();
+                problems.error(at, &path, format!("the key {} stands twice", quote(key)));
+            }
+            message => problems.error(at, "", format!("not TOML: {}", message.replace('\n', ", "))),
+        }
     }
-    if !errors.is_empty() {
+    // With nothing wrong but keys that stand twice the rest of it is there to be checked.
+    if errors.iter().any(|error| error.message() != DUPLICATE) {
         return None;
     }
     let reader = Reader { text, lines, problems };
     reader.table(table.span(), table.get_ref(), 0)
+}
+
+/// What the crate says of a key that stands twice.
+const DUPLICATE: &str = "duplicate key";
+
+/// The keys that lead to a byte, by the header above it and the key it is in: good for a report.
+fn path_at(text: &str, byte: usize) -> String {
+    let before = text.get(..byte).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |n| n + 1);
+    let line = text[line_start..].lines().next().unwrap_or_default().trim();
+    let bare =
+        |keys: &str| keys.split('.').map(|key| key.trim().trim_matches(['"', '\''])).collect::<Vec<_>>().join(".");
+    let header = |line: &str| {
+        let line = line.trim();
+        let keys = line.strip_prefix('[')?.trim_start_matches('[').split(']').next()?;
+        (!line.contains('=')).then(|| bare(keys))
+    };
+    if let Some(keys) = header(line) {
+        return keys;
+    }
+    let table = before[..line_start].lines().rev().find_map(header).unwrap_or_default();
+    let key = bare(line.split('=').next().unwrap_or_default());
+    if table.is_empty() { key } else { format!("{table}.{key}") }
 }
 
 struct Reader<'a> {
@@ -160,6 +192,30 @@ mod tests {
         assert_eq!(node, None);
         let places: Vec<_> = told.iter().map(|t| t.split(' ').next().unwrap_or_default()).collect();
         assert_eq!(places, ["2:1", "3:5", "4:10"], "{told:?}");
+    }
+
+    #[test]
+    fn every_key_that_stands_twice_is_told_with_its_path_and_the_rest_is_read() {
+        let problems = Problems::new();
+        problems.source("f.toml");
+        let text = "[a.b]\nx = 1\nx = 2\n\"y\" = 1\ny = 2\n[c]\nz = 1\n[a.b]\nw = 1\n[c]\n";
+        let node = parse(text, 0, &problems).expect("it can be read");
+        let report = problems.into_report();
+        let told: Vec<_> = report
+            .problems()
+            .iter()
+            .map(|p| format!("{}:{} {} {}", p.at.line, p.at.column, p.path, p.told()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "3:1 a.b.x the key `x` stands twice",
+                "5:1 a.b.y the key `y` stands twice",
+                "8:4 a.b the key `b` stands twice",
+                "10:2 c the key `c` stands twice"
+            ]
+        );
+        assert_eq!(get(&node, "c.z").at.line, 7);
     }
 
     #[test]

@@ -258,6 +258,10 @@ impl<'a> Section<'a> {
             if http::HeaderValue::from_str(&scalar.text).is_err() {
                 problems.error(entry.value.at, &path, "the value has a line break or another control character");
             }
+            if is_read_otherwise(scalar) {
+                let message = "an unquoted number or word is sent as it is written; otelcol reads it first and sends another text (83 for 0123, 1 for true); quotes make it clear";
+                problems.warn(entry.value.at, &path, message);
+            }
             let text = if scalar.typed() == Typed::Null { "" } else { scalar.text.as_str() };
             Some((entry.key.clone(), Secret::new(text)))
         };
@@ -336,6 +340,17 @@ impl<'a> Section<'a> {
     }
 }
 
+/// Whether 0.88 makes another text of a scalar where a text is wanted (reference §1.3, §1.4).
+fn is_read_otherwise(scalar: &Scalar) -> bool {
+    scalar.written == Written::Plain
+        && match scalar.typed() {
+            Typed::LeadingZero | Typed::Bool(_) => true,
+            Typed::Int(n) => n.to_string() != scalar.text,
+            Typed::Float(n) => n.to_string() != scalar.text,
+            Typed::Null | Typed::Text => false,
+        }
+}
+
 /// One line about a pattern that does not compile.
 #[must_use]
 pub fn bad_pattern(text: &str, why: &str) -> String {
@@ -360,11 +375,7 @@ fn whole(text: &str) -> Result<Option<i128>, String> {
 
 /// Why a text is no URL to send to, and what was meant.
 fn check_url(text: &str) -> Result<(), (String, Option<String>)> {
-    // A password in a URL is not shown.
-    let shown = match (text.find("://"), text.rfind('@')) {
-        (Some(start), Some(at)) if start < at => quote(&format!("{}://…{}", &text[..start], &text[at..])),
-        _ => quote(text),
-    };
+    let shown = quote(text);
     let Some((scheme, rest)) = text.split_once("://") else {
         let meant = format!("http://{text}");
         let meant = check_url(&meant).is_ok().then_some(meant);
@@ -379,6 +390,11 @@ fn check_url(text: &str) -> Result<(), (String, Option<String>)> {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         _ => (host_port, None),
     };
+    // What looks like a port may be a password with a slash in it, and must not be shown.
+    if !authority.contains('@') && rest.contains('@') && port.is_some_and(|p| p.parse::<u16>().is_err()) {
+        let message = format!("{shown} has a password with `/`, `?` or `#` in it; write them as %2F, %3F, %23");
+        return Err((message, None));
+    }
     if let Some(port) = port.filter(|p| p.parse::<u16>().map_or(true, |p| p == 0)) {
         return Err((format!("{shown}: {} is not a port; write a number from 1 to 65535", quote(port)), None));
     }

@@ -1,5 +1,6 @@
 //! Values that sections hand on: attribute values of any type, secrets, patterns, listening addresses.
 
+use super::problems::quote;
 use regex_lite::Regex;
 use std::fmt;
 
@@ -40,7 +41,7 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(super::print::MASK)
+        f.write_str(super::mask::MASK)
     }
 }
 
@@ -163,26 +164,32 @@ impl Listen {
     /// # Errors
     /// Says what is missing.
     pub fn parse(text: &str) -> Result<Listen, String> {
+        let shown = quote(text);
         if text.contains("://") {
-            return Err(format!("`{text}` is a URL; write only `host:port`"));
+            return Err(format!("{shown} is a URL; write only `host:port`"));
+        }
+        // Before anything of it is shown in pieces: it may be a password.
+        if text.contains('@') {
+            return Err(format!("{shown} is not `host:port`"));
         }
         let (host, port) = match text.rsplit_once(':') {
             Some(parts) => parts,
-            None => return Err(format!("`{text}` has no port; write `host:port`")),
+            None => return Err(format!("{shown} has no port; write `host:port`")),
         };
         let bare = match host.strip_prefix('[') {
             Some(rest) => {
-                rest.strip_suffix(']').ok_or_else(|| format!("`{text}` opens a bracket and never closes it"))?
+                rest.strip_suffix(']').ok_or_else(|| format!("{shown} opens a bracket and never closes it"))?
             }
             None if host.contains(':') => {
-                return Err(format!("`{text}` is ambiguous; write IPv6 as `[{host}]:{port}`"));
+                return Err(format!("{shown} is ambiguous; write IPv6 as {}", quote(&format!("[{host}]:{port}"))));
             }
             None => host,
         };
-        if bare.contains(|c: char| c.is_whitespace() || c.is_control() || "/[]@".contains(c)) {
-            return Err(format!("`{text}` is not `host:port`"));
+        if bare.contains(|c: char| c.is_whitespace() || c.is_control() || "/[]".contains(c)) {
+            return Err(format!("{shown} is not `host:port`"));
         }
-        let port = port.parse().map_err(|_| format!("`{port}` is not a port; write a number from 0 to 65535"))?;
+        let port =
+            port.parse().map_err(|_| format!("{} is not a port; write a number from 0 to 65535", quote(port)))?;
         Ok(Listen::new(bare, port))
     }
 
@@ -228,6 +235,9 @@ mod tests {
             ("a:70000",        Err("`70000` is not a port; write a number from 0 to 65535")),
             ("http://a:1",     Err("`http://a:1` is a URL; write only `host:port`")),
             ("a b:1",          Err("`a b:1` is not `host:port`")),
+            ("u:SECRET@h",     Err("`REDACTED@h` is not `host:port`")),
+            ("u:SECRET@h:1",   Err("`REDACTED@h:1` is not `host:port`")),
+            ("http://u:SECRET@h:1", Err("`http://REDACTED@h:1` is a URL; write only `host:port`")),
             ("",               Err("`` has no port; write `host:port`")),
         ] {
             let read = Listen::parse(text);

@@ -194,7 +194,7 @@ pub enum Verbosity {
     Basic,
     /// As `basic` in 0.88.
     Normal,
-    /// The data itself, too.
+    /// The data itself in the original; here as `normal`, with a warning.
     Detailed,
 }
 
@@ -224,12 +224,16 @@ impl OtlpHttpConfig {
             sending_queue: s.section("sending_queue", QueueConfig::read),
         };
         config.check_endpoints(s);
-        s.only("encoding", &["proto"]);
+        s.unless(s.choice("encoding", true, &[("proto", true), ("json", false)]), "encoding", || {
+            "json is not sent by this build; write proto, or leave the key out: every OTLP server takes it".to_owned()
+        });
         s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
         s.moot("max_idle_conns", "max_idle_conns_per_host bounds the connections of an exporter, which has one host");
         s.moot("compression_params", "the level is fixed where it costs least for its size");
         s.moot("cookies", "answers of a collector set none");
         s.moot("force_attempt_http2", "HTTP/2 is used whenever the far end offers it");
+        s.moot("dialer", "`timeout` bounds an upload from the first packet on");
+        s.moot("batcher", "the batch processor decides what one upload is");
         s.moot("profiles_endpoint", "profiles are not a signal of this build");
         s.refuse("middlewares", "middlewares are not available in this build");
         config
@@ -338,7 +342,7 @@ impl QueueConfig {
         let unused = !config.enabled && config.storage.is_some();
         s.warn_unless(!unused, "storage", || "has no effect while the queue is not enabled".to_owned());
         s.moot("sizer", "with storage bytes count, without it uploads");
-        s.moot("block_on_overflow", "a client is told to come back when the queue is full");
+        s.moot_all(&["block_on_overflow", "blocking"], "a client is told to come back when the queue is full");
         s.moot("wait_for_result", "a client is answered when its data is on disk");
         s.moot("batch", "the batch processor decides what one upload is");
         config
@@ -371,6 +375,10 @@ impl DebugConfig {
                 false => s.warn("loglevel", format!("is the old name; taken as verbosity: {name}")),
             }
         }
+        let key = if takes_loglevel && s.fills("loglevel") { "loglevel" } else { "verbosity" };
+        s.warn_unless(verbosity != Verbosity::Detailed, key, || {
+            "detailed writes the same lines as normal: no payload goes into a log of this agent".to_owned()
+        });
         s.moot("use_internal_logger", "lines go where service.telemetry.logs says");
         s.moot("output_paths", "lines go where service.telemetry.logs says");
         DebugConfig {
@@ -394,7 +402,7 @@ mod tests {
         ] {
             let (config, told) = try_out(&format!("loglevel: {written}"), &[], |s| DebugConfig::read(s, true));
             assert_eq!(config.verbosity, expected, "{written}");
-            assert!(told.starts_with("warning: is the old name; taken as verbosity: "), "{told}");
+            assert!(told.contains("warning: is the old name; taken as verbosity: "), "{told}");
         }
         assert_eq!(try_out("verbosity: detailed", &[], |s| DebugConfig::read(s, false)).0.verbosity, Verbosity::Detailed);
     }

@@ -5,6 +5,7 @@ use crate::config::Section;
 use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig};
 use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::extensions::health_check::config::HealthCheckConfig;
+use crate::extensions::idle::IdleConfig;
 use crate::otlp::Signal;
 use crate::processors::attributes::config::AttributesConfig;
 use crate::processors::batch::config::BatchConfig;
@@ -141,6 +142,13 @@ pub static EXTENSIONS: Class<ExtensionConfig> = Class {
             names: &["basicauth", "basic_auth"],
             signals: &[],
             read: Some(|s| ExtensionConfig::BasicAuth(BasicAuthConfig::read(s))),
+        },
+        Kind { names: &["zpages"], signals: &[], read: Some(|s| ExtensionConfig::Idle(IdleConfig::zpages(s))) },
+        Kind { names: &["pprof"], signals: &[], read: Some(|s| ExtensionConfig::Idle(IdleConfig::pprof(s))) },
+        Kind {
+            names: &["memory_ballast"],
+            signals: &[],
+            read: Some(|s| ExtensionConfig::Idle(IdleConfig::memory_ballast(s))),
         },
         Kind { names: &["opamp"], signals: &[], read: None },
     ],

@@ -5,7 +5,6 @@ use crate::app::stores::batch_of;
 use crate::config::problems::{At, Problems, quote};
 use crate::config::{Id, Listen, Section, TlsServer};
 use crate::extensions::authenticators::htpasswd;
-use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::otlp::Signal;
 use crate::processors::attributes::action::Action;
 use crate::processors::attributes::matching::Matching;
@@ -13,6 +12,7 @@ use crate::processors::batch::groups::MARK;
 use crate::receivers::tls;
 use crate::telemetry::config::MetricsLevel;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// Tells every breach; what can be lived with is repaired in `config` and told as a warning.
 pub(super) fn check(config: &mut Config, top: &Section<'_>) {
@@ -20,11 +20,14 @@ pub(super) fn check(config: &mut Config, top: &Section<'_>) {
         config.service.pipelines.iter().flat_map(|p| ids(p).iter().cloned()).collect()
     };
     let (receivers, exporters) = (used(|p| &p.receivers, config), used(|p| &p.exporters, config));
-    check_urls(config, top);
     check_conditions(config, top);
-    check_groups(config, top);
-    link_storages(config, &exporters, top);
-    link_authenticators(config, &receivers, &exporters, top);
+    // What these miss may stand in a source that could not be read.
+    if !top.reading().problems.is_partial() {
+        check_urls(config, top);
+        check_groups(config, top);
+        link_storages(config, &exporters, top);
+        link_authenticators(config, &receivers, &exporters, top);
+    }
     check_credentials(config, top);
     check_contexts(config, top);
     check_directories(config, top);
@@ -129,7 +132,7 @@ fn link_storages(config: &mut Config, exporters: &BTreeSet<Id>, top: &Section<'_
         match config.extensions.get(storage) {
             None => {
                 let ids: Vec<String> = config.extensions.keys().map(Id::to_string).collect();
-                let meant = top.reading().problems.meant(&storage.to_string(), ids.iter().map(String::as_str));
+                let meant = top.reading().problems.meant_id(&storage.to_string(), &ids);
                 let message = format!("{} is not defined under extensions", quote(&storage.to_string()));
                 tell(top, "exporters", id, key, |s, at, path| s.error_meaning(at, path, message, meant));
             }
@@ -179,7 +182,7 @@ fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters:
         if let Err(why) = fits(config.extensions.get(&auth), class == "exporters") {
             let ids: Vec<String> = config.extensions.keys().map(Id::to_string).collect();
             let missing = !config.extensions.contains_key(&auth);
-            let meant = top.reading().problems.meant(&auth.to_string(), ids.iter().map(String::as_str));
+            let meant = top.reading().problems.meant_id(&auth.to_string(), &ids);
             let meant = meant.filter(|_| missing);
             tell(top, class, &id, key, |s, at, path| s.error_meaning(at, path, format!("{name} {why}"), meant));
         } else if !config.service.extensions.contains(&auth) {
@@ -194,7 +197,7 @@ fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters:
 fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static str> {
     match extension {
         None => Err("is not defined under extensions"),
-        Some(ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_)) => {
+        Some(ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_) | ExtensionConfig::Idle(_)) => {
             Err("is no authenticator; bearertokenauth and basicauth are")
         }
         Some(ExtensionConfig::BasicAuth(basic)) if sends && basic.client_auth.is_none() => {
@@ -283,13 +286,13 @@ fn tells(receiver: &ReceiverConfig, name: &str) -> bool {
 
 /// No spool inside another, and a word about a directory that will be made.
 fn check_directories(config: &Config, top: &Section<'_>) {
-    let mut seen: Vec<(&Id, &FileStorageConfig)> = Vec::new();
+    let host = top.reading().host;
+    let mut seen: Vec<(&Id, PathBuf)> = Vec::new();
     for id in &config.service.extensions {
         let Some(ExtensionConfig::FileStorage(storage)) = config.extensions.get(id) else { continue };
         let (directory, key) = (&storage.directory, "directory");
-        let clash = seen
-            .iter()
-            .find(|(_, other)| directory.starts_with(&other.directory) || other.directory.starts_with(directory));
+        let place = host.resolved(directory);
+        let clash = seen.iter().find(|(_, other)| place.starts_with(other) || other.starts_with(&place));
         if let Some((other, _)) = clash {
             let message = format!(
                 "{} and the directory of {other} are one, or one lies in the other; each storage needs its own",
@@ -297,7 +300,10 @@ fn check_directories(config: &Config, top: &Section<'_>) {
             );
             tell(top, "extensions", id, key, |s, at, path| s.error(at, path, message));
         }
-        if clash.is_none() && directory.is_absolute() && !top.reading().host.is_dir(directory) {
+        if host.is_no_dir(directory) {
+            let message = format!("{} is there and is no directory", quote(&directory.display().to_string()));
+            tell(top, "extensions", id, key, |s, at, path| s.error(at, path, message));
+        } else if clash.is_none() && directory.is_absolute() && !host.is_dir(directory) {
             let message = format!(
                 "{} is not there; it will be created ({:04o})",
                 quote(&directory.display().to_string()),
@@ -305,7 +311,7 @@ fn check_directories(config: &Config, top: &Section<'_>) {
             );
             tell(top, "extensions", id, key, |s, at, path| s.warn(at, path, message));
         }
-        seen.push((id, storage));
+        seen.push((id, place));
     }
 }
 

@@ -30,6 +30,7 @@ use crate::config::Id;
 use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig};
 use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::extensions::health_check::config::HealthCheckConfig;
+use crate::extensions::idle::IdleConfig;
 use crate::otlp::Signal;
 use crate::processors::attributes::config::AttributesConfig;
 use crate::processors::batch::config::BatchConfig;
@@ -107,6 +108,8 @@ pub enum ExtensionConfig {
     BearerToken(BearerTokenConfig),
     /// `basicauth`.
     BasicAuth(BasicAuthConfig),
+    /// `zpages`, `pprof`, `memory_ballast`: understood, and never started.
+    Idle(IdleConfig),
 }
 
 /// `service`.

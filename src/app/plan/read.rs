@@ -49,7 +49,9 @@ fn understand(root: Option<Node>, given: Given, host: &dyn Host, problems: Probl
         let reading = Reading::new(&problems, host);
         let config = Section::read(&reading, &root, "", "", read_top);
         asked = reading.asked();
-        effective = print(&root, &reading);
+        if !problems.is_partial() {
+            effective = print(&root, &reading);
+        }
         config
     });
     let config = config.filter(|_| !problems.has_errors());
@@ -67,7 +69,7 @@ fn read_top(top: &Section<'_>) -> Config {
     top.moot("resources", "it belongs to the Kubernetes manifest of the pod, not to the agent");
     for (class, none) in [("receivers", defined.receivers.is_empty()), ("exporters", defined.exporters.is_empty())] {
         if none {
-            top.error_here(format!("there are no {class}; an agent needs at least one"));
+            top.error(class, format!("there are no {class}; an agent needs at least one"));
         }
     }
     let service = top.section("service", |s| read_service(s, &mut defined));
@@ -135,6 +137,9 @@ impl<T> Components<T> {
             if kind.is_none() {
                 tell_unknown(problems, at, &path, class, id.kind());
             }
+            if kind.is_none_or(|kind| kind.read.is_none()) {
+                reading.is_unread(path.clone());
+            }
             let config = kind.and_then(|kind| {
                 let pattern = format!("{}.{}", class.key, kind.names[0]);
                 Some(Section::read(reading, &entry.value, &path, &pattern, kind.read?))
@@ -155,7 +160,7 @@ impl<T> Components<T> {
     /// Those this build has. The others are told, unless a pipeline that uses them already did.
     fn into_present(self, top: &Section<'_>) -> BTreeMap<Id, T> {
         let present = self.all.into_iter().filter_map(|(id, component)| {
-            if component.config.is_none() && !component.used {
+            if component.config.is_none() && !component.used && !top.reading().problems.is_partial() {
                 let message = format!(
                     "the {} {} is not available in this build; nothing uses it",
                     self.class.one,
@@ -193,7 +198,9 @@ fn read_extensions(s: &Section<'_>, defined: &mut Defined) -> Vec<Id> {
                 "`health_check` is not defined under extensions; it is taken with its defaults, at {}",
                 config.server.endpoint
             );
-            s.reading().problems.warn(at, &s.path_of("extensions"), message);
+            if !s.reading().problems.is_partial() {
+                s.reading().problems.warn(at, &s.path_of("extensions"), message);
+            }
             let config = Some(ExtensionConfig::HealthCheck(Box::new(config)));
             defined.extensions.all.insert(health_check.clone(), Component { at, config, used: true });
         }
@@ -242,7 +249,8 @@ fn read_pipeline(s: &Section<'_>, at: At, signal: Signal, name: String, defined:
     let processors = refer_all(s, &PROCESSORS, signal, defined, |d| &mut d.processors);
     let exporters = refer_all(s, &EXPORTERS, signal, defined, |d| &mut d.exporters);
     for (key, one) in [("receivers", "receiver"), ("exporters", "exporter")] {
-        if s.texts_if_given(key).is_none_or(|texts| texts.is_empty()) {
+        let lacks = s.texts_if_given(key).is_none_or(|texts| texts.is_empty());
+        if lacks && !s.reading().problems.is_partial() {
             s.reading().problems.error(at, &s.path_of(key), format!("a pipeline needs at least one {one}"));
         }
     }
@@ -288,8 +296,11 @@ fn refer<T: 'static>(
     let components = of(defined);
     let class = components.class;
     let Some(component) = components.all.get_mut(&id) else {
+        if problems.is_partial() {
+            return None; // it may stand in the source that cannot be read
+        }
         let ids: Vec<String> = components.all.keys().map(Id::to_string).collect();
-        let meant = problems.meant(text, ids.iter().map(String::as_str));
+        let meant = problems.meant_id(text, &ids);
         let hint = elsewhere.map(|class| format!(" (it is defined under {class})")).unwrap_or_default();
         problems.error_meaning(at, &path, format!("{} is not defined under {}{hint}", quote(text), class.key), meant);
         return None;

@@ -100,7 +100,8 @@ const VERBS: [(&str, Verb); 7] = [
 ];
 
 /// The keys beside `key` and `action`, each with the verbs it has a use for.
-const USES: [(&str, &[Verb]); 5] = [
+const USES: [(&str, &[Verb]); 6] = [
+    ("default_value", &[Verb::Insert, Verb::Update, Verb::Upsert]),
     ("value", &[Verb::Insert, Verb::Update, Verb::Upsert]),
     ("from_attribute", &[Verb::Insert, Verb::Update, Verb::Upsert]),
     ("from_context", &[Verb::Insert, Verb::Update, Verb::Upsert]),
@@ -130,7 +131,40 @@ impl Action {
         actions.into_iter().flatten().collect()
     }
 
-    fn read(s: &Section<'_>) -> Option<Action> {
+    /// One entry of the list; two actions where it has a `default_value`.
+    fn read(s: &Section<'_>) -> Vec<Action> {
+        let default = s.any_if_given("default_value", "there is no default");
+        let action = Action::read_one(s);
+        let stands_alone = s.gives("default_value") && s.gives("value");
+        s.unless(!stands_alone, "default_value", || "has no use beside value, which is always there".to_owned());
+        match (action, default) {
+            (Some(action), Some(default)) => action.or_else(default),
+            (action, _) => action.into_iter().collect(),
+        }
+    }
+
+    /// This action, and `default` where the place its value comes from is empty (reference §1.8).
+    fn or_else(self, default: Any) -> Vec<Action> {
+        let default = Source::Value(default);
+        let same = |key: &str, from: &Source| matches!(from, Source::Attribute(name) if name == key);
+        match self {
+            // What is there once the first has acted is not touched by the second.
+            Action::Insert { key, from } => {
+                vec![Action::Insert { key: key.clone(), from }, Action::Insert { key, from: default }]
+            }
+            Action::Upsert { key, from } if same(&key, &from) => vec![Action::Insert { key, from: default }],
+            // The default first: the second does nothing when its place is empty.
+            Action::Upsert { key, from } => {
+                vec![Action::Upsert { key: key.clone(), from: default }, Action::Upsert { key, from }]
+            }
+            Action::Update { key, from } if !same(&key, &from) => {
+                vec![Action::Update { key: key.clone(), from: default }, Action::Update { key, from }]
+            }
+            other => vec![other],
+        }
+    }
+
+    fn read_one(s: &Section<'_>) -> Option<Action> {
         let key = s.text_if_given("key");
         let value = s.any_if_given("value", "the action is left out");
         let attribute = s.text_if_given("from_attribute");
@@ -138,7 +172,6 @@ impl Action {
         let pattern = s.pattern_if_given("pattern");
         let kinds = [("int", Kind::Int), ("double", Kind::Double), ("string", Kind::Text)];
         let to = s.fills("converted_type").then(|| s.choice("converted_type", Kind::Text, &kinds));
-        s.refuse("default_value", "is not available in this build; an insert before this action does the same");
         if !s.fills("action") {
             s.error("action", format!("an action needs one of {}", VERBS.map(|(word, _)| word).join(", ")));
             return None;
@@ -198,7 +231,7 @@ fn source(s: &Section<'_>, value: Option<Any>, attribute: Option<String>, contex
 
 /// An empty text is a value, and no name of an attribute.
 fn given(s: &Section<'_>, key: &'static str) -> bool {
-    if key == "value" { s.gives(key) } else { s.fills(key) }
+    if key == "value" || key == "default_value" { s.gives(key) } else { s.fills(key) }
 }
 
 fn needed<T>(s: &Section<'_>, key: &'static str, value: Option<T>) -> Option<T> {
@@ -243,6 +276,34 @@ mod tests {
         ] {
             assert_eq!(read(&format!("[{written}]")), (vec![expected], String::new()), "{written}");
         }
+    }
+
+    /// Reference §1.8: `default_value` stands in where `from_attribute` or `from_context` lead to nothing.
+    #[test]
+    #[rustfmt::skip]
+    fn a_default_is_a_second_action_that_acts_when_the_first_finds_nothing() {
+        let key = || "k".to_owned();
+        let (from, default) = (|| Source::Attribute("o".into()), || Source::Value(Any::Text("d".into())));
+        for (written, expected, told) in [
+            ("{key: k, action: insert, from_attribute: o, default_value: d}",
+             vec![Action::Insert { key: key(), from: from() }, Action::Insert { key: key(), from: default() }], ""),
+            ("{key: k, action: upsert, from_attribute: o, default_value: d}",
+             vec![Action::Upsert { key: key(), from: default() }, Action::Upsert { key: key(), from: from() }], ""),
+            ("{key: k, action: update, from_attribute: o, default_value: d}",
+             vec![Action::Update { key: key(), from: default() }, Action::Update { key: key(), from: from() }], ""),
+            ("{key: k, action: upsert, from_attribute: k, default_value: d}",
+             vec![Action::Insert { key: key(), from: default() }], ""),
+            ("{key: k, action: update, from_attribute: k, default_value: d}",
+             vec![Action::Update { key: key(), from: Source::Attribute(key()) }], ""),
+            ("{key: k, action: upsert, from_context: c, default_value: '${GONE}'}",
+             vec![Action::Upsert { key: key(), from: Source::Context("c".into()) }], "warning: the variable `GONE` is not set; there is no default"),
+            ("{key: k, action: delete, default_value: d}",
+             vec![Action::Delete(Target { key: Some(key()), pattern: None })], "default_value has no use in this action"),
+        ] {
+            assert_eq!(read(&format!("[{written}]")), (expected, told.to_owned()), "{written}");
+        }
+        let (_, told) = read("[{key: k, action: insert, value: v, default_value: d}]");
+        assert_eq!(told, "has no use beside value, which is always there");
     }
 
     #[test]

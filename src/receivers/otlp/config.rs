@@ -192,6 +192,7 @@ impl GrpcConfig {
             limits: s.section("limits", GrpcLimits::read),
         };
         s.only("transport", &["tcp"]);
+        s.moot("dialer", "a server dials nobody");
         s.refuse("middlewares", "middlewares are not available in this build");
         config
     }
@@ -249,6 +250,7 @@ impl HttpConfig {
             "is the path of another signal too; one of them would never arrive".to_owned()
         });
         s.only("transport", &["tcp"]);
+        s.moot("profiles_url_path", "profiles are not a signal of this build");
         config
     }
 }
