@@ -76,6 +76,11 @@ impl Ways {
         Ways { present: pipes.iter().map(|(_, pipe)| Arc::downgrade(pipe)).collect(), ..Ways::default() }
     }
 
+    /// A reload begins to let exporters join: whoever still waits to part by an earlier one knows too little from now on.
+    fn join(&self) {
+        self.latest.fetch_add(1, SeqCst);
+    }
+
     /// What comes in from now on comes by these.
     fn turn(&mut self, pipes: &[Fed]) {
         let present = pipes.iter().map(|(_, pipe)| Arc::downgrade(pipe)).collect();
@@ -97,7 +102,7 @@ impl Ways {
     /// still be theirs to send.
     fn part(&self, stores: Arc<Stores>) {
         let (empty, latest) = (self.empty(), self.latest.clone());
-        let this = latest.fetch_add(1, SeqCst) + 1;
+        let this = latest.load(SeqCst);
         actix::spawn(async move {
             empty.await;
             // A later reload knows better who reads what.
@@ -152,6 +157,7 @@ impl Agent {
         };
         // Nothing that can fail.
         let stores = Arc::new(stores);
+        self.ways.join();
         stores.join();
         ready.iter_mut().for_each(|ready| exporters::enlist(ready, &stores));
         stores.limit(&config);

@@ -14,6 +14,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::alloc;
 use crate::telemetry::logs::{LogSettings, Logs};
 use crate::telemetry::metrics::{Counters, Gauge};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one stage of the stop may take. Six stages stay far below systemd's 90 s.
@@ -133,15 +134,16 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
         agent.health.degraded(CONFIGURATION, &why);
     }
     tracing::info!("Everything is ready. Begin running and processing data.");
+    let keeper = Keeper::new(orders);
     if let Some(given) = given {
-        keep(orders, given).await;
+        keeper.keep(given);
     }
     let end = loop {
         tokio::select! {
             end = agent.supervisor.run_until_end() => break end,
             () = hangups.next() => {
                 logs.reopen();
-                reload(&mut agent, orders, &reloads, logs).await;
+                reload(&mut agent, orders, &reloads, &keeper, logs).await;
             }
         }
     };
@@ -155,16 +157,34 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
     exit
 }
 
-/// In service: kept for the next start. That it cannot be kept is no reason not to run.
-async fn keep(orders: &Orders, given: Given) {
-    let Some(kept) = orders.last_good.clone() else { return };
-    let file = kept.path().display().to_string();
-    // The disk may stand still; the main thread must not.
-    match actix_rt::task::spawn_blocking(move || kept.keep(&given)).await {
-        Ok(Ok(true)) => tracing::info!(file, "this configuration is kept as the last good one"),
-        Ok(Ok(false)) => {}
-        Ok(Err(error)) => tracing::error!(file, %error, "this configuration cannot be kept as the last good one"),
-        Err(error) => tracing::error!(file, %error, "this configuration cannot be kept as the last good one"),
+/// Keeps configurations that are in service for the next start, one after the other.
+struct Keeper {
+    kept: Option<LastGood>,
+    /// Taken in the order of asking.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Keeper {
+    fn new(orders: &Orders) -> Keeper {
+        Keeper { kept: orders.last_good.clone(), turn: Arc::default() }
+    }
+
+    /// Begins to keep it. The disk may stand still; nobody waits for it. That it cannot be kept is no reason not to run.
+    fn keep(&self, given: Given) {
+        let Some(kept) = self.kept.clone() else { return };
+        let turn = self.turn.clone().lock_owned();
+        actix_rt::spawn(async move {
+            let _turn = turn.await;
+            let file = kept.path().display().to_string();
+            match actix_rt::task::spawn_blocking(move || kept.keep(&given)).await {
+                Ok(Ok(true)) => tracing::info!(file, "this configuration is kept as the last good one"),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(file, %error, "this configuration cannot be kept as the last good one")
+                }
+                Err(error) => tracing::error!(file, %error, "this configuration cannot be kept as the last good one"),
+            }
+        });
     }
 }
 
@@ -189,7 +209,7 @@ impl Reloads {
 const CONFIGURATION: &str = "configuration";
 
 /// Reads the configuration again and carries it out, or says why not.
-async fn reload(agent: &mut Agent, orders: &Orders, reloads: &Reloads, logs: &Logs) {
+async fn reload(agent: &mut Agent, orders: &Orders, reloads: &Reloads, keeper: &Keeper, logs: &Logs) {
     tracing::info!("reload requested");
     let locations = orders.locations.clone();
     // Files may lie on a disk that stands still; the main thread must not.
@@ -228,7 +248,7 @@ async fn reload(agent: &mut Agent, orders: &Orders, reloads: &Reloads, logs: &Lo
     agent.health.recovered(CONFIGURATION);
     reloads.outcomes.with(&[outcome]).inc();
     reloads.fallback.set_count(0);
-    keep(orders, given).await;
+    keeper.keep(given);
 }
 
 /// Tells problems of a configuration in the log.

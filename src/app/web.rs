@@ -23,7 +23,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -163,17 +163,18 @@ async fn attend_port(port: Arc<Port>) {
     let (listener, duty, parting) = (port.listener.clone(), port.duty.clone(), port.parting.subscribe());
     drop(port); // its listener is closed when the port is gone, whoever is still connected
     let connection_ends = parting.clone();
-    let mut serving: Option<(Arc<Duty>, Serving)> = None;
+    // Of a former duty nothing is kept that leads into the agent: whoever parts with it waits until nobody has it.
+    let mut serving: Option<(Weak<Duty>, Serving)> = None;
     let ended = attend(&listener, parting, async |stream| {
         let now = duty.get();
         let serve = match &serving {
-            Some((then, serve)) if Arc::ptr_eq(then, &now) => serve.clone(),
+            Some((then, serve)) if Weak::as_ptr(then) == Arc::as_ptr(&now) => serve.clone(),
             _ => {
                 let Ok(serve) = serving_by(&duty, &now, &connection_ends).await else { return };
-                serving.insert((now.clone(), serve)).1.clone()
+                serving.insert((Arc::downgrade(&now), serve)).1.clone()
             }
         };
-        actix_rt::spawn(connection(stream, now, serve, connection_ends.clone()));
+        actix_rt::spawn(connection(stream, now.entrance.clone(), serve, connection_ends.clone()));
     });
     if let Err(error) = ended.await {
         tracing::error!(%error, "an HTTP port cannot be served");
@@ -185,10 +186,10 @@ type Serving =
     Rc<boxed::BoxService<(crate::receivers::socket::Socket, Option<SocketAddr>), (), actix_http::error::DispatchError>>;
 
 /// One connection, from accepted to its last answer.
-async fn connection(stream: TcpStream, duty: Arc<Duty>, serve: Serving, stays: watch::Receiver<Option<Parting>>) {
+async fn connection(stream: TcpStream, entrance: Entrance, serve: Serving, stays: watch::Receiver<Option<Parting>>) {
     let peer = stream.peer_addr().ok();
     // Why not is counted by the entrance.
-    if let Some(socket) = duty.entrance.greet(stream).await {
+    if let Some(socket) = entrance.greet(stream).await {
         let served = match poll_fn(|cx| serve.poll_ready(cx)).await {
             Ok(()) => serve.call((socket, peer)).await,
             Err(unready) => Err(unready),

@@ -228,8 +228,9 @@ impl Cursor {
     /// How many of these blocks it may still need, at most.
     pub(crate) fn needed(&self, blocks: &Range<u64>) -> u64 {
         let open = blocks.start.max(self.below)..blocks.end;
+        let done = self.windows.iter().filter(|w| w.done()).map(|w| common(&w.index, &open)).sum::<u64>();
         let away: u64 = self.absences.iter().map(|a| common(&a.index, &open)).sum();
-        open.end.saturating_sub(open.start) - away
+        open.end.saturating_sub(open.start) - away - done
     }
 
     /// Where data begins that nobody had yet: index and total.
@@ -543,7 +544,8 @@ impl Cursor {
 
     fn record(&self) -> Vec<u8> {
         let mut pen = Pen::default();
-        pen.u8(2);
+        // A build that knows no absences reads the books of a spool that has none.
+        pen.u8(if self.absences.is_empty() { 1 } else { 2 });
         for n in [self.below, self.below_total, self.base] {
             pen.u64(n);
         }
@@ -565,7 +567,9 @@ impl Cursor {
                 pen.u64(s.end);
             }
         }
-        pen.count(self.absences.len());
+        if !self.absences.is_empty() {
+            pen.count(self.absences.len());
+        }
         for a in &self.absences {
             for n in [a.index.start, a.index.end, a.totals.start, a.totals.end] {
                 pen.u64(n);

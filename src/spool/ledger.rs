@@ -168,6 +168,23 @@ impl Ledger {
         })
     }
 
+    pub(crate) fn has_lane(&self, name: &str) -> bool {
+        self.lanes.values().any(|lane| lane.name == name)
+    }
+
+    /// A spent lane whose name begins so, which has lost nothing and which `may_go`.
+    pub(crate) fn spare(&self, prefix: &str, may_go: impl Fn(&str) -> bool) -> Option<String> {
+        let lost = |name: &str| {
+            let mut family = self.family(name);
+            family.any(|(no, _)| {
+                let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == no);
+                cursors.any(|(_, c)| c.counts.lost.iter().any(|n| *n > 0))
+            })
+        };
+        let mut names = self.lanes.values().map(|lane| &lane.name).filter(|name| name.starts_with(prefix));
+        names.find(|name| may_go(name) && self.is_spent(name) && !lost(name)).cloned()
+    }
+
     /// A spent lane, with those beside it, becomes another's, who begins at its tip: its number and indices go on,
     /// its counts begin anew.
     pub(crate) fn hand_on(&mut self, from: &str, to: &str) {
@@ -514,7 +531,13 @@ impl Ledger {
     }
 
     fn forget_burnt(&mut self, lane: Lane) {
-        let passed = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c.frontier().1).min();
+        // One that is away does not come to what lies beyond.
+        let passed = |c: &Cursor| {
+            let (_, total) = c.frontier();
+            let absence = c.absences.last().filter(|last| c.is_away() && last.totals.start <= total);
+            absence.map_or(total, |_| u64::MAX)
+        };
+        let passed = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| passed(c)).min();
         if let (Some(passed), Some(state)) = (passed, self.lanes.get_mut(&lane.0)) {
             state.burnt.retain(|r| r.end > passed);
         }
@@ -739,3 +762,6 @@ fn push_range(ranges: &mut Vec<Range<u64>>, new: Range<u64>) {
         _ => ranges.push(new),
     }
 }
+
+#[cfg(test)]
+mod tests;

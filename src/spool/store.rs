@@ -177,14 +177,13 @@ impl Spool {
     }
 
     /// The lane of this name. When there is none, one of the spent lanes that `may_go` says nobody uses becomes it, so that
-    /// names that come and go do not make lanes without end; the counts begin anew then.
+    /// names that come and go do not make lanes without end; the counts begin anew then. One that lost something keeps its
+    /// name, for that is said nowhere else.
     pub fn branch(&self, name: &str, signal: Signal, prefix: &str, may_go: impl Fn(&str) -> bool) -> Lane {
         let mut ledger = lock(&self.ledger);
-        let branches = ledger.branches(prefix);
-        let has = branches.iter().any(|(known, _)| known == name);
-        let spare = branches.iter().find(|(known, spent)| *spent && !has && may_go(known));
-        if let Some((spare, _)) = spare {
-            ledger.hand_on(spare, name);
+        let spare = if ledger.has_lane(name) { None } else { ledger.spare(prefix, may_go) };
+        if let Some(spare) = spare {
+            ledger.hand_on(&spare, name);
         }
         ledger.lane(name, signal)
     }

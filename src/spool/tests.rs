@@ -365,7 +365,7 @@ fn run(disk: bool, ops: Vec<Op>) {
 }
 
 /// `TFO_TEST_TIMES=100` makes the long form of a property test.
-fn cases(n: u32) -> ProptestConfig {
+pub(super) fn cases(n: u32) -> ProptestConfig {
     let times = std::env::var("TFO_TEST_TIMES").ok().and_then(|t| t.parse().ok()).unwrap_or(1);
     ProptestConfig::with_cases(n.saturating_mul(times))
 }

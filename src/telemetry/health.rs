@@ -144,6 +144,11 @@ impl Health {
         }
     }
 
+    /// The exporter is gone, and with it what it failed at.
+    pub fn forget_failures(&self, exporter: &str) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(exporter);
+    }
+
     /// Exporters with at least `threshold` failed uploads within `interval` (to 5 s), and how many they had.
     #[must_use]
     pub fn failing(&self, interval: Duration, threshold: u32) -> Vec<(String, u64)> {

@@ -178,7 +178,10 @@ impl Uplink {
             }
             (fresh, parks)
         };
-        ctx.spawn(asked.into_actor(self).map(|(fresh, parks), uplink, ctx| {
+        ctx.spawn(asked.into_actor(self).map(move |(fresh, parks), uplink, ctx| {
+            if uplink.owner != Some(owner) {
+                return; // it was replaced meanwhile, and has nothing any more
+            }
             for (lane, park) in fresh.into_iter().zip(parks) {
                 uplink.add(lane, park);
             }

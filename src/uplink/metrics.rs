@@ -77,6 +77,7 @@ impl UplinkMetrics {
     /// The configuration has it no more: nothing it said on the board is true any longer.
     pub fn given_up<'a>(&self, lanes: impl Iterator<Item = &'a str>) {
         self.begun(lanes);
+        self.health.forget_failures(&self.exporter);
         self.up.set_count(0);
     }
 

@@ -114,8 +114,9 @@ impl Basic {
             let mut now = self.now();
             self.look_again(&mut now);
             let found = now.known.get(&name);
-            // A name nobody has costs what the first one costs.
-            let Some(kept) = found.or_else(|| now.known.values().next()) else { return Ok(None) };
+            // A name nobody has costs what the slowest kind costs that anybody has.
+            let slow = || now.known.values().find(|kept| matches!(kept, Kept::Bcrypt(_)));
+            let Some(kept) = found.or_else(slow).or_else(|| now.known.values().next()) else { return Ok(None) };
             (kept.clone(), found.is_some())
         };
         let is_right = match &kept {

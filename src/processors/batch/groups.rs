@@ -16,6 +16,10 @@ pub const MARK: char = '?';
 /// Longest value that stands in a name as it is, bytes; longer ones by their digest. Tenants and regions are shorter.
 const VALUE_MAX: usize = 64;
 
+/// Longest that what a group says may be, bytes: a client may repeat a header as often as a head has room. Beyond it, the digest
+/// of all of it stands there; names are kept in memory, on the disk and in metrics.
+const NAME_MAX: usize = 256;
+
 /// Headers whose values are secrets: in names, which are logged and scraped, only a digest of them stands.
 const SECRET: [&str; 7] =
     ["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "x-auth-token", "x-access-token"];
@@ -80,6 +84,10 @@ impl Groups {
                 };
             }
         }
+        if name.len() - bare > NAME_MAX {
+            let whole = Digest(&name[bare..]).to_string();
+            name.replace_range(bare.., &format!("~{whole}"));
+        }
         (name.len() > bare).then_some(name)
     }
 }
@@ -128,6 +136,7 @@ mod tests {
             (vec![("region", "eu"), ("x-tenant", "a")],           Some("logs?region=eu&x-tenant=a")),
             (vec![("authorization", "Bearer s3cret")],            Some("logs?authorization=~0c9ae6066b41d3711dea4667cfcc513f")),
             (vec![("x-tenant", &long)],                           Some("logs?x-tenant=~9537c5fdf120482f7d58d25e9ed583f5")),
+            (vec![("x-tenant", &long[..64]); 100],                Some("logs?~6454a13c1d96dc55be427f69b78715d8")),
         ] {
             let keys = ["X-Tenant", "Region", "Authorization"].map(str::to_owned);
             let groups = Groups::new("logs", &keys, Arc::new(|_| Err(TooMany(0))));

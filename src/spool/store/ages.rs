@@ -18,8 +18,9 @@ pub struct Age {
 }
 
 impl Spool {
-    /// One for each lane and exporter for which something waits, parked uploads included. Of a lane that nobody reads just
-    /// now and that has more new blocks than are remembered, the age is that of the oldest remembered: at least that.
+    /// One for each lane and exporter for which something waits, parked uploads included, as far as it is known: what an uplink
+    /// has out, and new blocks of this life. Of a lane that nobody reads just now and that has more new blocks than are
+    /// remembered, the age is that of the oldest remembered: at least that.
     #[must_use]
     pub fn ages(&self) -> Vec<Age> {
         let (now, boot) = (self.clock.now(), self.clock.boot_id());

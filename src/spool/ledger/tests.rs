@@ -1,0 +1,259 @@
+//! The ledger against the plainest bookkeeping: one lane, one exporter that comes and goes, commits that fail, evictions
+//! and restarts in any order.
+
+use super::*;
+use crate::spool::Reason;
+use proptest::prelude::*;
+
+const CUT: Cut = Cut { enough_items: 100, max_items: 0, max_bytes: 1 << 20 };
+const LOST: usize = Reason::Evicted as usize;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Commit(u8),
+    /// A commit that was answered with an error; whether its block is found on the disk all the same.
+    Fail(u8, bool),
+    Leave,
+    Return,
+    /// Takes a window of at most so many blocks.
+    Take(usize),
+    Settle(prop::sample::Index),
+    GiveBack(prop::sample::Index),
+    /// Everything up to this block goes.
+    Evict(prop::sample::Index),
+    Reopen,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let i = || any::<prop::sample::Index>();
+    prop_oneof![
+        8 => (1..9_u8).prop_map(Op::Commit),
+        2 => (1..9_u8, any::<bool>()).prop_map(|(n, found)| Op::Fail(n, found)),
+        3 => Just(Op::Leave),
+        3 => Just(Op::Return),
+        6 => (1..5_usize).prop_map(Op::Take),
+        5 => i().prop_map(Op::Settle),
+        1 => i().prop_map(Op::GiveBack),
+        1 => i().prop_map(Op::Evict),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+/// A block, as somebody who looks at everything knows it.
+#[derive(Debug, Clone)]
+struct Plain {
+    index: u64,
+    totals: Range<u64>,
+    /// It was acknowledged.
+    stands: bool,
+    /// It can be found.
+    there: bool,
+    /// The exporter read the lane when it came in.
+    own: bool,
+    delivered: bool,
+    lost: bool,
+}
+
+impl Plain {
+    fn items(&self) -> u64 {
+        self.totals.end - self.totals.start
+    }
+
+    fn waits(&self) -> bool {
+        self.stands && self.own && !self.delivered && !self.lost
+    }
+}
+
+struct Run {
+    ledger: Ledger,
+    epoch: u32,
+    lane: Lane,
+    owner: Owner,
+    away: bool,
+    blocks: Vec<Plain>,
+    /// Indices of windows that are out.
+    out: Vec<Range<u64>>,
+}
+
+impl Run {
+    fn start() -> Run {
+        let mut ledger = Ledger::new(1);
+        let lane = ledger.lane("logs", Signal::Logs);
+        let owner = ledger.own("otlphttp", &[lane]);
+        Run { ledger, epoch: 1, lane, owner, away: false, blocks: Vec::new(), out: Vec::new() }
+    }
+
+    fn commit(&mut self, items: u8, stands: bool, there: bool) {
+        let block = NewBlock {
+            lane: self.lane,
+            signal: Signal::Logs,
+            block_id: 0,
+            items: items.into(),
+            raw_len: 1,
+            accepted: Stamp::default(),
+            data_ns: (0, 0),
+            framed: crate::spool::block::frame(b"x"),
+        };
+        let numbered = self.ledger.number(vec![block], BootId::default());
+        let header = numbered.blocks[0].0;
+        if stands {
+            self.ledger.committed(&[header])
+        } else {
+            self.ledger.failed(&[header])
+        }
+        self.blocks.push(Plain {
+            index: header.index,
+            totals: header.accepted_before()..header.accepted_total,
+            stands,
+            there,
+            own: !self.away,
+            delivered: false,
+            lost: false,
+        });
+    }
+
+    /// As the store reads: what is there, from the frontier on, up to a gap, to its own end, or to enough.
+    fn take(&mut self, most: usize) {
+        match self.ledger.plan(self.owner, self.lane).expect("it is the owner") {
+            Plan::Nothing => {}
+            Plan::Again(window) => self.out.push(window.index),
+            Plan::From { index, total } => {
+                let (end_index, end) = self.ledger.end(self.owner.exporter, self.lane);
+                let mut taken: Vec<Plain> = Vec::new();
+                let burnt = |b: &Plain| overlap(&self.ledger.lanes[&self.lane.0].burnt, &b.totals) > 0;
+                let found = self.blocks.iter().filter(|b| b.there && !b.lost && b.index >= index && !burnt(b));
+                for block in found.filter(|b| b.index < end_index) {
+                    let follows =
+                        taken.last().map_or(block.totals.start >= total, |l| l.totals.end == block.totals.start);
+                    if !follows || taken.len() == most || block.totals.end > end {
+                        break;
+                    }
+                    taken.push(block.clone());
+                }
+                let (Some(first), Some(last)) = (taken.first(), taken.last()) else {
+                    self.ledger.pass(self.owner.exporter, self.lane, end_index, end, Fate::Lost(Reason::Corrupt));
+                    return;
+                };
+                for block in &taken {
+                    assert!(block.waits(), "what is handed out waits for it: {block:?}");
+                }
+                let (index, totals) = (first.index..last.index + 1, first.totals.start..last.totals.end);
+                let window = self.ledger.take_new(self.owner, self.lane, index, totals, CUT).expect("nothing moved");
+                self.out.push(window.index);
+            }
+        }
+    }
+
+    fn settle(&mut self, at: usize) {
+        let index = self.out.swap_remove(at);
+        let cursor = self.ledger.cursor_mut(self.owner.exporter, self.lane).expect("it reads the lane");
+        let Some(window) = cursor.window(&index).filter(|w| w.out) else { return }; // evicted meanwhile
+        assert!(window.settled.is_empty());
+        cursor.settle(&window.totals, Fate::Delivered { rejected: 0 }).expect("it is out");
+        cursor.confirm(&window.totals);
+        let inside = self.blocks.iter_mut().filter(|b| window.totals.contains(&b.totals.start) && b.stands && b.own);
+        inside.for_each(|b| b.delivered = true);
+    }
+
+    fn evict(&mut self, at: usize) {
+        let last = self.blocks[at].clone();
+        self.ledger.evict(self.lane, last.index + 1, last.totals.end, Fate::Lost(Reason::Evicted));
+        for block in &mut self.blocks[..=at] {
+            block.there = false;
+            block.lost |= block.waits();
+        }
+    }
+
+    /// Everything that was said is written, and read back by the next life.
+    fn reopen(&mut self) {
+        self.epoch += 1;
+        let mut next = Ledger::new(self.epoch);
+        for (key, record) in self.ledger.take_records(true) {
+            next.restore(&key, &record).expect("just written");
+        }
+        next.heal();
+        self.owner = next.own("otlphttp", &[]); // it joins nothing: who is away stays so
+        self.ledger = next;
+        self.out.clear();
+    }
+
+    fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Commit(n) => self.commit(*n, true, true),
+            Op::Fail(n, there) => self.commit(*n, false, *there),
+            Op::Leave => {
+                self.ledger.leave_all(|_, _| false);
+                self.away = self.ledger.cursor_mut(self.owner.exporter, self.lane).expect("it joined").is_away();
+            }
+            Op::Return => {
+                self.ledger.admit("otlphttp", &[self.lane]);
+                self.away = false;
+            }
+            Op::Take(most) => self.take(*most),
+            Op::Settle(at) if !self.out.is_empty() => self.settle(at.index(self.out.len())),
+            Op::GiveBack(at) if !self.out.is_empty() => {
+                let index = self.out.swap_remove(at.index(self.out.len()));
+                self.ledger.cursor_mut(self.owner.exporter, self.lane).expect("it joined").give_back(&index);
+            }
+            Op::Evict(at) if !self.blocks.is_empty() => self.evict(at.index(self.blocks.len())),
+            Op::Settle(_) | Op::GiveBack(_) | Op::Evict(_) => {}
+            Op::Reopen => self.reopen(),
+        }
+        self.check();
+    }
+
+    fn check(&mut self) {
+        let sum = |which: fn(&&Plain) -> bool| self.blocks.iter().filter(which).map(Plain::items).sum::<u64>();
+        let book = self.ledger.books().pop().expect("one lane, one exporter");
+        let mut lost = [0; Reason::ALL.len()];
+        lost[LOST] = sum(|b| b.lost);
+        assert_eq!(
+            (book.accepted, book.delivered, book.lost, book.waiting),
+            (sum(|b| b.stands && b.own), sum(|b| b.delivered), lost, sum(|b| b.waits())),
+        );
+        for block in &self.blocks {
+            let one = block.index..block.index + 1;
+            if block.waits() {
+                assert!(self.ledger.is_live(self.lane, block.index), "it waits: {block:?}");
+                assert!(self.ledger.needed(self.lane, &one) > 0, "it waits: {block:?}");
+            } else if block.stands && !block.own {
+                assert_eq!(self.ledger.needed(self.lane, &one), 0, "nobody was there: {block:?}");
+                assert!(!self.ledger.is_live(self.lane, block.index), "nobody was there: {block:?}");
+            }
+        }
+        self.ledger.cursor_mut(self.owner.exporter, self.lane).expect("it joined").audit();
+    }
+
+    /// What waits gets out, also to one that is away; and then nothing is needed any more.
+    fn drain(&mut self) {
+        for round in 0.. {
+            assert!(round < 10_000, "the drain has an end: {:?}", self.ledger);
+            let before = self.ledger.books();
+            self.take(3);
+            if let Some(last) = self.out.len().checked_sub(1) {
+                self.settle(last);
+            } else if self.ledger.waiting_items() == 0 && before == self.ledger.books() {
+                break;
+            }
+            self.check();
+        }
+        let all = self.blocks.first().map(|b| b.index).zip(self.blocks.last().map(|b| b.index));
+        if let Some((first, last)) = all {
+            self.take(1); // passes what is left of burnt items
+            assert_eq!(self.ledger.needed(self.lane, &(first..last + 1)), 0, "{:?}", self.ledger);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..crate::spool::tests::cases(1_024) })]
+
+    #[test]
+    fn the_ledger_agrees_with_plain_bookkeeping(ops in prop::collection::vec(op(), 1..120)) {
+        let mut run = Run::start();
+        for op in &ops {
+            run.apply(op);
+        }
+        run.drain();
+    }
+}
