@@ -26,8 +26,8 @@ mod start;
 mod upkeep;
 
 use self::look::{first_readable, guarded_open};
-pub(crate) use self::start::Recovered;
 pub use self::start::StartError;
+pub(crate) use self::start::{Recovered, clear};
 use self::start::{list, read_book, take_lock};
 use super::Lane;
 use super::block::{self, HEADER_LEN, Header};

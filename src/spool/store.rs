@@ -26,7 +26,7 @@ use self::books::Books;
 use self::suspects::{DEATH_EVIDENCE, Suspects};
 use super::block::{self, frame};
 use super::cursor::Fate;
-use super::disk::{Disk, DiskSettings, Limits, StartError};
+use super::disk::{Disk, DiskSettings, Limits, StartError, clear};
 use super::ledger::{Ledger, Side};
 use super::shelf::{Memory, Shelf, ShelfError, Usage, lock, try_lock};
 use super::slots::Slots;
@@ -104,6 +104,7 @@ impl Spool {
         let directory = settings.directory.clone();
         let (disk, recovered) = Disk::open(settings, clock.clone())?;
         let machine = xxh3_64(std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().as_bytes());
+        clear(&directory.join("slots"));
         let slots = Slots::begin(&directory.join("slots"), machine, recovered.epoch_floor, || dice.id128())
             .map_err(|source| StartError::Directory { path: directory.clone(), source })?;
         let mut ledger = Ledger::new(slots.now().epoch);

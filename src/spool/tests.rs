@@ -798,6 +798,37 @@ fn a_second_agent_on_the_same_directory_is_refused_by_name_of_the_holder() {
     assert!(second.to_string().contains(&format!("in use by process {id} of {host} (/")), "{second}");
 }
 
+/// Goal: nothing that lies in the directory is a reason not to start, and nothing of it is thrown away.
+#[test]
+fn what_is_no_file_where_a_file_must_be_is_moved_aside() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let lane = {
+        let store = open(dir.path(), &clock);
+        let lane = store.lane("logs", Signal::Logs);
+        store.own("otlphttp", &[lane]);
+        fill(&store, lane, &clock, 3, 0);
+        lane
+    };
+    for round in 0..2 {
+        for name in ["lock", "slots"] {
+            let path = dir.path().join("spool").join(name);
+            std::fs::remove_file(&path).expect("it was there");
+            if round == 0 {
+                std::fs::create_dir(&path).expect("room");
+                std::fs::write(path.join("kept"), "x").expect("room");
+            } else {
+                let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
+                rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("the filesystem knows pipes");
+            }
+        }
+        let store = open(dir.path(), &clock);
+        let owner = store.own("otlphttp", &[lane]);
+        assert_eq!(store.waiting(owner, lane).items, 60, "round {round}");
+        assert!(dir.path().join("spool/slots.set-aside-0/kept").exists());
+    }
+    assert!(dir.path().join("spool/lock.set-aside-1").exists());
+}
+
 /// Goal: nothing is lost or counted wrongly where threads meet: a writer, a reader at the very tip, settlements that
 /// park, a keeper, and somebody who reads the books all the time (they check their own identity).
 /// Method: all at once on a disk, for so many items; then everything is drained and compared.

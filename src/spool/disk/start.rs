@@ -50,6 +50,7 @@ pub enum StartError {
 pub(super) fn take_lock(dir: &Path) -> Result<File, StartError> {
     let bad = |source| StartError::Directory { path: dir.to_owned(), source };
     let path = dir.join("lock");
+    clear(&path);
     let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(bad)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -64,6 +65,17 @@ pub(super) fn take_lock(dir: &Path) -> Result<File, StartError> {
     // Only for people; with a full disk it stays what it was.
     let _ = file.set_len(0).and_then(|()| io::Write::write_all(&mut &file, ourselves().as_bytes()));
     Ok(file)
+}
+
+/// What stands where a file of ours must be and is none (a directory, a pipe) is moved aside, under a name that shows it: no
+/// content of the directory is a reason not to start (promise P4). Should that fail, opening the file tells why.
+pub(crate) fn clear(path: &Path) {
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file() && !found.is_symlink()) {
+        let aside = |n: u32| path.with_extension(format!("set-aside-{n}"));
+        let to = (0..u32::MAX).map(aside).find(|to| fs::symlink_metadata(to).is_err());
+        let moved = to.map_or(Ok(()), |to| fs::rename(path, to));
+        tracing::error!(path = %path.display(), ?moved, "something that is no file stands where the spool keeps one; it is moved aside");
+    }
 }
 
 /// Longest a lock file is believed, characters.
