@@ -191,6 +191,9 @@ struct Active {
     last_block: Stamp,
 }
 
+/// Segments of one number that may lie in the bin at a time.
+const BINNED_MAX: u32 = 64;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -362,8 +365,14 @@ impl Disk {
     /// Renames a segment out of the row; upkeep removes it. Works with no byte free.
     fn bin(&self, no: No) {
         let from = self.path(no);
-        let to = self.settings.directory.join(format!("trash-{}", &name(no)["seg-".len()..]));
-        if let Err(error) = fs::rename(&from, &to) {
+        let number = &name(no)["seg-".len()..];
+        // A number that was not used comes again, maybe before the bin is emptied.
+        let names = (0..BINNED_MAX).map(|n| self.settings.directory.join(format!("trash-{number}-{n}")));
+        let moved = names.map(|to| fs::rename(&from, to)).find(|moved| {
+            use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
+            !moved.as_ref().is_err_and(|e| matches!(e.kind(), DirectoryNotEmpty | AlreadyExists))
+        });
+        if let Some(Err(error)) = moved {
             tracing::warn!(segment = %name(no), %error, "spool segment cannot be moved away");
         }
         self.binned.store(true, Relaxed);

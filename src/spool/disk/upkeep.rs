@@ -33,8 +33,7 @@ impl Disk {
     /// The next step that finds something to do; `true` when there may be more.
     pub(super) fn keep_house(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         type Step = fn(&Disk, &dyn Bookkeeper) -> Result<bool, ShelfError>;
-        let steps: [Step; 8] = [
-            |disk, _| disk.empty_bin().map_err(|e| ShelfError::Unavailable(e.to_string())),
+        let steps: [Step; 7] = [
             Disk::replace_idle,
             |disk, _| disk.learn_front(),
             Disk::delete_consumed,
@@ -43,8 +42,12 @@ impl Disk {
             |disk, _| if disk.settings.seal { disk.seal_one() } else { Ok(false) },
             |disk, books| if disk.settings.compact { disk.copy_one(books) } else { Ok(false) },
         ];
-        // What fails keeps nothing else from being done.
-        let mut failed = None;
+        // What fails keeps nothing else from being done, and neither does a bin that fills as fast as it is emptied: on a full
+        // disk that is every segment somebody tries to make.
+        let (mut failed, more) = match self.empty_bin() {
+            Ok(more) => (None, more),
+            Err(error) => (Some(ShelfError::Unavailable(error.to_string())), false),
+        };
         for step in steps {
             match step(self, books) {
                 Ok(true) => return Ok(true),
@@ -53,7 +56,7 @@ impl Disk {
             }
         }
         self.measure();
-        failed.map_or(Ok(false), Err)
+        failed.map_or(Ok(more), Err)
     }
 
     fn empty_bin(&self) -> io::Result<bool> {
