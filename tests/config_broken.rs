@@ -855,6 +855,8 @@ fn no_secret_is_shown_wherever_it_stands() {
         (header, "      Authorization: \"Bearer SECRET${env:\""),
         (header, "      Authorization: [SECRET]"),
         (header, "      Authorization: Basic abc$dSECRET"),
+        (header, "      Authorization: Basic abc$TOPSECRET9"),
+        (endpoint, "    endpoint: https://u:pa$SECRET@h"),
         (grpc, "        endpoint: u:SECRET@h:4317"),
         (grpc, "        endpoint: u:SECRET@h"),
         (grpc, "        endpoint: http://u:SECRET@h"),

@@ -123,9 +123,6 @@ service:
             self.metric("tfo_agent_items_lost{exporter=\"otlphttp\",pipeline=\"logs\",reason=\"evicted\"").await;
         assert_eq!(lost, evicted, "nothing is lost for another reason; {}", self.log());
         assert!(self.is_alive(), "{}", self.log());
-        // What came in again and again is accepted again.
-        let before = load.acknowledged();
-        assert!(before > 0);
         drop(std::fs::remove_dir_all(&self.dir));
     }
 }

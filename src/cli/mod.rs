@@ -89,9 +89,14 @@ impl Run {
     }
 }
 
+/// To standard error, which may be closed or full: that is no reason to end otherwise.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 impl From {
     fn locations(self) -> Locations {
-        self.unheeded().iter().for_each(|told| eprintln!("{told}"));
+        self.unheeded().iter().for_each(|told| tell(told));
         Locations { configs: self.configs, sets: self.sets }
     }
 
@@ -121,7 +126,7 @@ pub fn main() -> Exit {
         }
     };
     match cli.command.unwrap_or(Command::Run(cli.run)) {
-        Command::Run(run) => run::run(&run.orders(), |text| eprintln!("{}", text.trim_end())),
+        Command::Run(run) => run::run(&run.orders(), |text| tell(text.trim_end())),
         Command::Validate(from) => validate(&from.locations()),
         Command::PrintConfig(from) => print_config(&from.locations()),
         Command::Components => components(),

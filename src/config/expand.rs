@@ -12,7 +12,7 @@
 //! ```
 
 use super::host::{FILE_MAX, Host};
-use super::mask::is_delicate;
+use super::mask::{is_address, is_delicate};
 use super::problems::{At, Problems, quote};
 use super::reference::{self, Part, Reference};
 use super::tree::{Expanded, Missing, Node, Scalar, Value, Written};
@@ -111,7 +111,7 @@ impl Expander<'_> {
         for part in parts {
             if let Part::Ref(Reference::Env { name, is_old: true, .. }) = part {
                 let path = trail.path();
-                let name = shown(&plain_text(name), &path);
+                let name = shown(&plain_text(name), &path, parts.len() == 1);
                 let message = format!(
                     "`${name}` is the old form of a variable, read as 0.88 does; write `${{env:{name}}}`, or `$${name}` for the characters themselves"
                 );
@@ -122,7 +122,7 @@ impl Expander<'_> {
 
     /// The whole scalar is one reference: it may stand for a list or a map.
     fn whole(&self, scalar: &mut Scalar, one: &Reference, at: At, trail: &Trail<'_>, files: usize) {
-        let resolved = self.look_up(one, at, trail);
+        let resolved = self.look_up(one, true, at, trail);
         let structure =
             looks_like_structure(&resolved.text).then(|| self.structure(one, &resolved.text, at, trail, files));
         scalar.text = resolved.text;
@@ -162,7 +162,7 @@ impl Expander<'_> {
             match part {
                 Part::Text(text) => all.text.push_str(text),
                 Part::Ref(reference) => {
-                    let one = self.look_up(reference, at, trail);
+                    let one = self.look_up(reference, parts.len() == 1, at, trail);
                     all.text.push_str(&one.text);
                     all.missing.extend(one.missing);
                 }
@@ -171,7 +171,8 @@ impl Expander<'_> {
         all
     }
 
-    fn look_up(&self, one: &Reference, at: At, trail: &Trail<'_>) -> Resolved {
+    /// `alone`: the reference is the whole text.
+    fn look_up(&self, one: &Reference, alone: bool, at: At, trail: &Trail<'_>) -> Resolved {
         let before = self.brought.get();
         if before > EXPANDED_MAX {
             return Resolved::default();
@@ -179,7 +180,10 @@ impl Expander<'_> {
         let resolved = match one {
             Reference::Env { name, is_old: true, .. } => {
                 let mut resolved = self.variable(name, None, at, trail);
-                resolved.missing.iter_mut().for_each(|missing| missing.name = shown(&missing.name, &trail.path()));
+                resolved
+                    .missing
+                    .iter_mut()
+                    .for_each(|missing| missing.name = shown(&missing.name, &trail.path(), alone));
                 resolved
             }
             Reference::Env { name, default, .. } => self.variable(name, default.as_deref(), at, trail),
@@ -264,9 +268,11 @@ impl Expander<'_> {
     }
 }
 
-/// The name of a variable without braces, unless it may be a piece of a password: `pa$word`.
-fn shown(name: &str, path: &str) -> String {
-    let is_piece = is_delicate(path) && name.contains(|c: char| c.is_ascii_lowercase());
+/// The name of a variable without braces, unless it may be a piece of a password: `pa$word`, `https://u:p$WORD@h`.
+fn shown(name: &str, path: &str, alone: bool) -> String {
+    let key = path.rsplit('.').next().unwrap_or_default();
+    let looks_like_a_name = !name.contains(|c: char| c.is_ascii_lowercase());
+    let is_piece = if alone { is_delicate(path) && !looks_like_a_name } else { is_delicate(path) || is_address(key) };
     if is_piece { "…".to_owned() } else { name.to_owned() }
 }
 

@@ -219,7 +219,8 @@ fn utf8<'b>(bytes: &'b [u8], source: u32, problems: &Problems) -> Option<&'b str
 /// `key.key=value`: the value is YAML.
 fn read_set(text: &str, problems: &Problems) -> Option<Node> {
     let (keys, value) = text.split_once('=').unwrap_or((text, ""));
-    let source = problems.source(&format!("--set {}", keys.chars().take(NAME_MAX).collect::<String>()));
+    let keys_shown = if text.contains('=') { keys.chars().take(NAME_MAX).collect() } else { name_of(text) };
+    let source = problems.source(&format!("--set {keys_shown}"));
     let key_at = At { source, line: 1, column: 1 };
     let path: Vec<&str> = keys.split('.').collect();
     if !text.contains('=') {

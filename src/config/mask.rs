@@ -54,8 +54,35 @@ pub fn masked(text: &str) -> String {
 
 /// A text as it is printed under a key that is no address: only what is plainly a URL, or a password before a host.
 pub(super) fn masked_url(text: &str) -> String {
-    let looks_like_userinfo = !text.contains(|c: char| c.is_whitespace() || r"()[]{}*+?\^|<>".contains(c));
-    mask(text, looks_like_userinfo)
+    if text.contains(of_pattern) {
+        return without_userinfo(text);
+    }
+    // `name:tag/app@digest` is no userinfo; `user:password@host` is.
+    let begins_with_userinfo =
+        text.find('@').is_some_and(|at| !text[..at].contains(|c: char| c == '/' || c.is_whitespace()));
+    mask(text, begins_with_userinfo)
+}
+
+/// What patterns are made of, and addresses are not.
+fn of_pattern(c: char) -> bool {
+    r"()[]{}*+\^|<>".contains(c)
+}
+
+/// A pattern, without what plainly is the userinfo of a URL in it.
+fn without_userinfo(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let authority = after.split(|c: char| c == '/' || c.is_whitespace()).next().unwrap_or_default();
+        let userinfo = authority.rfind('@').filter(|at| !authority[..*at].contains(of_pattern));
+        rest = userinfo.map_or(after, |at| {
+            out.push_str(HIDDEN);
+            &after[at..]
+        });
+    }
+    out + rest
 }
 
 /// Masks each URL of a text, and what stands before the first one if `all`.
@@ -168,9 +195,18 @@ mod tests {
 
     #[test]
     fn a_pattern_is_printed_as_it_is() {
-        for text in [r"^https?://(?P<user>[^:]+):(.*)@h$", "^a:[bc]@d", "(?i)a=b", "x?y=z"] {
+        for text in [
+            r"^https?://(?P<user>[^:]+):(.*)@h$",
+            "^a:[bc]@d",
+            "(?i)a=b",
+            "x?y=z",
+            "^http://(?P<host>[^/]+)/",
+            r"^GET http://x/\?id=[0-9]+",
+            "registry:5000/app@sha256:abc",
+        ] {
             assert_eq!(masked_url(text), text);
         }
+        assert_eq!(masked_url("^http://u:SECRET@h/(a|b)"), "^http://REDACTED@h/(a|b)");
         assert_eq!(masked_url("u:SECRET@h:1"), "REDACTED@h:1");
     }
 

@@ -123,9 +123,14 @@ fn old_form(text: &str) -> Option<(&str, &str)> {
 const HASHES: [&str; 12] =
     ["$1$", "$2$", "$2a$", "$2b$", "$2x$", "$2y$", "$5$", "$6$", "$y$", "$apr1$", "$argon2i$", "$argon2id$"];
 
+/// Longest hash of a password, bytes: argon2 with all its parameters is some hundred.
+const HASH_MAX: usize = 512;
+
 /// Whether the word that has a dollar sign at `at` is the hash of a password.
 fn in_hash(text: &str, at: usize) -> bool {
-    let begun = text[..at].rsplit(|c: char| c.is_whitespace() || c == ':').next().unwrap_or_default();
+    // Hashes are shorter than that, and a text of many dollar signs is not read again for each of them.
+    let from = (at.saturating_sub(HASH_MAX)..=at).find(|from| text.is_char_boundary(*from)).unwrap_or(at);
+    let begun = text[from..at].rsplit(|c: char| c.is_whitespace() || c == ':').next().unwrap_or_default();
     HASHES.iter().any(|begin| text[at - begun.len()..].starts_with(begin))
 }
 

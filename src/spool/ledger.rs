@@ -531,15 +531,14 @@ impl Ledger {
     }
 
     fn forget_burnt(&mut self, lane: Lane) {
-        // One that is away does not come to what lies beyond.
-        let passed = |c: &Cursor| {
-            let (_, total) = c.frontier();
-            let absence = c.absences.last().filter(|last| c.is_away() && last.totals.start <= total);
-            absence.map_or(total, |_| u64::MAX)
+        // Who was away then does not come to it.
+        let minds = |c: &Cursor, r: &Range<u64>| {
+            let away = c.absences.iter().any(|a| a.totals.start <= r.start && r.end <= a.totals.end);
+            c.frontier().1 < r.end && !away
         };
-        let passed = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| passed(c)).min();
-        if let (Some(passed), Some(state)) = (passed, self.lanes.get_mut(&lane.0)) {
-            state.burnt.retain(|r| r.end > passed);
+        let cursors: Vec<&Cursor> = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c).collect();
+        if let Some(state) = self.lanes.get_mut(&lane.0).filter(|_| !cursors.is_empty()) {
+            state.burnt.retain(|r| cursors.iter().any(|c| minds(c, r)));
         }
     }
 

@@ -179,7 +179,7 @@ impl Spool {
 
     /// The lane of this name. When there is none, one of the spent lanes that `may_go` says nobody uses becomes it, so that
     /// names that come and go do not make lanes without end; the counts begin anew then. One that lost something keeps its
-    /// name, for that is said nowhere else.
+    /// name, for that is said nowhere else; so there may be more lanes than are in use.
     pub fn branch(&self, name: &str, signal: Signal, prefix: &str, may_go: impl Fn(&str) -> bool) -> Lane {
         let mut ledger = lock(&self.ledger);
         let spare = if ledger.has_lane(name) { None } else { ledger.spare(prefix, may_go) };

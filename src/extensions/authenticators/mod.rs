@@ -7,7 +7,8 @@
 //!
 //! What always holds:
 //! * No secret is in a log, an error or a `Debug`.
-//! * Comparisons take the same time whatever they find, and a name nobody has costs what a wrong password costs.
+//! * Comparisons take the same time whatever they find, and a name nobody has costs what a wrong password of the slow
+//!   kind costs. (In a file of both kinds a name with a fast hash can be told from one that nobody has.)
 //! * bcrypt, which is slow on purpose, runs on a thread of its own, one at a time, and once for each right password. Who
 //!   guesses waits in a queue with an end, and keeps nobody out who has another name.
 //! * A file is read again when it changes; what cannot be used is told, and what was good stays.

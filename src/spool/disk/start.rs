@@ -70,7 +70,8 @@ pub(super) fn take_lock(dir: &Path) -> Result<File, StartError> {
 /// What stands where a file of ours must be and is none (a directory, a pipe) is moved aside, under a name that shows it: no
 /// content of the directory is a reason not to start (promise P4). Should that fail, opening the file tells why.
 pub(crate) fn clear(path: &Path) {
-    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file() && !found.is_symlink()) {
+    // Where a link leads counts; the link is what is moved.
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         let aside = |n: u32| path.with_extension(format!("set-aside-{n}"));
         let to = (0..u32::MAX).map(aside).find(|to| fs::symlink_metadata(to).is_err());
         let moved = to.map_or(Ok(()), |to| fs::rename(path, to));
