@@ -109,8 +109,6 @@ struct State {
     seen: BTreeMap<String, u64>,
     fault: Option<Fault>,
     kill_before: Option<(String, u64)>,
-    /// Faults that were answered.
-    hit: u64,
 }
 
 /// One life of the agent.
@@ -144,11 +142,6 @@ impl Recorder {
     /// Kills the agent before it makes its sync at a site for the `nth` time.
     pub(crate) fn kill_before(&self, site: &str, nth: u64) {
         self.lock().kill_before = Some((site.to_owned(), nth));
-    }
-
-    /// How often it did fail one.
-    pub(crate) fn failed(&self) -> u64 {
-        self.lock().hit
     }
 
     /// What was seen so far.
@@ -388,7 +381,6 @@ impl Follower<'_> {
             }
         }
         if failed {
-            state.hit += 1;
             answer(tid, -i64::from(libc::EIO))?;
         }
         let left = self.recorder.tick();
@@ -803,7 +795,7 @@ fn answer(tid: i32, result: i64) -> io::Result<()> {
     // SAFETY: the kernel writes into and reads from `registers`, at most its size.
     let ok = unsafe {
         libc::ptrace(libc::PTRACE_GETREGSET, tid, PRSTATUS, &mut place) == 0 && {
-            registers[RESULT] = result.cast_unsigned();
+            place.iov_base.cast::<u64>().add(RESULT).write(result.cast_unsigned());
             libc::ptrace(libc::PTRACE_SETREGSET, tid, PRSTATUS, &mut place) == 0
         }
     };

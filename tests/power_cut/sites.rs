@@ -40,6 +40,52 @@ pub(crate) const SITES: &[(&str, &str, bool)] = &[
     ("fsync var/queue/seg/keyspaces/1 #*", "fjall: the names of both", true),
 ];
 
+/// Every line of `src/spool` that syncs, so that a new one gets its place in a list: in [`SITES`], or in the kills of `main.rs`
+/// (what one life did not sync and the next one built on).
+#[test]
+fn every_line_that_syncs_is_on_a_list() {
+    let calls = ["sync_all(", "sync_data(", "sync_dir(", "sync_journals(", "PersistMode::SyncData", ".sync()"];
+    let mut found = Vec::new();
+    for file in [
+        "segment.rs",
+        "disk.rs",
+        "disk/start.rs",
+        "disk/look.rs",
+        "disk/upkeep.rs",
+        "slots.rs",
+        "summary.rs",
+        "store.rs",
+    ] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/spool").join(file);
+        let text = std::fs::read_to_string(path).expect("readable");
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let lines = code.lines().map(str::trim).filter(|line| !line.starts_with("//") && !line.contains("fn "));
+        let lines = lines.filter(|line| calls.iter().any(|call| line.contains(call)));
+        found.extend(lines.map(|line| (file, line.chars().take(40).collect::<String>())));
+    }
+    let found: Vec<(&str, &str)> = found.iter().map(|(file, line)| (*file, line.as_str())).collect();
+    #[rustfmt::skip]
+    assert_eq!(found, [
+        ("segment.rs", "sync_dir(dir)?;"),                             // create: three directories
+        ("segment.rs", "file.sync_all()?;"),                           // open: a torn tail cut off; unsynced, it is cut again
+        ("segment.rs", "let mode = if sync { PersistMode::SyncDa"),    // append: commits, books before deletions, copies
+        ("segment.rs", "Ok(self.db.persist(PersistMode::SyncData"),    // sync: books that changed nothing since
+        ("segment.rs", "sync_all(&path)?; // a table that a kill"),    // seal: kills, `tables`
+        ("segment.rs", "file.sync_all()?;"),                           // seal: the truncation
+        ("segment.rs", "sync_dir(path.parent().unwrap_or(path))"),     // sync_all
+        ("segment.rs", "File::open(path)?.sync_all()"),                // sync_all
+        ("segment.rs", "journals(path)?.iter().try_for_each(|jou"),    // sync_journals
+        ("segment.rs", "File::open(dir)?.sync_all()"),                 // sync_dir
+        ("disk.rs", "made.for_each(|parent| drop(segment::syn"),       // open: the way to the spool
+        ("disk.rs", "segment::sync_all(&self.path(no))?; // w"),       // take_spare: kills, `version`
+        ("disk.rs", "return if sync { segment.sync().map_err("),       // append: `sync` above
+        ("disk/start.rs", "let looked = looked.filter(|found| *foun"), // list: kills, `copy`
+        ("disk/start.rs", "if let Err(error) = segment::sync_journa"), // read_book: kills, `0.jnl`
+        ("slots.rs", "file.sync_all()?;"),                             // begin: the zeros
+        ("slots.rs", "self.file.sync_data()?;"),                       // write
+    ]);
+}
+
 /// What came out without a sync.
 #[derive(Debug)]
 pub(crate) struct Finding {
