@@ -306,7 +306,11 @@ impl Disk {
                 let there = lock(&self.row).contains_key(&no); // unless making it failed
                 match door.take() {
                     Some(open) => Some(Ok(open)),
-                    None => there.then(|| guarded_open(&self.path(no)).map(Arc::new)),
+                    None => there.then(|| {
+                        let segment = guarded_open(&self.path(no))?;
+                        segment::sync_all(&self.path(no))?; // whoever made it may have been killed before
+                        Ok::<_, SegmentError>(Arc::new(segment))
+                    }),
                 }
             };
             match made {

@@ -125,6 +125,8 @@ pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
         if is_copy {
             // A copy is one batch: whole, or its original still counts.
             let original = (no.0, no.1 - 1);
+            // Whoever made it may have been killed before it was synced, and the original is all there is for certain.
+            let looked = looked.filter(|found| *found != Content::Some || segment::sync_all(&path).is_ok());
             match looked {
                 Some(Content::Some) if row.remove(&original).is_some() => bin(original),
                 Some(Content::Some) => {}
@@ -178,6 +180,11 @@ pub(super) fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered 
                 Ok(())
             })
         } else {
+            // What is read here is repeated in the next book, which is synced: a block must not be less lasting than the
+            // cursor that says it moved there.
+            if let Err(error) = segment::sync_journals(&path) {
+                tracing::warn!(segment = %name(no), %error, "spool segment of an earlier life cannot be synced");
+            }
             let keep = |key: &[u8], len: usize| if is_control_key(key) { len } else { HEADER_LEN };
             let walked = segment::read_journals(&path, VALUE_MAX, keep, |item| match parse_block_key(&item.key) {
                 Some(_) => {
