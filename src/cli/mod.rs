@@ -7,11 +7,13 @@
 //! | `print-config` | the configuration as it is read: merged, references resolved, secrets masked |
 //! | `components` | what this build knows |
 //! | `completions`, `man` | what a package installs beside the binary |
+//! | `spool` | looking into a spool directory, and mending it |
 //! | `demo` | agent, spool, far end, outage, crash, and the proof that nothing was lost |
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // this is where the program prints
 
 mod demo;
+mod spool;
 
 use crate::app::last_good::LastGood;
 use crate::app::plan::{EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS};
@@ -53,6 +55,9 @@ enum Command {
     Man,
     /// Watch it keep its promise: load, an outage, a crash, and the count at the far end.
     Demo(demo::Options),
+    /// Look into a spool directory, also a copied or damaged one, or that of a running agent; mend it while none runs. Looking
+    /// changes nothing in it.
+    Spool(spool::Options),
 }
 
 /// Where the configuration comes from.
@@ -116,6 +121,7 @@ pub fn main() -> Exit {
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
         Command::Demo(options) => demo::main(&options),
+        Command::Spool(options) => spool::main(&options),
     }
 }
 
@@ -149,6 +155,13 @@ fn man() -> Exit {
     let mut text = Vec::new();
     let page = clap_mangen::Man::new(Cli::command());
     page.render(&mut text).expect("a vector takes every byte");
+    let command = Cli::command();
+    let spool = command.find_subcommand("spool").expect("it is one of ours");
+    text.extend_from_slice(b".SH SPOOL COMMANDS\nEach says more with \\-\\-help.\n");
+    for of_spool in spool.get_subcommands() {
+        let about = of_spool.get_about().map(ToString::to_string).unwrap_or_default();
+        text.extend_from_slice(format!(".TP\n\\fBspool {}\\fR\n{about}\n", of_spool.get_name()).as_bytes());
+    }
     text.extend_from_slice(b".SH EXIT STATUS\n");
     for exit in Exit::ALL {
         text.extend_from_slice(format!(".TP\n\\fB{}\\fR\n{}\n", exit.code(), exit.meaning()).as_bytes());
