@@ -4,6 +4,8 @@
 //! Each case runs in a mount namespace of its own on a small tmpfs; where the system gives none, it says SKIPPED and proves
 //! nothing.
 
+#![allow(clippy::print_stdout)] // it says SKIPPED, and why
+
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -7,11 +7,13 @@
 //! | `print-config` | the configuration as it is read: merged, references resolved, secrets masked |
 //! | `components` | what this build knows |
 //! | `completions`, `man` | what a package installs beside the binary |
+//! | `spool` | looking into a spool directory, and mending it |
 //! | `demo` | agent, spool, far end, outage, crash, and the proof that nothing was lost |
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // this is where the program prints
 
 mod demo;
+mod spool;
 
 use crate::app::last_good::LastGood;
 use crate::app::plan::{EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS};
@@ -54,6 +56,9 @@ enum Command {
     Man,
     /// Watch it keep its promise: load, an outage, a crash, and the count at the far end.
     Demo(demo::Options),
+    /// Look into a spool directory, also a copied or damaged one, or that of a running agent; mend it while none runs. Looking
+    /// changes nothing in it.
+    Spool(spool::Options),
 }
 
 /// Where the configuration comes from.
@@ -133,6 +138,7 @@ pub fn main() -> Exit {
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
         Command::Demo(options) => demo::main(&options),
+        Command::Spool(options) => spool::main(&options),
     }
 }
 
@@ -186,6 +192,12 @@ fn manual() -> String {
         // A section inside a section has no heading of its own.
         let options = rendered(|out| page.render_options_section(out));
         text.extend(options.lines().filter(|line| !line.starts_with(".SH")).map(|line| format!("{line}\n")));
+    }
+    text.push_str(".SH SPOOL COMMANDS\nEach says more with \\-\\-help.\n");
+    let of_spool = command.find_subcommand("spool").into_iter().flat_map(clap::Command::get_subcommands);
+    for of_spool in of_spool.filter(|one| !one.is_hide_set()) {
+        let about = of_spool.get_about().map(ToString::to_string).unwrap_or_default();
+        text.push_str(&format!(".TP\n\\fBspool {}\\fR\n{about}\n", of_spool.get_name()));
     }
     text.push_str(".SH EXIT STATUS\n");
     for exit in Exit::ALL {

@@ -35,7 +35,7 @@
 //! | `sieve.rs` | dropping items |
 //! | `only.rs` `peek.rs` | for which items; looking into a message without decoding it |
 //! | `edits.rs` `value.rs` | the actions; values computed from values |
-//! | `json/` | OTLP/JSON to protobuf |
+//! | `json/` | OTLP/JSON to protobuf, and back |
 //! | `answer.rs` | what is answered to an export request |
 //! | `schema.rs` | the messages of OTLP as one table |
 //! | `wire.rs` | varints, keys, lengths; the error |
@@ -69,7 +69,7 @@ mod wire;
 pub use answer::{Encoding, Partial, Status, success};
 pub use caller::Caller;
 pub use edits::{Action, Find, Groups, Keys, Pattern, Source, Type, VALUE_DEPTH_MAX, Value, When};
-pub use json::{BadJson, from_json, from_json_within};
+pub use json::{BadJson, each_item, from_json, from_json_within, put_text, to_json};
 pub use list::Context;
 pub use merge::merge;
 #[cfg(any(test, feature = "testing"))]

@@ -544,8 +544,7 @@ impl Cursor {
 
     fn record(&self) -> Vec<u8> {
         let mut pen = Pen::default();
-        // A build that knows no absences reads the books of a spool that has none.
-        pen.u8(if self.absences.is_empty() { 1 } else { 2 });
+        pen.u8(3);
         for n in [self.below, self.below_total, self.base] {
             pen.u64(n);
         }
@@ -567,9 +566,7 @@ impl Cursor {
                 pen.u64(s.end);
             }
         }
-        if !self.absences.is_empty() {
-            pen.count(self.absences.len());
-        }
+        pen.count(self.absences.len());
         for a in &self.absences {
             for n in [a.index.start, a.index.end, a.totals.start, a.totals.end] {
                 pen.u64(n);
@@ -582,7 +579,7 @@ impl Cursor {
     pub(crate) fn read(record: &[u8]) -> Result<Cursor, Damage> {
         let mut eye = Eye::unseal(record)?;
         let version = eye.u8()?;
-        if !(1..=2).contains(&version) {
+        if !(1..=3).contains(&version) {
             return Err(Damage::Unknown { what: "cursor version", found: version.into() });
         }
         let mut cursor = Cursor {
@@ -596,9 +593,11 @@ impl Cursor {
             held: Vec::new(),
         };
         let c = &mut cursor.counts;
+        // Nobody could drop anything before version 3.
+        let reasons = if version < 3 { Reason::Dropped as usize } else { c.lost.len() };
         for n in [&mut c.delivered, &mut c.parked, &mut c.dead_letters, &mut c.quarantined, &mut c.burnt]
             .into_iter()
-            .chain(&mut c.lost)
+            .chain(&mut c.lost[..reasons])
         {
             *n = eye.u64()?;
         }
@@ -835,6 +834,23 @@ mod tests {
         #[test]
         fn garbage_is_no_cursor(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(Cursor::read(&garbage).is_err());
+        }
+    }
+
+    /// Records of older agents read back, without what they could not say.
+    #[test]
+    fn records_of_older_versions_read_back() {
+        let mut c = Cursor::at_tip(7, 70);
+        c.counts.lost = [0; Reason::ALL.len()];
+        let now = c.write();
+        // Version, three numbers, five counts, the reasons; then what follows.
+        let (reasons, rest) = (1 + 8 * 8, 1 + 8 * 8 + 8 * Reason::ALL.len());
+        for version in [1, 2] {
+            let mut pen = Pen(now[..reasons + 8 * 5].to_vec());
+            pen.0[0] = version;
+            let end = now.len() - 8 - if version == 1 { 4 } else { 0 };
+            pen.0.extend_from_slice(&now[rest..end]);
+            assert_eq!(Cursor::read(&pen.seal()), Ok(Cursor { dirty: false, ..c.clone() }), "version {version}");
         }
     }
 

@@ -20,13 +20,17 @@
 //! | `disk/start.rs` | taking over what an earlier life left |
 //! | `disk/look.rs` | reading the row: which segment, opening it, what is in it |
 //! | `disk/upkeep.rs` | housekeeping, one piece at a time |
+//! | `disk/repair.rs` | making a damaged directory whole by hand, while no agent has it |
 
 mod look;
+mod repair;
 mod start;
 mod upkeep;
 
 use self::look::{first_readable, guarded_open};
+pub(crate) use self::repair::{Repaired, repair};
 pub use self::start::StartError;
+pub(super) use self::start::arrange;
 pub(crate) use self::start::{Recovered, clear};
 use self::start::{list, read_book, take_lock};
 use super::Lane;
@@ -112,7 +116,7 @@ pub enum WhenFull {
 }
 
 /// A segment's place in the row: its number and how often it was copied.
-type No = (u64, u32);
+pub(super) type No = (u64, u32);
 
 /// What a segment holds of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +150,7 @@ pub(crate) fn extend(spans: &mut Spans, h: &Header) {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(crate) enum State {
     /// Not whole yet.
     Making,
     /// Whole and empty, waiting for its turn.
@@ -509,7 +513,7 @@ impl Disk {
     }
 }
 
-fn name((number, copy): No) -> String {
+pub(super) fn name((number, copy): No) -> String {
     if copy == 0 { format!("seg-{number:016x}") } else { format!("seg-{number:016x}.{copy}") }
 }
 

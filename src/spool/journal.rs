@@ -12,7 +12,8 @@
 //! ```
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -83,7 +84,7 @@ pub(crate) fn walk(
             }
             Ok(None) => return Ok(walk),
             Err(Trouble::Io(e)) => return Err(e),
-            Err(Trouble::Broken(why)) => {
+            Err(Trouble::Broken { why, .. }) => {
                 walk.stop = Stop::Broken(why);
                 return Ok(walk);
             }
@@ -91,9 +92,75 @@ pub(crate) fn walk(
     }
 }
 
+/// What [`walk_on`] meets, in order.
+#[derive(Debug)]
+pub(crate) enum Met {
+    /// A whole batch.
+    Batch(Vec<Item>),
+    /// Bytes that are no whole batch, up to the next one.
+    Gap {
+        /// Where they begin.
+        from: u64,
+        /// Where the next whole batch begins; `None`: there is none.
+        next: Option<u64>,
+        why: String,
+        /// They have the form of a batch from end to end: a torn write has not.
+        in_form: bool,
+        /// Items with the form of a block of ours that stand in there. Nothing is proved of them.
+        items: Vec<Item>,
+    },
+}
+
+/// Walks the journal at `path` as [`walk`] does, and on behind damage, to what neither fjall nor [`walk`] reach: each batch is
+/// whole by its own checksum. For looking; whoever opens the segment has it cut at the first gap.
+///
+/// # Errors
+/// Only when the file cannot be read.
+pub(crate) fn walk_on(
+    path: &Path,
+    value_max: usize,
+    keep: impl Fn(&[u8], usize) -> usize,
+    mut met: impl FnMut(Met),
+) -> io::Result<()> {
+    let file = File::open(path)?;
+    let len = file.metadata()?.len();
+    let look = file.try_clone()?;
+    let mut tape = Tape { file: BufReader::with_capacity(64 << 10, file), at: 0, len };
+    // Each byte may be read a few times over while the next whole batch is searched, and not more often.
+    let mut patience = len.saturating_mul(4) + (16 << 20);
+    loop {
+        let from = tape.at;
+        let (why, in_form) = match tape.batch(value_max, &keep) {
+            Ok(Some(items)) => {
+                met(Met::Batch(items));
+                continue;
+            }
+            Err(Trouble::Io(e)) => return Err(e),
+            Ok(None) if from == len => return Ok(()),
+            Ok(None) => (format!("at byte {from}: zeros, and a batch behind them"), true),
+            Err(Trouble::Broken { why, in_form }) => (why, in_form),
+        };
+        let is_end = why.ends_with("behind them");
+        let next = tape.search(&look, from + 1, value_max, &mut patience)?;
+        if next.is_none() && is_end {
+            return Ok(()); // preallocated, and nothing was written there
+        }
+        let items = tape.salvage(&look, from..next.unwrap_or(len), value_max, &keep)?;
+        met(Met::Gap { from, next, why, in_form, items });
+        match next {
+            Some(next) => tape.go(next)?,
+            None => return Ok(()),
+        }
+    }
+}
+
 enum Trouble {
     Io(io::Error),
-    Broken(String),
+    Broken {
+        why: String,
+        /// The batch reached its end, and is not what its checksum says.
+        in_form: bool,
+    },
 }
 
 struct Tape {
@@ -135,13 +202,86 @@ impl Tape {
             END => {}
             other => return broken(at, format_args!("tag {other} where the batch should end")),
         }
-        if self.u64()? != sum.digest() {
-            return broken(start, format_args!("checksum of the batch does not match"));
+        let matches = self.u64()? == sum.digest();
+        let trailer = self.bytes::<4>()?;
+        if !matches {
+            let why = format!("at byte {start}: checksum of the batch does not match");
+            return Err(Trouble::Broken { why, in_form: trailer == MAGIC });
         }
-        if self.bytes::<4>()? != MAGIC {
-            return broken(at, format_args!("the batch's trailer is not fjall's"));
+        if trailer != MAGIC {
+            let why = format!("at byte {at}: the batch's trailer is not fjall's");
+            return Err(Trouble::Broken { why, in_form: true });
         }
         Ok(Some(items))
+    }
+
+    fn go(&mut self, at: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(at))?;
+        self.at = at;
+        Ok(())
+    }
+
+    /// The first whole batch at or after `at`.
+    fn search(&mut self, look: &File, at: u64, value_max: usize, patience: &mut u64) -> io::Result<Option<u64>> {
+        // A batch of ours begins with an item or the clearing of a keyspace; a few bytes tell nearly everything else.
+        let begins = |head: &[u8]| head[0] == START && matches!(head[13..16], [ITEM, 0, 0] | [CLEAR, ..]);
+        let mut candidates = Vec::new();
+        let mut from = at;
+        while from < self.len && *patience > 0 {
+            from = scan(look, from, self.len, 16, |here, head| {
+                if begins(head) {
+                    candidates.push(here);
+                }
+            })?;
+            for here in candidates.drain(..) {
+                self.go(here)?;
+                let is_batch = match self.batch(value_max, &|_, _| 0) {
+                    Ok(found) => found.is_some(),
+                    Err(Trouble::Broken { .. }) => false,
+                    Err(Trouble::Io(e)) => return Err(e),
+                };
+                if is_batch {
+                    return Ok(Some(here));
+                }
+                *patience = patience.saturating_sub(self.at - here + 64);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Items between two places that look like blocks: of our keyspace, with a key of twelve bytes.
+    fn salvage(
+        &mut self,
+        look: &File,
+        range: std::ops::Range<u64>,
+        value_max: usize,
+        keep: &impl Fn(&[u8], usize) -> usize,
+    ) -> io::Result<Vec<Item>> {
+        let mut begins = Vec::new();
+        let mut from = range.start;
+        while from < range.end {
+            from = scan(look, from, range.end, HEAD_OF_BLOCK.len(), |here, head| {
+                if head == HEAD_OF_BLOCK {
+                    begins.push(here);
+                }
+            })?;
+        }
+        let (mut items, mut end) = (Vec::new(), range.start);
+        for here in begins {
+            if here < end {
+                continue; // inside the value of the last one
+            }
+            self.go(here + 1)?;
+            match self.item(here, value_max, keep, &mut Xxh3::new()) {
+                Ok(item) if self.at <= range.end => {
+                    end = self.at;
+                    items.push(item);
+                }
+                Ok(_) | Err(Trouble::Broken { .. }) => {}
+                Err(Trouble::Io(e)) => return Err(e),
+            }
+        }
+        Ok(items)
     }
 
     fn item(
@@ -221,7 +361,28 @@ impl Tape {
 }
 
 fn broken<T>(at: u64, why: std::fmt::Arguments<'_>) -> Result<T, Trouble> {
-    Err(Trouble::Broken(format!("at byte {at}: {why}")))
+    Err(Trouble::Broken { why: format!("at byte {at}: {why}"), in_form: false })
+}
+
+/// How an item begins that holds a block: an uncompressed value of keyspace 1 under a key of twelve bytes.
+const HEAD_OF_BLOCK: &[u8] = &[ITEM, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 12, 0];
+
+/// Shows `look` every window of `n` bytes in the next piece of the file; gives where the piece after it begins.
+fn scan(file: &File, from: u64, to: u64, n: usize, mut look: impl FnMut(u64, &[u8])) -> io::Result<u64> {
+    const PIECE: usize = 256 << 10;
+    static ZEROS: [u8; PIECE] = [0; PIECE]; // most of a journal is preallocated, and compared at once
+    let len = usize::try_from(to - from).unwrap_or(PIECE).min(PIECE);
+    if len < n {
+        return Ok(to);
+    }
+    let mut piece = vec![0; len];
+    file.read_exact_at(&mut piece, from)?;
+    if piece != ZEROS[..len] {
+        for (i, window) in piece.windows(n).enumerate().filter(|(_, window)| window[0] != 0) {
+            look(from + i as u64, window);
+        }
+    }
+    Ok(if from + len as u64 == to { to } else { from + (len - n + 1) as u64 })
 }
 
 #[cfg(test)]
@@ -305,6 +466,26 @@ mod tests {
             // fjall's checksum does not cover a batch's sequence number, which is nothing to us.
             prop_assert!(walk.proved_len <= at as u64 || left == items);
             prop_assert_eq!(&left[..], &items[..left.len()]);
+            // What looks on finds every other batch, and says where the gap is.
+            let (mut found, mut gaps) = (Vec::new(), Vec::new());
+            walk_on(&path, 1 << 20, |_, n| n.min(3), |met| match met {
+                Met::Batch(items) => found.extend(items),
+                Met::Gap { from, next, .. } => gaps.push((from, next)),
+            }).expect("readable");
+            prop_assert!(found.iter().all(|item| items.contains(item)));
+            if left != items {
+                prop_assert_eq!(gaps.len(), 1, "{:?}", gaps);
+                prop_assert!(gaps[0].0 == walk.proved_len && gaps[0].1.is_none_or(|next| next > at as u64));
+                prop_assert!(found.len() + 3 >= items.len() && (gaps[0].1.is_some() || found == left), "{:?} {:?}", gaps, found.len());
+            }
+        }
+
+        #[test]
+        fn whatever_lies_there_is_walked_to_its_end(garbage in prop::collection::vec(0_u8..4, 0..400)) {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let path = dir.path().join("0.jnl");
+            std::fs::write(&path, garbage).expect("space");
+            walk_on(&path, 1 << 20, |_, n| n, |_| {}).expect("readable");
         }
     }
 }

@@ -517,17 +517,58 @@ impl Ledger {
     /// A segment is going: everything of `lane` below this place is lost{evicted}. Returns the items that are, summed
     /// over the exporters.
     pub(crate) fn evict(&mut self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
-        let Some(state) = self.lanes.get(&lane.0) else { return 0 };
-        let mut gone = 0;
-        for ((_, no), cursor) in &mut self.cursors {
-            if *no == lane.0 {
-                let (_, from) = cursor.frontier();
-                let never = state.never(cursor, &(from..total.max(from)));
-                gone += cursor.evict_below(index, total, never, fate);
-            }
-        }
+        let readers: Vec<ExporterNo> = self.readers(lane).map(|(no, _)| no).collect();
+        readers.into_iter().map(|exporter| self.give_up(exporter, lane, index, total, fate)).sum()
+    }
+
+    /// Everything of `lane` below this place has this fate for one exporter, as far as it was its own and not settled. Returns
+    /// the items that have it.
+    fn give_up(&mut self, exporter: ExporterNo, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
+        let at = (exporter.0, lane.0);
+        let (Some(state), Some(cursor)) = (self.lanes.get(&lane.0), self.cursors.get_mut(&at)) else { return 0 };
+        let (_, from) = cursor.frontier();
+        let never = state.never(cursor, &(from..total.max(from)));
+        let gone = cursor.evict_below(index, total, never, fate);
         self.forget_burnt(lane);
         gone
+    }
+
+    /// A person gives up everything that waits for the exporter in the lane, or is held there. Returns how many items.
+    pub(crate) fn discard(&mut self, exporter: ExporterNo, lane: Lane) -> u64 {
+        let Some((index, total)) = self.lanes.get(&lane.0).map(|state| (state.next_index, state.tip)) else { return 0 };
+        self.give_up(exporter, lane, index, total, Fate::Lost(super::Reason::Dropped))
+    }
+
+    /// Lanes that lie beside others, by whose they are and what for: side, owner, its name, lane, pipeline, items.
+    pub(crate) fn beside(&self, side: Side) -> Vec<Beside> {
+        let beside = |((exporter, lane), cursor): (&(u32, u32), &Cursor)| {
+            let (owner, state) = (self.exporters.get(exporter)?, self.lanes.get(lane)?);
+            let pipeline = main_lane_name(&state.name, &owner.name);
+            let is_it = pipeline != state.name && state.name.starts_with(side.name());
+            is_it.then(|| Beside {
+                owner: Owner { exporter: ExporterNo(*exporter), generation: owner.generation },
+                exporter: owner.name.clone(),
+                lane: Lane(*lane),
+                pipeline: pipeline.to_owned(),
+                items: state.waiting(cursor),
+            })
+        };
+        self.cursors.iter().filter_map(beside).collect()
+    }
+
+    /// The same of the lanes of pipelines, and whether the exporter reads there no more.
+    pub(crate) fn own_lanes(&self) -> Vec<(Beside, bool)> {
+        let own = |((exporter, lane), cursor): (&(u32, u32), &Cursor)| {
+            let (owner, state) = (self.exporters.get(exporter)?, self.lanes.get(lane)?);
+            let is_own = main_lane_name(&state.name, &owner.name) == state.name;
+            is_own.then(|| {
+                let owner_now = Owner { exporter: ExporterNo(*exporter), generation: owner.generation };
+                let (name, pipeline) = (owner.name.clone(), state.name.clone());
+                let items = state.waiting(cursor);
+                (Beside { owner: owner_now, exporter: name, lane: Lane(*lane), pipeline, items }, cursor.is_away())
+            })
+        };
+        self.cursors.iter().filter_map(own).collect()
     }
 
     fn forget_burnt(&mut self, lane: Lane) {
@@ -579,9 +620,8 @@ impl Ledger {
     pub(crate) fn waits(&self) -> Vec<Waits<'_>> {
         let waits = |((exporter, lane), cursor): (&(u32, u32), &Cursor)| {
             let (owner, state) = (self.exporters.get(exporter)?, self.lanes.get(lane)?);
-            let pipeline = main_lane_name(&state.name, &owner.name);
-            let is_sent = pipeline == state.name || state.name.starts_with(Side::Park.name());
-            if !is_sent || state.waiting(cursor) == 0 {
+            let pipeline = self.sends(Lane(*lane), &owner.name)?;
+            if state.waiting(cursor) == 0 {
                 return None;
             }
             let from = cursor.frontier().0;
@@ -599,15 +639,34 @@ impl Ledger {
     /// Promise P2, one book per pipeline and exporter, side lanes included. Should the identity not hold (only our own
     /// mistake can do that), it is said in the log: whoever looks then needs the numbers more than ever.
     pub(crate) fn books(&self) -> Vec<Book> {
+        if cfg!(debug_assertions) {
+            self.cursors.values().for_each(Cursor::audit);
+        }
+        let books = self.books_as_they_are();
+        for book in &books {
+            let sum = book.sum();
+            debug_assert_eq!(book.accepted, sum, "the identity of the books: {book:?}");
+            if book.accepted != sum {
+                tracing::error!(
+                    pipeline = book.lane,
+                    exporter = book.exporter,
+                    book.accepted,
+                    sum,
+                    "spool books do not add up"
+                );
+            }
+        }
+        books
+    }
+
+    /// The same of records that may have been damaged, whether they add up or not.
+    pub(crate) fn books_as_they_are(&self) -> Vec<Book> {
         let mut books = Vec::new();
         let by_name: HashMap<&str, u32> = self.lanes.iter().map(|(no, lane)| (&lane.name[..], *no)).collect();
         for ((exporter, lane), cursor) in &self.cursors {
             let (Some(owner), Some(state)) = (self.exporters.get(exporter), self.lanes.get(lane)) else { continue };
             if main_lane_name(&state.name, &owner.name) != state.name {
                 continue; // entered below, with its main lane
-            }
-            if cfg!(debug_assertions) {
-                cursor.audit();
             }
             let mut book = Book { lane: state.name.clone(), exporter: owner.name.clone(), ..Book::default() };
             let beyond = cursor.frontier().1..state.tip;
@@ -620,9 +679,6 @@ impl Ledger {
                 let beside = by_name.get(&name[..]).and_then(|no| Some((*no, self.lanes.get(no)?)));
                 let Some((no, side_lane)) = beside else { continue };
                 let Some(c) = self.cursors.get(&(*exporter, no)) else { continue };
-                if cfg!(debug_assertions) {
-                    c.audit();
-                }
                 book.delivered += c.counts.delivered;
                 for (sum, n) in book.lost.iter_mut().zip(c.counts.lost) {
                     *sum += n;
@@ -633,22 +689,58 @@ impl Ledger {
                     Side::Quarantine => &mut book.quarantined,
                 } += side_lane.waiting(c);
             }
-            let held = book.dead_letters + book.quarantined;
-            let sum = book.delivered + book.waiting + held + book.lost.iter().sum::<u64>();
-            debug_assert_eq!(book.accepted, sum, "the identity of the books: {book:?}");
-            if book.accepted != sum {
-                tracing::error!(
-                    pipeline = book.lane,
-                    exporter = book.exporter,
-                    book.accepted,
-                    sum,
-                    "spool books do not add up"
-                );
-            }
             books.push(book);
         }
         books
     }
+
+    /// Lanes: number, name, signal and the total at their tip.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = (Lane, &str, Signal, u64)> {
+        self.lanes.iter().map(|(no, lane)| (Lane(*no), &lane.name[..], lane.signal, lane.tip))
+    }
+
+    /// The pipeline whose data this exporter is to send from the lane: its own, or what it parked of it. `None` for what is
+    /// held for a person.
+    pub(crate) fn sends(&self, lane: Lane, exporter: &str) -> Option<&str> {
+        let name = &self.lanes.get(&lane.0)?.name;
+        let pipeline = main_lane_name(name, exporter);
+        (pipeline == name || name.starts_with(Side::Park.name())).then_some(pipeline)
+    }
+
+    /// Who ever joined a lane.
+    pub(crate) fn readers(&self, lane: Lane) -> impl Iterator<Item = (ExporterNo, &str)> {
+        let of_lane = self.cursors.keys().filter(move |(_, l)| *l == lane.0);
+        of_lane.filter_map(|(exporter, _)| Some((ExporterNo(*exporter), &self.exporters.get(exporter)?.name[..])))
+    }
+
+    /// What of these totals of a lane is its exporter's and not settled: without what was burnt or came while it was away.
+    pub(crate) fn open(&self, exporter: ExporterNo, lane: Lane, totals: Range<u64>) -> Vec<Range<u64>> {
+        let (Some(cursor), Some(state)) = (self.cursors.get(&(exporter.0, lane.0)), self.lanes.get(&lane.0)) else {
+            return Vec::new();
+        };
+        let mut never = cursor.taken();
+        never.push(0..cursor.below_total);
+        never.extend(state.burnt.iter().cloned());
+        never.extend(cursor.absences.iter().map(|a| a.totals.clone()));
+        never.sort_by_key(|r| r.start);
+        subtract(totals, &never)
+    }
+}
+
+/// What of `part` lies in none of `ranges`, which are sorted.
+pub(super) fn subtract(part: Range<u64>, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut open = Vec::new();
+    let mut at = part.start;
+    for r in ranges.iter().filter(|r| r.start < part.end && part.start < r.end) {
+        if at < r.start {
+            open.push(at..r.start);
+        }
+        at = at.max(r.end);
+    }
+    if at < part.end {
+        open.push(at..part.end);
+    }
+    open
 }
 
 /// See [`Ledger::waits`].
@@ -658,6 +750,17 @@ pub(crate) struct Waits<'a> {
     pub(crate) exporter: &'a str,
     pub(crate) at: (ExporterNo, Lane),
     pub(crate) recent: Option<Stamp>,
+}
+
+/// What an exporter has in a lane.
+#[derive(Debug, Clone)]
+pub(crate) struct Beside {
+    pub(crate) owner: Owner,
+    pub(crate) exporter: String,
+    pub(crate) lane: Lane,
+    pub(crate) pipeline: String,
+    /// Not settled.
+    pub(crate) items: u64,
 }
 
 /// Where an exporter sets things aside.

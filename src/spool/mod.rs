@@ -26,6 +26,8 @@ pub(crate) mod shelf;
 pub(crate) mod slots;
 pub mod store;
 pub(crate) mod summary;
+pub(crate) mod survey;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
@@ -185,12 +187,14 @@ pub enum Reason {
     Corrupt = 3,
     /// The far end took the request and refused these items of it.
     Rejected = 4,
+    /// A person gave them up: `spool drop`.
+    Dropped = 5,
 }
 
 impl Reason {
     /// All of them; `ALL[r as usize] == r`.
-    pub const ALL: [Reason; 5] =
-        [Reason::Expired, Reason::RetryExpired, Reason::Evicted, Reason::Corrupt, Reason::Rejected];
+    pub const ALL: [Reason; 6] =
+        [Reason::Expired, Reason::RetryExpired, Reason::Evicted, Reason::Corrupt, Reason::Rejected, Reason::Dropped];
 
     /// As in labels and reports.
     #[must_use]
@@ -201,6 +205,7 @@ impl Reason {
             Reason::Evicted => "evicted",
             Reason::Corrupt => "corrupt",
             Reason::Rejected => "rejected",
+            Reason::Dropped => "dropped",
         }
     }
 }
@@ -233,6 +238,14 @@ pub struct Book {
     pub quarantined: u64,
     /// Items lost, by [`Reason`].
     pub lost: [u64; Reason::ALL.len()],
+}
+
+impl Book {
+    /// What `accepted` must be.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.delivered + self.waiting + self.dead_letters + self.quarantined + self.lost.iter().sum::<u64>()
+    }
 }
 
 /// Why a commit did not happen. Nothing of it was kept, unless said otherwise.

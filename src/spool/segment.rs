@@ -123,6 +123,11 @@ impl Segment {
                 file.sync_all()?;
             }
         }
+        // fjall refuses a whole database for the want of its empty lock file, and takes one without a marker for half made.
+        OpenOptions::new().append(true).create(true).open(path.join("lock"))?;
+        if !is_whole(path) && content(path)? == Content::Some {
+            fs::write(path.join("version"), VERSION)?;
+        }
         Ok(Segment { found: true, ..Segment::reopen(path)? })
     }
 
@@ -297,8 +302,11 @@ pub(crate) fn sync_journals(path: &Path) -> io::Result<()> {
     journals(path)?.iter().try_for_each(|journal| File::open(journal)?.sync_all())
 }
 
+/// What fjall's marker holds.
+pub(super) const VERSION: &[u8] = b"FJL\x03";
+
 /// fjall's keyspace for its own notes.
-const META: u64 = 0;
+pub(super) const META: u64 = 0;
 
 /// Whether a directory is a whole fjall database: fjall writes `version` last.
 pub(crate) fn is_whole(path: &Path) -> bool {
@@ -310,7 +318,7 @@ pub(crate) fn is_whole(path: &Path) -> bool {
 pub(crate) enum Content {
     /// Nothing: no byte in a journal, and no table.
     None,
-    /// A batch that was torn off, and nothing else.
+    /// A batch that was torn off, and nothing else; or no journal.
     Torn,
     /// At least one whole batch, or a table.
     Some,
@@ -321,8 +329,12 @@ pub(crate) enum Content {
 /// # Errors
 /// When it cannot be read.
 pub(crate) fn content(path: &Path) -> io::Result<Content> {
-    let mut found = Content::None;
-    for journal in journals(path)? {
+    let journals = journals(path)?;
+    // Every segment is made with a journal of preallocated length. Where it is gone or cut to nothing, something was lost; and
+    // without it fjall counts anew, so that what is written next would be lost at the opening after that.
+    let is_there = |journal: &PathBuf| fs::metadata(journal).is_ok_and(|m| m.len() > 0);
+    let mut found = if journals.iter().any(is_there) { Content::None } else { Content::Torn };
+    for journal in journals {
         let mut items = 0;
         let count = |batch: Vec<journal::Item>| items += batch.iter().filter(|i| i.keyspace != META).count();
         let walk = journal::walk(&journal, usize::MAX, |_, _| 0, count)?;
@@ -352,7 +364,7 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The journal files, oldest first.
-fn journals(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn journals(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path)? {
         let path = entry?.path();
@@ -361,7 +373,8 @@ fn journals(path: &Path) -> io::Result<Vec<PathBuf>> {
             .and_then(|n| n.to_str())
             .and_then(|n| n.strip_suffix(".jnl"))
             .and_then(|n| n.parse::<u64>().ok());
-        if let Some(number) = number {
+        // Anything else of that name (a pipe would never be read to its end) is none.
+        if let Some(number) = number.filter(|_| path.is_file()) {
             found.push((number, path));
         }
     }
@@ -536,6 +549,20 @@ mod tests {
         assert_eq!(content(&path).expect("readable"), Content::None);
         fs::write(keyspaces.join("2/tables/0"), b"t").expect("space");
         assert_eq!(content(&path).expect("readable"), Content::Some);
+    }
+
+    /// Without its lock file or its marker fjall refuses the database, with everything in it.
+    #[test]
+    fn files_that_only_mark_something_cost_nothing_when_they_are_gone() {
+        for gone in ["lock", "version"] {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let path = dir.path().join("a");
+            make(dir.path(), "a").append(vec![rec(b"k", b"v")], true).expect("space");
+            assert!(gone == "lock" || fs::read(path.join(gone)).expect("fjall made it") == VERSION);
+            fs::remove_file(path.join(gone)).expect("fjall made it");
+            let s = Segment::open(&path, MAX).expect(gone);
+            assert!(s.first(b"k", b"k").expect("intact").is_some(), "{gone}");
+        }
     }
 
     #[test]

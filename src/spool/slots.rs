@@ -69,8 +69,7 @@ impl Slots {
             file.write_all_at(&[0; 3 * PAGE as usize], 0)?;
             file.sync_all()?;
         }
-        let newest = [0, PAGE].into_iter().filter_map(|at| read_slot(&file, at).ok()).max_by_key(|s| s.generation);
-        let now = match newest {
+        let now = match newest(&file) {
             Some(slot) if slot.machine == machine => slot,
             Some(cloned) => Slot { uuid: fresh(), machine, ..cloned },
             None => Slot { generation: 0, uuid: fresh(), machine, epoch: 0, clean: true },
@@ -138,6 +137,16 @@ impl Slots {
         page.0.extend_from_slice(&record);
         self.file.write_all_at(&page.0, 2 * PAGE)
     }
+}
+
+/// The slot that counts.
+fn newest(file: &File) -> Option<Slot> {
+    [0, PAGE].into_iter().filter_map(|at| read_slot(file, at).ok()).max_by_key(|s| s.generation)
+}
+
+/// What the slots at `path` say, without beginning anything; `None` when neither can be read.
+pub(crate) fn look(path: &Path) -> Option<Slot> {
+    newest(&File::open(path).ok()?)
 }
 
 fn read_slot(file: &File, at: u64) -> Result<Slot, Damage> {

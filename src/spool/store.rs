@@ -16,18 +16,21 @@
 //! | `store/leasing.rs` | handing out windows |
 //! | `store/suspects.rs` | evidence against blocks, and what becomes of those with too much of it |
 //! | `store/books.rs` | the ledger as the shelf sees it |
+//! | `store/mending.rs` | what a person decides about held data |
 
 mod ages;
 mod books;
 mod leasing;
+mod mending;
 mod suspects;
 
 use self::books::Books;
+pub(crate) use self::mending::{Mended, What, Which, meant};
 use self::suspects::{DEATH_EVIDENCE, Suspects};
 use super::block::{self, frame};
 use super::cursor::Fate;
 use super::disk::{Disk, DiskSettings, Limits, StartError, clear};
-use super::ledger::{Ledger, Side};
+use super::ledger::{Ledger, Side, subtract};
 use super::shelf::{Memory, Shelf, ShelfError, Usage, lock, try_lock};
 use super::slots::Slots;
 use super::{
@@ -232,6 +235,12 @@ impl Spool {
         self.shelf.upkeep(&Books::of(self)).map_err(|e| e.to_string())
     }
 
+    /// The lane where this exporter sets things aside.
+    #[cfg(test)]
+    pub(super) fn side_lane(&self, side: Side, owner: Owner, lane: Lane) -> Lane {
+        lock(&self.ledger).side_lane(side, owner.exporter, lane)
+    }
+
     /// Writes nothing for so long, as a disk that stalls: a fault on command. Blocks the caller, and whoever writes.
     #[cfg(any(test, feature = "testing"))]
     pub fn stand_still(&self, time: std::time::Duration) {
@@ -318,22 +327,6 @@ impl SpoolUsage {
 fn total_of(places: &[(u64, u64)], at: Pos) -> Option<u64> {
     let i = places.binary_search_by_key(&at.index, |(index, _)| *index).ok()?;
     Some(places[i].1 + u64::from(at.item))
-}
-
-/// What of `part` lies in none of `ranges`, which are sorted.
-fn subtract(part: Range<u64>, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut open = Vec::new();
-    let mut at = part.start;
-    for r in ranges.iter().filter(|r| r.start < part.end && part.start < r.end) {
-        if at < r.start {
-            open.push(at..r.start);
-        }
-        at = at.max(r.end);
-    }
-    if at < part.end {
-        open.push(at..part.end);
-    }
-    open
 }
 
 impl From<ShelfError> for CommitError {

@@ -1,6 +1,8 @@
 //! The contract of a store, tried on both kinds against the plainest model there is.
 
 mod faults;
+mod mending;
+mod survey;
 
 use super::block::frame;
 use super::disk::{DiskSettings, WhenFull};

@@ -12,7 +12,8 @@ use std::process::ExitCode;
 pub enum Exit {
     /// Asked to stop, and everything that was in hand is safe.
     Clean = 0,
-    /// The configuration is wrong or a listener, file or certificate could not be had: otelcol's code for both.
+    /// The configuration is wrong or a listener, file or certificate could not be had: otelcol's code for both. Of the commands
+    /// that look into a spool: something in it is damaged, or they could not do what was asked.
     Config = 1,
     /// The command line could not be understood: clap's code.
     Usage = 2,
@@ -53,7 +54,7 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Exit::Clean => "stopped when asked",
-            Exit::Config => "bad configuration, or the start failed",
+            Exit::Config => "bad configuration, or the start failed; spool: damaged, or it could not be done",
             Exit::Usage => "bad command line",
             Exit::Escalated => "a vital post fell too often",
             Exit::Blocked => "a thread stood still",

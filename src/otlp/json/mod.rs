@@ -25,9 +25,13 @@
 //! | `mod.rs` | objects and lists to messages and fields |
 //! | `lex.rs` | the characters: strings, numbers, skipping |
 //! | `scalar.rs` | one value to its wire form |
+//! | `write.rs` | the way back |
 
 mod lex;
 mod scalar;
+mod write;
+
+pub use write::{each_item, put_text, to_json};
 
 use super::Signal;
 use super::schema::{DEPRECATED_SCOPES, Field, Kind, Msg};

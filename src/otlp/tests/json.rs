@@ -106,7 +106,7 @@ fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-fn plain(signal: Signal, request: &[u8]) -> String {
+pub(super) fn plain(signal: Signal, request: &[u8]) -> String {
     Writer { choice: &mut |_| 0 }.message(Msg::request(signal), request)
 }
 

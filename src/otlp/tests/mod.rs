@@ -3,11 +3,12 @@
 //! | file | |
 //! |---|---|
 //! | `examples.rs` | the rules one by one |
-//! | `walk.rs` `split.rs` `rewrite.rs` `sieve.rs` `json.rs` | properties, over requests from [`wild`](super::wild) |
+//! | `walk.rs` `split.rs` `rewrite.rs` `sieve.rs` `json.rs` `json_out.rs` | properties, over requests from [`wild`](super::wild) |
 //! | `tree.rs` | a plain reader that keeps unknown fields |
 
 mod examples;
 mod json;
+mod json_out;
 mod pdata;
 mod rewrite;
 mod schema;

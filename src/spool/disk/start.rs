@@ -90,34 +90,43 @@ fn ourselves() -> String {
     format!("process {} of {}{program}", std::process::id(), host.nodename().to_string_lossy())
 }
 
-/// The segments of a directory. Half-made ones and originals that have a whole copy go to the bin.
-pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
+/// How a directory's segments lie there. Nothing was changed.
+#[derive(Debug, Default)]
+pub(in crate::spool) struct Arranged {
+    /// Those that count, in order.
+    pub(in crate::spool) row: BTreeMap<No, State>,
+    /// Half-made ones, and originals that have a whole copy.
+    pub(in crate::spool) bin: Vec<No>,
+    /// Bytes of otelcol's own queue files.
+    pub(in crate::spool) foreign: u64,
+}
+
+/// Looks which segments count.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub(in crate::spool) fn arrange(dir: &Path) -> io::Result<Arranged> {
     let mut found = Vec::new();
-    let mut foreign = 0_u64;
+    let mut arranged = Arranged::default();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let file_name = entry.file_name();
         match file_name.to_str().and_then(parse_name) {
             Some(no) => found.push(no),
             None if file_name.to_string_lossy().starts_with("exporter_") => {
-                foreign += entry.metadata().map_or(0, |m| m.len())
+                arranged.foreign += entry.metadata().map_or(0, |m| m.len())
             }
             None => {}
         }
     }
-    if foreign > 0 {
-        tracing::warn!(directory = %dir.display(), bytes = foreign, "otelcol's own queue files are here and stay as they are; run otelcol once more to send them, then remove them");
-    }
     found.sort_unstable();
-    let bin = |no: No| {
-        let _ = fs::rename(dir.join(name(no)), dir.join(format!("trash-{}", &name(no)["seg-".len()..])));
-    };
-    let mut row = BTreeMap::new();
+    let Arranged { row, bin, .. } = &mut arranged;
     let newest = found.last().copied();
     for no in found {
         let path = dir.join(name(no));
-        if !segment::is_whole(&path) {
-            bin(no);
+        // Nothing was ever written to one that is still being made; one that lost its marker has its data all the same.
+        if !segment::is_whole(&path) && !segment::content(&path).is_ok_and(|content| content == Content::Some) {
+            bin.push(no);
             continue;
         }
         let is_copy = no.1 > 0;
@@ -128,31 +137,43 @@ pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
             // Whoever made it may have been killed before it was synced, and the original is all there is for certain.
             let looked = looked.filter(|found| *found != Content::Some || segment::sync_all(&path).is_ok());
             match looked {
-                Some(Content::Some) if row.remove(&original).is_some() => bin(original),
+                Some(Content::Some) if row.remove(&original).is_some() => bin.push(original),
                 Some(Content::Some) => {}
                 // It cannot be looked into now, and its original went long ago: it is all there is.
                 None if !row.contains_key(&original) => {}
                 _ => {
-                    bin(no);
+                    bin.push(no);
                     continue;
                 }
             }
         }
-        let empty = looked == Some(Content::None);
-        let state = if empty {
+        let state = if looked == Some(Content::None) {
             State::Spare
         } else if is_sealed(&path) {
             State::Sealed
         } else {
             State::Closed
         };
-        let bytes = allocated(&path);
-        row.insert(
-            no,
-            Entry { state, spans: empty.then(Spans::new), bytes, door: Arc::default(), since: Stamp::default() },
-        );
+        row.insert(no, state);
     }
-    Ok(row)
+    Ok(arranged)
+}
+
+/// The segments of a directory. Half-made ones and originals that have a whole copy go to the bin.
+pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
+    let arranged = arrange(dir)?;
+    if arranged.foreign > 0 {
+        tracing::warn!(directory = %dir.display(), bytes = arranged.foreign, "otelcol's own queue files are here and stay as they are; run otelcol once more to send them, then remove them");
+    }
+    for no in arranged.bin {
+        let _ = fs::rename(dir.join(name(no)), dir.join(format!("trash-{}", &name(no)["seg-".len()..])));
+    }
+    let entry = |(no, state)| {
+        let spans = (state == State::Spare).then(Spans::new);
+        let bytes = allocated(&dir.join(name(no)));
+        (no, Entry { state, spans, bytes, door: Arc::default(), since: Stamp::default() })
+    };
+    Ok(arranged.row.into_iter().map(entry).collect())
 }
 
 fn is_sealed(path: &Path) -> bool {
