@@ -181,6 +181,9 @@ fn tales() -> &'static (Recording, Recording) {
         first.log.image(torn, &Sabotage::None).write(again.path()).expect("space");
         let mut second = tell_a_story(again.path(), 21, stretch);
         second.story.follow(&first.story, torn.tick);
+        for (step, n) in [("removed", removed(&first)), ("copied", copied(&first)), ("removed", removed(&second))] {
+            assert!(n > 0, "no segment was {step}: the story leaves something out");
+        }
         describe("on a torn image of it", &second);
         (first, second)
     })
@@ -401,6 +404,7 @@ fn nothing_acknowledged_is_lost_when_the_power_fails() {
     let (first, second) = tales();
     let root = scratch();
     let third = tell_of_a_full_spool(root.path());
+    assert!(removed(&third) > 0, "nobody took anything, so what was removed was evicted: the cap was reached");
     describe("until it is full", &third);
     for (recording, part) in [(first, 3), (second, 2), (&third, 1)] {
         let cuts: Vec<Cut> = (0..images * part / 6).map(|_| cut(&recording.log, &mut dice)).collect();
@@ -537,6 +541,19 @@ fn describe(name: &str, recording: &Recording) {
         report.acknowledged(),
         report.arrived(),
     );
+}
+
+/// Segments that went to the bin.
+fn removed(recording: &Recording) -> usize {
+    let binned = |op: &&disk::Op| matches!(&op.what, What::Rename { new, .. } if new.starts_with("trash-"));
+    recording.log.ops.iter().filter(binned).count()
+}
+
+/// Segments that were copied forward.
+fn copied(recording: &Recording) -> usize {
+    let copy =
+        |op: &&disk::Op| matches!(&op.what, What::Make { name, .. } if name.starts_with("seg-") && name.contains('.'));
+    recording.log.ops.iter().filter(copy).count()
 }
 
 fn replay(kept: &Path) {
