@@ -21,6 +21,8 @@ struct Findings {
     problems: Vec<String>,
     blocks: u64,
     items: u64,
+    /// Items of these that stand behind damage: an agent that opens the segment cuts them off.
+    behind: u64,
 }
 
 pub(super) fn verify(place: &Place) -> io::Result<Exit> {
@@ -107,8 +109,9 @@ impl Findings {
                 None => {
                     self.blocks += 1;
                     self.items += u64::from(header.items);
-                    if spot.reach == Reach::Read {
-                        holes.pass(header, book);
+                    match spot.reach {
+                        Reach::Read => holes.pass(header, book),
+                        Reach::Beyond | Reach::Loose => self.behind += u64::from(header.items),
                     }
                 }
             }
@@ -172,6 +175,10 @@ fn print(out: &mut impl Write, survey: &Survey, book: &TheBook, findings: &Findi
         (0, 0) => "whole".to_owned(),
         _ => format!("{places} damaged places, {missing} items missing"),
     };
+    let verdict = match findings.behind {
+        0 => verdict,
+        behind => format!("{verdict}, {behind} items behind damage (spool repair saves them)"),
+    };
     writeln!(out, "{} segments, {blocks} blocks, {items} items: {verdict}", survey.segments.len())
 }
 
@@ -200,7 +207,7 @@ fn as_json(survey: &Survey, book: &TheBook, findings: &Findings) -> Value {
     let holes: Vec<Value> = holes.collect();
     json!({
         "whole": findings.is_whole(),
-        "segments": survey.segments.len(), "blocks": findings.blocks, "items": findings.items,
+        "segments": survey.segments.len(), "blocks": findings.blocks, "items": findings.items, "items_behind_damage": findings.behind,
         "damaged": damage, "missing": holes, "problems": findings.problems, "notes": findings.notes,
         "in_use_by": survey.holder,
     })
