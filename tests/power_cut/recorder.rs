@@ -159,6 +159,25 @@ impl Recorder {
         self.clock.fetch_add(1, SeqCst) + 1
     }
 
+    /// Whether this system lets a process be traced by its parent; some containers do not. Says SKIPPED if not.
+    pub(crate) fn is_allowed() -> bool {
+        let mut command = Command::new("true");
+        // SAFETY: one system call between fork and exec.
+        unsafe {
+            command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            });
+        }
+        match command.spawn() {
+            Ok(mut child) => child.kill().and_then(|()| child.wait()).is_ok(),
+            Err(error) => {
+                println!("SKIPPED: nobody may trace here: {error}");
+                false
+            }
+        }
+    }
+
     /// Starts the agent under the recorder.
     pub(crate) fn start(self: &Arc<Recorder>, mut command: Command) -> io::Result<Life> {
         self.stop.store(false, SeqCst);
