@@ -81,6 +81,7 @@ impl Door {
         });
         let pipe = |signal| {
             Arc::new(Pipe {
+                groups: None,
                 name: "any".into(),
                 signal,
                 limiters: Vec::new(),

@@ -23,8 +23,7 @@ use tfo_otel_agent::telemetry::{Metrics, ReceiverMetrics};
 
 const PATHS: [(&str, Signal); 3] =
     [("/v1/traces", Signal::Traces), ("/v1/metrics", Signal::Metrics), ("/v1/logs", Signal::Logs)];
-const ENCODINGS: [&str; 9] =
-    ["", "gzip", "zlib", "deflate", "zstd", "snappy", "x-snappy-framed", "identity", "br"];
+const ENCODINGS: [&str; 9] = ["", "gzip", "zlib", "deflate", "zstd", "snappy", "x-snappy-framed", "identity", "br"];
 const TAKEN: usize = 7;
 const MEDIA: [&str; 5] =
     ["application/x-protobuf", "application/json", "Application/JSON; charset=utf-8", "text/plain", ""];

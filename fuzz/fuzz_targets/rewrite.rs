@@ -22,7 +22,10 @@ fn rules(bytes: &[u8]) -> Vec<Rule> {
         match bytes[0] % 6 {
             0 => Action::Delete(Keys::named(&key(bytes[1]))),
             1 => Action::Hash(Keys::named(&key(bytes[1]))),
-            2 => Action::Convert { key: key(bytes[1]), to: [Type::Int, Type::Double, Type::Text][usize::from(bytes[2]) % 3] },
+            2 => Action::Convert {
+                key: key(bytes[1]),
+                to: [Type::Int, Type::Double, Type::Text][usize::from(bytes[2]) % 3],
+            },
             _ => Action::Set { key: key(bytes[0] / 6), source, when },
         }
     };
