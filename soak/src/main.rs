@@ -7,6 +7,7 @@
 //! | `soak outage` | memory and disk while the far end is away, and the drain after it |
 //! | `soak idle` | what it costs to do nothing |
 //! | `soak start` | how long until it listens, and until the first durable answer |
+//! | `soak story` | whether it keeps its promises while link, disk, clock and process are in trouble by a seeded schedule |
 //!
 //! Give the agent with `--agent` (a release build); the machine's other load moves wall-clock figures, CPU seconds and
 //! bytes repeat.
@@ -14,8 +15,11 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it is a program of words
 
 mod agent;
+mod plot;
 mod runs;
+mod shim;
 mod sink;
+mod story;
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -39,6 +43,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Run {
+    /// Trouble by a schedule, the promises asked in every quiet between; a report with plots.
+    Story(story::Options),
     /// As fast as it goes.
     Speed(Speed),
     /// A gateway's load.
@@ -97,12 +103,16 @@ struct Steady {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let rig = agent::Rig::new(&cli.agent, cli.dir.as_deref());
+    if let Run::Story(options) = &cli.run {
+        return tell(rig, options, cli.json);
+    }
     let outcome = rig.and_then(|rig| {
         actix_rt::System::new().block_on(async {
             match &cli.run {
                 Run::Speed(speed) => runs::speed(&rig, speed).await,
                 Run::Steady(steady) => runs::steady(&rig, steady).await,
                 Run::Outage(steady) => runs::outage(&rig, steady).await,
+                Run::Story(_) => unreachable!("told above"),
                 Run::Idle { seconds } => runs::idle(&rig, *seconds).await,
                 Run::Start { times, spooled_mib } => runs::start(&rig, *times, *spooled_mib).await,
             }
@@ -119,4 +129,22 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+fn tell(rig: std::io::Result<agent::Rig>, options: &story::Options, json: bool) -> ExitCode {
+    match rig.and_then(|rig| story::run(rig, options)) {
+        Ok(report) => {
+            if json {
+                println!("{}", report.json());
+            } else {
+                print!("{report}");
+                println!("report: {}", options.page(&report).display());
+            }
+            if report.broken.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("soak: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
