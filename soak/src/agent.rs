@@ -82,6 +82,11 @@ impl Rig {
     /// A configuration, with the seed's Production processors or none; `max_mib` limits the spool.
     pub(crate) fn configure(&self, far_end: &str, production: bool, max_mib: Option<u64>) -> io::Result<()> {
         let max = max_mib.map(|mib| format!(", max_size_mib: {mib}")).unwrap_or_default();
+        self.configure_with(far_end, production, &max)
+    }
+
+    /// The same with more keys for the spool.
+    pub(crate) fn configure_with(&self, far_end: &str, production: bool, spool: &str) -> io::Result<()> {
         let (definitions, names) = if production {
             (
                 "
@@ -111,7 +116,7 @@ exporters:
     endpoint: {far_end}
     retry_on_failure: {{initial_interval: 100ms, max_interval: 500ms}}
     sending_queue: {{storage: file_storage}}
-extensions: {{file_storage: {{directory: '{}'{max}}}}}
+extensions: {{file_storage: {{directory: '{}'{spool}}}}}
 service:
   extensions: [file_storage]
   telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
