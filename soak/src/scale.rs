@@ -201,7 +201,9 @@ async fn worn(
     let mut agent = rig.start_with(|command| shim.apply(command, &spool))?;
     rig.listens(&mut agent).await?;
     tokio::time::sleep(Duration::from_secs(2)).await; // the spare segment is made
-    let seen = |agent: &Agent| -> io::Result<(Seen, u64, f64)> { Ok((agent.see()?, shim.syncs(), device(rig.dir())?)) };
+    let seen = |agent: &Agent| -> io::Result<(Seen, u64, f64, f64)> {
+        Ok((agent.see()?, shim.syncs(), device(rig.dir())?, shim.written() as f64))
+    };
     let before = seen(&agent)?;
     // A client waits for each answer, so as many of them as the interval asks for.
     let clients = u32::try_from((rate / u64::from(request) * interval_ms).div_ceil(1_000) + 1).unwrap_or(1);
@@ -223,7 +225,7 @@ async fn worn(
         ("syncs/s", (after.1 - before.1) as f64 / seconds as f64),
         ("CPU, %", (after.0.cpu_s - before.0.cpu_s) / seconds as f64 * 100.0),
         ("block, B/record", blocks / records),
-        ("write(2) over blocks", (after.0.written - before.0.written) / blocks),
+        ("write(2) over blocks", (after.3 - before.3) / blocks),
         ("to device, B/record", (after.0.to_device - before.0.to_device) / records),
         ("whole device, B/record", (after.2 - before.2) / records),
         ("on disk, B/record", disk / records),

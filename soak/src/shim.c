@@ -26,6 +26,7 @@ struct page {
   volatile int64_t wall_s;      /* added to CLOCK_REALTIME */
   volatile uint64_t syncs;      /* counted here */
   volatile uint64_t failed;     /* how many calls were made to fail */
+  volatile uint64_t written;    /* bytes given to write(2) and its like, in the spool */
 };
 
 static struct page nothing, *page = &nothing;
@@ -83,23 +84,31 @@ int fdatasync(int fd) {
   return before_sync(fd) ? -1 : real(fd);
 }
 
+static ssize_t counted(ssize_t n) {
+  if (n > 0) __atomic_add_fetch(&page->written, (uint64_t)n, __ATOMIC_RELAXED);
+  return n;
+}
 ssize_t write(int fd, const void *data, size_t n) {
   REAL(ssize_t, write, int, const void *, size_t);
-  return page->write_errno && ours_fd(fd) ? fails(page->write_errno) : real(fd, data, n);
+  if (!ours_fd(fd)) return real(fd, data, n);
+  return page->write_errno ? fails(page->write_errno) : counted(real(fd, data, n));
 }
 ssize_t writev(int fd, const struct iovec *data, int n) {
   REAL(ssize_t, writev, int, const struct iovec *, int);
-  return page->write_errno && ours_fd(fd) ? fails(page->write_errno) : real(fd, data, n);
+  if (!ours_fd(fd)) return real(fd, data, n);
+  return page->write_errno ? fails(page->write_errno) : counted(real(fd, data, n));
 }
 /* Overwriting in place needs no space, so a full disk lets the slots be written. */
 static int overwriting(void) { return page->write_errno == ENOSPC; }
 ssize_t pwrite64(int fd, const void *data, size_t n, off64_t at) {
   REAL(ssize_t, pwrite64, int, const void *, size_t, off64_t);
-  return page->write_errno && !overwriting() && ours_fd(fd) ? fails(page->write_errno) : real(fd, data, n, at);
+  if (!ours_fd(fd)) return real(fd, data, n, at);
+  return page->write_errno && !overwriting() ? fails(page->write_errno) : counted(real(fd, data, n, at));
 }
 ssize_t pwrite(int fd, const void *data, size_t n, off_t at) {
   REAL(ssize_t, pwrite, int, const void *, size_t, off_t);
-  return page->write_errno && !overwriting() && ours_fd(fd) ? fails(page->write_errno) : real(fd, data, n, at);
+  if (!ours_fd(fd)) return real(fd, data, n, at);
+  return page->write_errno && !overwriting() ? fails(page->write_errno) : counted(real(fd, data, n, at));
 }
 
 static int names(const char *path) { return page->name_errno && ours(path) ? fails(page->name_errno) : 0; }

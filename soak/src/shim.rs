@@ -39,6 +39,7 @@ pub(crate) struct Shim {
 
 const SYNCS_AT: u64 = 40;
 const FAILED_AT: u64 = 48;
+const WRITTEN_AT: u64 = 56;
 
 impl Shim {
     /// Compiles it into `dir`. An error is a reason why those faults cannot be had here.
@@ -81,6 +82,11 @@ impl Shim {
     /// Calls that were made to fail.
     pub(crate) fn failed(&self) -> u64 {
         self.number(FAILED_AT)
+    }
+
+    /// Bytes given to write(2) and its like in the spool, of all lives.
+    pub(crate) fn written(&self) -> u64 {
+        self.number(WRITTEN_AT)
     }
 
     fn number(&self, at: u64) -> u64 {
