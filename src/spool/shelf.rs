@@ -1,11 +1,12 @@
 //! Where blocks are: the part of a store that touches a medium. Two kinds obey it, [`super::disk::Disk`] and
 //! [`Memory`]; the ledger above is the same for both, so their books cannot differ.
 
-use super::Lane;
 use super::block::Header;
 use super::cursor::Fate;
 use super::disk::Limits;
+use super::gaps::Dates;
 use super::ledger::Record;
+use super::{Lane, Reason};
 use crate::base::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -53,6 +54,8 @@ pub(crate) trait Bookkeeper {
     fn is_live(&self, lane: Lane, index: u64) -> bool;
     /// Everything of the lane below this place is about to be removed, needed or not.
     fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64;
+    /// What was evicted of the lane by this reason, and was not dated yet, came from then.
+    fn date(&self, lane: Lane, reason: Reason, dates: Option<Dates>);
     /// The control records that changed, or all.
     fn records(&self, all: bool) -> Vec<Record>;
 }

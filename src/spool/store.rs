@@ -30,6 +30,7 @@ use self::suspects::{DEATH_EVIDENCE, Suspects};
 use super::block::{self, frame};
 use super::cursor::Fate;
 use super::disk::{Disk, DiskSettings, Limits, StartError, clear};
+use super::gaps::{Dates, Loss};
 use super::ledger::{Ledger, Side, subtract};
 use super::shelf::{Memory, Shelf, ShelfError, Usage, lock, try_lock};
 use super::slots::Slots;
@@ -76,6 +77,23 @@ struct Entered {
     exporter: ExporterNo,
     lane: Lane,
     part: Range<u64>,
+    /// When its items came from.
+    dates: Option<Dates>,
+}
+
+impl Entered {
+    /// Enters the outcome: it is final, or it is taken back.
+    fn end(&self, ledger: &mut Ledger, stands: bool) {
+        let Some(cursor) = ledger.cursor_mut(self.exporter, self.lane) else { return };
+        if stands {
+            cursor.confirm(&self.part)
+        } else {
+            cursor.release(&self.part)
+        }
+        for reason in Reason::ALL {
+            ledger.date(self.exporter, self.lane, reason, self.dates);
+        }
+    }
 }
 
 /// A window that is out.
@@ -85,6 +103,17 @@ struct Out {
     places: Vec<(u64, u64)>,
     /// When its first block was accepted, and in which boot.
     accepted: (Stamp, BootId),
+    /// Of each block.
+    dates: Vec<Option<Dates>>,
+}
+
+impl Out {
+    /// When the items of a range came from.
+    fn dates(&self, range: &Range<Pos>) -> Option<Dates> {
+        let is_in = |index: u64| range.start.index <= index && (index, 0) < (range.end.index, range.end.item);
+        let blocks = self.places.iter().zip(&self.dates).filter(|((index, _), _)| is_in(*index));
+        blocks.map(|(_, dates)| *dates).fold(None, Dates::hull)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -280,20 +309,12 @@ impl Spool {
 
     fn release(&self, entered: &[Entered]) {
         let mut ledger = lock(&self.ledger);
-        for e in entered {
-            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
-                cursor.release(&e.part);
-            }
-        }
+        entered.iter().for_each(|e| e.end(&mut ledger, false));
     }
 
     fn confirm(&self, entered: &[Entered]) {
         let mut ledger = lock(&self.ledger);
-        for e in entered {
-            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
-                cursor.confirm(&e.part);
-            }
-        }
+        entered.iter().for_each(|e| e.end(&mut ledger, true));
     }
 }
 
@@ -447,6 +468,23 @@ impl Store for Spool {
         lock(&self.ledger).books()
     }
 
+    fn losses(&self) -> Vec<Loss> {
+        lock(&self.ledger).losses(None)
+    }
+
+    fn to_tell(&self, owner: Owner) -> Vec<Loss> {
+        let mut ledger = lock(&self.ledger);
+        if ledger.is_current(owner) { ledger.to_tell(owner.exporter, self.clock.now().wall_ns) } else { Vec::new() }
+    }
+
+    fn told(&self, owner: Owner, losses: &[Loss]) {
+        lock(&self.ledger).told(owner.exporter, losses);
+        // Should this fail, or the power, the far end hears once more what it knows: the counts are cumulative.
+        if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
+            tracing::debug!(%error, "spool gaps not written; the next commit does");
+        }
+    }
+
     fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }
@@ -456,15 +494,15 @@ impl Spool {
     /// Reserves one settlement's part; what it moves elsewhere is added to `blocks`.
     fn enter(&self, s: Settlement, blocks: &mut Vec<NewBlock>) -> Result<Entered, LeaseError> {
         let not_leased = LeaseError::NotLeased(s.lane, s.range.start, s.range.end);
-        let part = {
+        let (part, dates) = {
             let out = lock(&self.out);
             let place = |at: Pos| {
                 out.iter()
                     .filter(|((e, l, _), _)| *e == s.owner.exporter && *l == s.lane)
-                    .find_map(|(_, out)| total_of(&out.places, at))
+                    .find_map(|(_, out)| Some((total_of(&out.places, at)?, out.dates(&s.range))))
             };
             match place(s.range.start) {
-                Some(start) => start..start + u64::from(s.items),
+                Some((start, dates)) => (start..start + u64::from(s.items), dates),
                 None => return Err(not_leased),
             }
         };
@@ -499,11 +537,11 @@ impl Spool {
                 items: s.items,
                 raw_len: u32::try_from(raw.len()).unwrap_or(u32::MAX),
                 accepted: self.clock.now(),
-                data_ns: (0, 0),
+                data_ns: dates.map_or((0, 0), |dates| (dates.from, dates.to)),
                 framed: frame(&raw),
             });
         }
-        Ok(Entered { exporter: s.owner.exporter, lane: s.lane, part: reserved })
+        Ok(Entered { exporter: s.owner.exporter, lane: s.lane, part: reserved, dates })
     }
 
     /// Drops the places of windows that are done.

@@ -1,11 +1,13 @@
 //! Reading the row: which segment may hold a block, opening it with care, and what is in it.
 
-use super::{Disk, Entry, No, Spans, State, VALUE_MAX, extend, name};
+use super::{Disk, Entry, No, Span, Spans, State, VALUE_MAX, extend, name};
 use crate::spool::block::Header;
+use crate::spool::gaps::Dates;
 use crate::spool::ledger::{block_key, parse_block_key};
 use crate::spool::segment::{Segment, SegmentError};
 use crate::spool::shelf::{ShelfError, lock, try_lock};
 use crate::spool::{Lane, summary};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -86,6 +88,20 @@ impl Disk {
             entry.spans = Some(spans.unwrap_or_default());
         }
         Ok(())
+    }
+
+    /// When what a segment holds came from, by lane, as far as its first and last blocks can be read.
+    pub(super) fn dates_of(&self, no: No, spans: &Spans) -> BTreeMap<u32, Dates> {
+        let of_lane = |lane: Lane, span: &Span| {
+            let ends = |segment: &Segment| {
+                let (from, to) = (block_key(lane, span.first), block_key(lane, span.last));
+                let header = |found: Option<(_, bytes::Bytes)>| found.and_then(|(_, value)| Header::read(&value).ok());
+                Ok((header(segment.first(&from, &to)?), header(segment.last(&from, &to)?)))
+            };
+            let (first, last) = self.with(no, ends).ok()??;
+            Dates::hull(first.as_ref().and_then(Dates::of), last.as_ref().and_then(Dates::of))
+        };
+        spans.iter().filter_map(|(lane, span)| Some((*lane, of_lane(Lane(*lane), span)?))).collect()
     }
 
     pub(super) fn quarantine(&self, no: No, error: &SegmentError) {
