@@ -40,6 +40,13 @@ pub struct Commit(pub Vec<NewBlock>);
 #[rtype(result = "Result<(), LeaseError>")]
 pub struct Settle(pub Vec<Settlement>);
 
+/// What is this exporter's far end to be told? Synced before it is answered.
+///
+/// `Uplink` → [`SpoolWriter`].
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Vec<Loss>, LeaseError>")]
+pub struct ToTell(pub Owner);
+
 /// The far end of this exporter has acknowledged to know of these losses.
 ///
 /// `Uplink` → [`SpoolWriter`]. Should the answer get lost, they are told once more.
@@ -96,6 +103,14 @@ impl Handler<Settle> for SpoolWriter {
 
     fn handle(&mut self, Settle(settlements): Settle, _: &mut Self::Context) -> Self::Result {
         self.spool.settle(settlements)
+    }
+}
+
+impl Handler<ToTell> for SpoolWriter {
+    type Result = Result<Vec<Loss>, LeaseError>;
+
+    fn handle(&mut self, ToTell(owner): ToTell, _: &mut Self::Context) -> Self::Result {
+        self.spool.to_tell(owner)
     }
 }
 

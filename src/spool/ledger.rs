@@ -590,6 +590,13 @@ impl Ledger {
         self.cursors.iter().filter_map(own).collect()
     }
 
+    /// A side lane: from where on its one reader still has something there, and its end, as indices.
+    pub(crate) fn held_range(&self, lane: Lane) -> (u64, u64) {
+        let below = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c.below).min();
+        let end = self.lanes.get(&lane.0).map_or(0, |state| state.next_index);
+        (below.unwrap_or(end), end)
+    }
+
     fn forget_burnt(&mut self, lane: Lane) {
         // Who was away then does not come to it.
         let minds = |c: &Cursor, r: &Range<u64>| {

@@ -341,8 +341,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What was lost, one per lane, exporter and reason, with when it came from.
     fn losses(&self) -> Vec<Loss>;
 
-    /// All losses of an exporter, if its far end does not know of some of them; else nothing.
-    fn to_tell(&self, owner: Owner) -> Vec<Loss>;
+    /// All losses of an exporter, if its far end does not know of some of them; else nothing. They are on stable storage, so that
+    /// no power cut takes back what was told.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    fn to_tell(&self, owner: Owner) -> Result<Vec<Loss>, LeaseError>;
 
     /// The far end has acknowledged to know of these. Remembered over restarts; a crash may forget it, and then they are told
     /// once more.

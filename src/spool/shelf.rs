@@ -73,6 +73,11 @@ pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
     /// Does one piece of housekeeping: deletes, seals, copies forward, makes spare room. `true` when there is more.
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError>;
 
+    /// Removes the oldest of what was set aside whole, beyond so many bytes. `true` when there may be more.
+    fn trim_quarantine(&self, _: Bytes) -> Result<bool, ShelfError> {
+        Ok(false)
+    }
+
     /// From now on by these limits; what is too much for them gives way as at any other time.
     fn limit(&self, limits: Limits);
 

@@ -15,16 +15,20 @@
 //! | `store/ages.rs` | how long data has waited |
 //! | `store/leasing.rs` | handing out windows |
 //! | `store/suspects.rs` | evidence against blocks, and what becomes of those with too much of it |
+//! | `store/caps.rs` | how much is held for a person |
 //! | `store/books.rs` | the ledger as the shelf sees it |
 //! | `store/mending.rs` | what a person decides about held data |
 
 mod ages;
 mod books;
+mod caps;
 mod leasing;
 mod mending;
 mod suspects;
 
 use self::books::Books;
+pub use self::caps::Caps;
+use self::caps::Weights;
 pub(crate) use self::mending::{Mended, What, Which, meant};
 use self::suspects::{DEATH_EVIDENCE, Suspects};
 use super::block::{self, frame};
@@ -67,6 +71,8 @@ pub struct Spool {
     uuid: u128,
     /// Grows with each reader that fell: one that was given up and wakes all the same takes nothing any more.
     reader_life: AtomicU64,
+    caps: Mutex<Caps>,
+    weights: Mutex<Weights>,
     /// Held by whoever keeps house: a keeper that was given up and wakes must not meet its successor.
     keeping: Mutex<()>,
 }
@@ -181,6 +187,8 @@ impl Spool {
             dice: Mutex::new(dice),
             uuid,
             reader_life: AtomicU64::new(0),
+            caps: Mutex::default(),
+            weights: Mutex::default(),
             keeping: Mutex::default(),
         }
     }
@@ -261,7 +269,8 @@ impl Spool {
     pub fn upkeep(&self) -> Result<bool, String> {
         // One that fell while it held this left nothing broken in it.
         let Some(_keeping) = try_lock(&self.keeping) else { return Ok(false) };
-        self.shelf.upkeep(&Books::of(self)).map_err(|e| e.to_string())
+        let (kept, capped) = (self.shelf.upkeep(&Books::of(self)), self.keep_to_caps());
+        Ok(kept.map_err(|e| e.to_string())? | capped.map_err(|e| e.to_string())?)
     }
 
     /// The lane where this exporter sets things aside.
@@ -472,9 +481,19 @@ impl Store for Spool {
         lock(&self.ledger).losses(None)
     }
 
-    fn to_tell(&self, owner: Owner) -> Vec<Loss> {
-        let mut ledger = lock(&self.ledger);
-        if ledger.is_current(owner) { ledger.to_tell(owner.exporter, self.clock.now().wall_ns) } else { Vec::new() }
+    fn to_tell(&self, owner: Owner) -> Result<Vec<Loss>, LeaseError> {
+        let losses = {
+            let mut ledger = lock(&self.ledger);
+            if !ledger.is_current(owner) {
+                return Err(LeaseError::Retired);
+            }
+            ledger.to_tell(owner.exporter, self.clock.now().wall_ns)
+        };
+        if !losses.is_empty() {
+            let synced = self.shelf.append(Vec::new(), &Books::of(self), true);
+            synced.map_err(|error| LeaseError::Unavailable(error.to_string()))?;
+        }
+        Ok(losses)
     }
 
     fn told(&self, owner: Owner, losses: &[Loss]) {

@@ -1,5 +1,6 @@
 //! The contract of a store, tried on both kinds against the plainest model there is.
 
+mod caps;
 mod faults;
 mod gaps;
 mod mending;

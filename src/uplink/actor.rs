@@ -17,7 +17,7 @@ use super::desk::{Desk, Order};
 use super::due::{due, trigger};
 use super::fate::{Fate, Told};
 use super::flow::{Do, Flow};
-use super::gap::{self, Pace};
+use super::gap::{self, Heard, Pace};
 use super::link::Link;
 use super::pack::Packer;
 use super::prepare::{cut, prepare};
@@ -27,7 +27,7 @@ use super::verdict::Verdict;
 use super::wiring::{LaneSettings, LaneView, Lines, UplinkSettings, View};
 use crate::base::Dice;
 use crate::otlp::Signal;
-use crate::spool::{Cut, Lane, Lease, LeaseError, Outcome, Owner, Pos, Settlement};
+use crate::spool::{Cut, Lane, Lease, LeaseError, Loss, Outcome, Owner, Pos, Settlement};
 use crate::supervise::{Drain, contained};
 use crate::supervised;
 use actix::{
@@ -500,21 +500,37 @@ impl Uplink {
     /// links nor their uploads know of it.
     fn report_gaps(&mut self, ctx: &mut Context<Self>) {
         let (Some(owner), Some(pace)) = (self.owner, &self.gaps) else { return };
-        let idle = pace.idle();
-        let losses = if self.flow.link().is_up() { self.lines.depot.to_tell(owner) } else { Vec::new() };
+        if !self.flow.link().is_up() {
+            ctx.run_later(pace.idle(), Self::report_gaps);
+            return;
+        }
+        let asked = self.lines.depot.to_tell(owner);
+        ctx.spawn(asked.into_actor(self).map(|losses, uplink, ctx| uplink.report(losses, ctx)));
+    }
+
+    fn report(&mut self, losses: Result<Vec<Loss>, LeaseError>, ctx: &mut Context<Self>) {
+        let (Some(owner), Some(pace)) = (self.owner, &self.gaps) else { return };
+        let losses = match losses {
+            Ok(losses) => losses,
+            Err(LeaseError::Retired) => return, // its successor reports
+            Err(error) => {
+                self.lines.metrics.spool_failed("gap report", &error);
+                Vec::new()
+            }
+        };
         if losses.is_empty() {
-            ctx.run_later(idle, Self::report_gaps);
+            ctx.run_later(pace.idle(), Self::report_gaps);
             return;
         }
         let spool = self.lines.depot.spool_id();
         let raw = gap::request(&losses, &self.lines.metrics.speaker(&spool), self.lines.clock.now().wall_ns);
-        let parcel =
-            Parcel { signal: Signal::Metrics, body: self.packer.pack(&raw), upload_id: format!("{spool}/gaps") };
+        let body = self.packer.pack(&raw);
+        let parcel = Parcel { signal: Signal::Metrics, body, upload_id: format!("{spool}/gaps") };
         self.lines.metrics.sent(&parcel.body);
         let (sent, depot) = (self.transport.send(parcel), self.lines.depot.clone());
         let told = async move {
             let verdict = sent.await;
-            let known = matches!(verdict, Verdict::Accepted { rejected: 0, .. });
+            let known = Heard::of(&verdict) == Heard::Known;
             // Should this get lost, they are told once more.
             let noted = if known { depot.told(owner, losses.clone()).await } else { Ok(()) };
             (losses, verdict, noted)

@@ -4,7 +4,7 @@
 //! spot ([`Direct`]). Every answer may be missing: an actor that fell leaves the outcome unknown, which the uplink treats as
 //! "not done" and the spool, asked again, as "done already" ([`LeaseError::NotLeased`]).
 
-use crate::spool::crew::{LeaseNext, NoteTold, Settle, SpoolReader, SpoolWriter};
+use crate::spool::crew::{LeaseNext, NoteTold, Settle, SpoolReader, SpoolWriter, ToTell};
 use crate::spool::store::Spool;
 use crate::spool::{Cut, Lane, Lease, LeaseError, Loss, Owner, Settlement, Store, Waiting};
 use crate::supervise::{Fallen, Handle};
@@ -40,8 +40,8 @@ pub trait Depot: Send + Sync + fmt::Debug {
     /// Enters what became of uploads: all of them or none.
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<()>;
 
-    /// All losses, if the far end does not know of some of them; on the spot.
-    fn to_tell(&self, owner: Owner) -> Vec<Loss>;
+    /// All losses, if the far end does not know of some of them.
+    fn to_tell(&self, owner: Owner) -> Reply<Vec<Loss>>;
 
     /// The far end knows of these.
     fn told(&self, owner: Owner, losses: Vec<Loss>) -> Reply<()>;
@@ -110,8 +110,8 @@ impl Depot for Direct {
         now(self.store.settle(settlements))
     }
 
-    fn to_tell(&self, owner: Owner) -> Vec<Loss> {
-        self.store.to_tell(owner)
+    fn to_tell(&self, owner: Owner) -> Reply<Vec<Loss>> {
+        now(self.store.to_tell(owner))
     }
 
     fn told(&self, owner: Owner, losses: Vec<Loss>) -> Reply<()> {
@@ -180,8 +180,9 @@ impl Depot for Posted {
         async move { writer.ask(Settle(settlements)).await.map_err(unanswered)? }.boxed()
     }
 
-    fn to_tell(&self, owner: Owner) -> Vec<Loss> {
-        self.direct.to_tell(owner)
+    fn to_tell(&self, owner: Owner) -> Reply<Vec<Loss>> {
+        let writer = self.writer.clone();
+        async move { writer.ask(ToTell(owner)).await.map_err(unanswered)? }.boxed()
     }
 
     fn told(&self, owner: Owner, losses: Vec<Loss>) -> Reply<()> {

@@ -78,6 +78,18 @@ pub enum Heard {
     Refused,
 }
 
+impl Heard {
+    /// What this verdict says about it.
+    #[must_use]
+    pub fn of(verdict: &Verdict) -> Heard {
+        match verdict {
+            Verdict::Accepted { rejected: 0, .. } => Heard::Known,
+            Verdict::Accepted { .. } | Verdict::Split { .. } | Verdict::Hold { .. } => Heard::Refused,
+            Verdict::Later { .. } | Verdict::Silence { .. } => Heard::Again,
+        }
+    }
+}
+
 impl Pace {
     /// With so much time between two reports, at least.
     #[must_use]
@@ -99,17 +111,18 @@ impl Pace {
 
     /// What this verdict means, and until when nothing more is said.
     pub fn after(&mut self, verdict: &Verdict, dice: &mut Dice) -> (Heard, Duration) {
-        let (heard, curve, floor) = match verdict {
-            Verdict::Accepted { rejected: 0, .. } => {
+        let heard = Heard::of(verdict);
+        let curve = match heard {
+            Heard::Known => {
                 self.failures = 0;
-                return (Heard::Known, self.interval);
+                return (heard, self.interval);
             }
-            Verdict::Accepted { .. } | Verdict::Split { .. } | Verdict::Hold { .. } => (Heard::Refused, REFUSED, None),
-            Verdict::Later { after, .. } => (Heard::Again, self.silent(), *after),
-            Verdict::Silence { .. } => (Heard::Again, self.silent(), None),
+            Heard::Again => self.silent(),
+            Heard::Refused => REFUSED,
         };
+        let floor = if let Verdict::Later { after: Some(after), .. } = verdict { *after } else { Duration::ZERO };
         self.failures = self.failures.saturating_add(1);
-        (heard, curve.jittered(self.failures, dice).max(floor.unwrap_or_default()))
+        (heard, curve.jittered(self.failures, dice).max(floor))
     }
 
     fn silent(&self) -> Curve {

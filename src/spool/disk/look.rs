@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Sealed segments whose table stays open for the reader: the head, and one more while it moves on.
 const OPEN_MAX: usize = 2;
@@ -107,6 +108,7 @@ impl Disk {
     pub(super) fn quarantine(&self, no: No, error: &SegmentError) {
         tracing::error!(segment = %name(no), %error, "spool segment cannot be opened and is set aside");
         lock(&self.row).remove(&no);
+        self.aside.store(true, Relaxed);
         let dir = self.settings.directory.join("quarantine");
         let moved = fs::create_dir_all(&dir).and_then(|()| fs::rename(self.path(no), dir.join(name(no))));
         if let Err(error) = moved {

@@ -362,8 +362,8 @@ impl Store for FakeStore {
         Vec::new()
     }
 
-    fn to_tell(&self, _: Owner) -> Vec<Loss> {
-        Vec::new()
+    fn to_tell(&self, _: Owner) -> Result<Vec<Loss>, LeaseError> {
+        Ok(Vec::new())
     }
 
     fn told(&self, _: Owner, _: &[Loss]) {}
