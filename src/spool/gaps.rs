@@ -87,6 +87,8 @@ pub(crate) struct Gaps {
     pub(crate) told: [u64; Reason::ALL.len()],
     /// Lost items that have been dated, or never will be. Not stored: what is there at a start has its dates or has none.
     pub(crate) dated: [u64; Reason::ALL.len()],
+    /// Items that never were in the lane, and count as accepted and evicted: a store in memory did not take them. Not stored.
+    pub(crate) missed: u64,
     /// Must be written again.
     pub(crate) dirty: bool,
 }

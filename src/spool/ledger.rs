@@ -189,7 +189,7 @@ impl Ledger {
             let mut family = self.family(name);
             family.any(|(no, _)| {
                 let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == no);
-                cursors.any(|(_, c)| c.counts.lost.iter().any(|n| *n > 0))
+                cursors.any(|((e, l), c)| c.counts.lost.iter().any(|n| *n > 0) || self.missed_of(*e, *l) > 0)
             })
         };
         let mut names = self.lanes.values().map(|lane| &lane.name).filter(|name| name.starts_with(prefix));
@@ -700,6 +700,9 @@ impl Ledger {
             book.delivered = cursor.counts.delivered;
             book.waiting = state.waiting(cursor);
             book.lost = cursor.counts.lost;
+            let missed = self.missed_of(*exporter, *lane);
+            book.accepted += missed;
+            book.lost[super::Reason::Evicted as usize] += missed;
             for side in [Side::Park, Side::Dead, Side::Quarantine] {
                 let name = format!("{}/{}/{}", side.name(), owner.name, state.name);
                 let beside = by_name.get(&name[..]).and_then(|no| Some((*no, self.lanes.get(no)?)));

@@ -235,6 +235,12 @@ impl Spool {
         self.work.send_modify(|n| *n += 1);
     }
 
+    /// Items of a lane that this spool, in memory, did not take, while others of the pipeline did: to its exporters they are lost,
+    /// as if evicted at once.
+    pub fn missed(&self, lane: Lane, items: u64) {
+        lock(&self.ledger).missed(lane, items, self.clock.now().wall_ns);
+    }
+
     /// Bytes and segments in use.
     #[must_use]
     pub fn usage(&self) -> SpoolUsage {
@@ -487,7 +493,7 @@ impl Store for Spool {
             if !ledger.is_current(owner) {
                 return Err(LeaseError::Retired);
             }
-            ledger.to_tell(owner.exporter, self.clock.now().wall_ns)
+            ledger.untold(owner.exporter, self.clock.now().wall_ns)
         };
         if !losses.is_empty() {
             let synced = self.shelf.append(Vec::new(), &Books::of(self), true);

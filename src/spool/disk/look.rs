@@ -91,18 +91,23 @@ impl Disk {
         Ok(())
     }
 
-    /// When what a segment holds came from, by lane, as far as its first and last blocks can be read.
+    /// When what a segment holds came from, by lane, as far as its first and last blocks can be read. It is about to go, so one that
+    /// cannot be opened is not set aside for it.
     pub(super) fn dates_of(&self, no: No, spans: &Spans) -> BTreeMap<u32, Dates> {
-        let of_lane = |lane: Lane, span: &Span| {
-            let ends = |segment: &Segment| {
-                let (from, to) = (block_key(lane, span.first), block_key(lane, span.last));
-                let header = |found: Option<(_, bytes::Bytes)>| found.and_then(|(_, value)| Header::read(&value).ok());
-                Ok((header(segment.first(&from, &to)?), header(segment.last(&from, &to)?)))
-            };
-            let (first, last) = self.with(no, ends).ok()??;
-            Dates::hull(first.as_ref().and_then(Dates::of), last.as_ref().and_then(Dates::of))
+        let Some(door) = lock(&self.row).get(&no).map(|e| e.door.clone()) else { return BTreeMap::new() };
+        let open = lock(&door).clone();
+        let Some(segment) = open.or_else(|| guarded_open(&self.path(no)).ok().map(Arc::new)) else {
+            return BTreeMap::new();
         };
-        spans.iter().filter_map(|(lane, span)| Some((*lane, of_lane(Lane(*lane), span)?))).collect()
+        let of_lane = |(lane, span): (&u32, &Span)| {
+            let (from, to) = (block_key(Lane(*lane), span.first), block_key(Lane(*lane), span.last));
+            let ends = [segment.first(&from, &to), segment.last(&from, &to)].map(|found| {
+                let (_, value) = found.ok()??;
+                Dates::of(&Header::read(&value).ok()?)
+            });
+            Some((*lane, Dates::hull(ends[0], ends[1])?))
+        };
+        spans.iter().filter_map(of_lane).collect()
     }
 
     pub(super) fn quarantine(&self, no: No, error: &SegmentError) {

@@ -22,6 +22,21 @@ impl Ledger {
         readers.into_iter().for_each(|exporter| self.date(exporter, lane, reason, dates));
     }
 
+    /// Items of a lane in memory that were not taken at all, now.
+    pub(crate) fn missed(&mut self, lane: Lane, items: u64, now_ns: u64) {
+        let readers: Vec<u32> = self.readers(lane).map(|(no, _)| no.0).collect();
+        for exporter in readers {
+            let gaps = self.gaps.entry((exporter, lane.0)).or_default();
+            gaps.missed += items;
+            add(&mut gaps.stretches[Reason::Evicted as usize], Stretch { from: now_ns, to: now_ns, items });
+        }
+    }
+
+    /// See [`Ledger::missed`].
+    pub(super) fn missed_of(&self, exporter: u32, lane: u32) -> u64 {
+        self.gaps.get(&(exporter, lane)).map_or(0, |gaps| gaps.missed)
+    }
+
     /// A hole before this block, or (`None`) before the lane's end, was passed over and is dated by its neighbours.
     pub(crate) fn date_hole(&mut self, exporter: ExporterNo, lane: Lane, behind: Option<Dates>) {
         let before = self.reached.get(&(exporter.0, lane.0)).copied();
@@ -76,6 +91,9 @@ impl Ledger {
             let main = self.gaps.get(&(*exporter, *lane));
             for reason in Reason::ALL {
                 let mut items = cursor.counts.lost[reason as usize];
+                if reason == Reason::Evicted {
+                    items += self.missed_of(*exporter, *lane);
+                }
                 let mut stretches: Vec<Stretch> = main.map_or_else(Vec::new, |g| g.stretches[reason as usize].clone());
                 for no in &beside {
                     items += self.cursors.get(&(*exporter, *no)).map_or(0, |c| c.counts.lost[reason as usize]);
@@ -100,7 +118,7 @@ impl Ledger {
 
     /// What is to be told to an exporter's far end: all its losses, if it does not know of some of them. Its series begin now, if
     /// they have not begun: where the first of the lost items came from, for there nothing was lost yet.
-    pub(crate) fn to_tell(&mut self, exporter: ExporterNo, now_ns: u64) -> Vec<Loss> {
+    pub(crate) fn untold(&mut self, exporter: ExporterNo, now_ns: u64) -> Vec<Loss> {
         let mut losses = self.losses(Some(exporter));
         if !losses.iter().any(Loss::is_news) {
             return Vec::new();
