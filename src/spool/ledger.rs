@@ -590,6 +590,12 @@ impl Ledger {
         self.cursors.iter().filter_map(own).collect()
     }
 
+    /// Whether somebody has a window of the lane.
+    pub(crate) fn is_out(&self, lane: Lane) -> bool {
+        let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == lane.0);
+        cursors.any(|(_, cursor)| cursor.windows.iter().any(|window| window.out && !window.done()))
+    }
+
     /// A side lane: from where on its one reader still has something there, and its end, as indices.
     pub(crate) fn held_range(&self, lane: Lane) -> (u64, u64) {
         let below = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c.below).min();
@@ -621,7 +627,7 @@ impl Ledger {
             _ if returned > 0 => None,
             at => state.recent.get(at).filter(|r| at > 0 || r.before <= total).map(|r| r.accepted),
         };
-        Waiting { items: returned + fresh, oldest }
+        Waiting { items: returned + fresh, oldest, asked: 0 }
     }
 
     /// How many of these blocks of the lane some exporter may still need, at most; all of them when nobody ever joined it (its

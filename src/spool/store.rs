@@ -73,6 +73,8 @@ pub struct Spool {
     reader_life: AtomicU64,
     caps: Mutex<Caps>,
     weights: Mutex<Weights>,
+    /// [`Waiting::asked`].
+    asked: AtomicU64,
     /// Held by whoever keeps house: a keeper that was given up and wakes must not meet its successor.
     keeping: Mutex<()>,
 }
@@ -189,6 +191,7 @@ impl Spool {
             reader_life: AtomicU64::new(0),
             caps: Mutex::default(),
             weights: Mutex::default(),
+            asked: AtomicU64::new(0),
             keeping: Mutex::default(),
         }
     }
@@ -412,7 +415,7 @@ impl Store for Spool {
     }
 
     fn waiting(&self, owner: Owner, lane: Lane) -> Waiting {
-        lock(&self.ledger).waiting(owner, lane)
+        Waiting { asked: self.asked.load(SeqCst), ..lock(&self.ledger).waiting(owner, lane) }
     }
 
     fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {

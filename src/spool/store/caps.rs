@@ -123,6 +123,9 @@ impl Spool {
             let found = self.shelf.next(lane, below)?.filter(|(header, _)| header.index < end);
             let Some((header, _)) = found else { break };
             let mut ledger = lock(&self.ledger);
+            if ledger.is_out(lane) {
+                break; // a person has them sent again just now
+            }
             items += ledger.evict(lane, header.index + 1, header.accepted_total, Fate::Lost(reason));
             dates = Dates::hull(dates, Dates::of(&header));
             ledger.date_for_all(lane, reason, Dates::of(&header));

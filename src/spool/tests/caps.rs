@@ -108,6 +108,24 @@ fn poison_without_end_does_not_fill_the_memory() {
     assert!(book.dead_letters > 200 && book.dead_letters + rejected(&book) == 10_000, "{book:?}");
 }
 
+/// Goal: what a person has sent again just now does not go under his hands; when he is done, the cap counts again.
+#[test]
+fn what_is_being_sent_again_is_not_given_up() {
+    let clock = Clock::by_hand(Stamp { wall_ns: START, mono_ms: 5_000 });
+    let store = Spool::in_memory(Bytes::mib(4), clock.clone(), Dice::seeded(1));
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("otlphttp", &[lane]);
+    refuse(&store, &clock, owner, lane, 0..20);
+    let dead = store.side_lane(Side::Dead, owner, lane);
+    let out = store.lease(owner, dead, CUT).expect("readable").expect("it is held");
+    store.cap(capped(5 * BLOCK));
+    upkeep(&store);
+    assert_eq!(book(&store).dead_letters, 200);
+    store.give_back(owner, dead, out.window);
+    upkeep(&store);
+    assert!((30..=60).contains(&book(&store).dead_letters), "{:?}", book(&store));
+}
+
 /// Goal: one exporter's poison costs nobody else's dead letters.
 #[test]
 fn the_fullest_lane_gives_way() {
