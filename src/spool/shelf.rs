@@ -5,12 +5,14 @@ use super::Lane;
 use super::block::Header;
 use super::cursor::Fate;
 use super::disk::Limits;
-use super::ledger::Record;
+use super::ledger::{OpenLane, Record};
 use crate::base::Bytes;
+use crate::otlp::Signal;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 /// What went wrong with the medium.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,12 @@ pub(crate) trait Bookkeeper {
     fn is_live(&self, lane: Lane, index: u64) -> bool;
     /// Everything of the lane below this place is about to be removed, needed or not.
     fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64;
+    /// What the lane carries; `None` when the books do not know it.
+    fn signal(&self, lane: Lane) -> Option<Signal>;
+    /// Lanes of which somebody still needs something.
+    fn open_lanes(&self) -> Vec<OpenLane>;
+    /// How long ago the block came in, at least.
+    fn age(&self, header: &Header) -> Duration;
     /// The control records that changed, or all.
     fn records(&self, all: bool) -> Vec<Record>;
 }

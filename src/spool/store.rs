@@ -30,14 +30,14 @@ use self::suspects::{DEATH_EVIDENCE, Suspects};
 use super::block::{self, frame};
 use super::cursor::Fate;
 use super::disk::{Disk, DiskSettings, Limits, StartError, clear};
-use super::ledger::{Ledger, Side, subtract};
+use super::ledger::{Came, Ledger, Side, subtract};
 use super::shelf::{Memory, Shelf, ShelfError, Usage, lock, try_lock};
 use super::slots::Slots;
 use super::{
     Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, NewBlock, Outcome, Owner, Pos, Reason, Settlement,
     Store, Waiting,
 };
-use crate::base::{BootId, Bytes, Clock, Dice, Stamp};
+use crate::base::{Bytes, Clock, Dice};
 use crate::otlp::Signal;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -83,8 +83,8 @@ struct Entered {
 struct Out {
     /// Index of each block and the lane's total before it, in order.
     places: Vec<(u64, u64)>,
-    /// When its first block was accepted, and in which boot.
-    accepted: (Stamp, BootId),
+    /// When its first block came in.
+    came: Came,
 }
 
 #[derive(Debug, Default)]
@@ -120,6 +120,7 @@ impl Spool {
             ledger.restore_tip(header);
         }
         ledger.heal();
+        ledger.observe(&clock.reading());
         let marks = slots.marks().into_iter().map(|m| m.ended_badly(DEATH_EVIDENCE)).collect();
         let uuid = slots.now().uuid;
         let suspects = Suspects { slots: Some(slots), marks };
@@ -232,7 +233,19 @@ impl Spool {
     pub fn upkeep(&self) -> Result<bool, String> {
         // One that fell while it held this left nothing broken in it.
         let Some(_keeping) = try_lock(&self.keeping) else { return Ok(false) };
+        self.note_time().map_err(|e| e.to_string())?;
         self.shelf.upkeep(&Books::of(self)).map_err(|e| e.to_string())
+    }
+
+    /// Notes what the clocks say, on the disk too when no commit has done it for long and something waits: the time that the
+    /// machine was on counts after a reboot.
+    fn note_time(&self) -> Result<(), ShelfError> {
+        let overdue = {
+            let mut ledger = lock(&self.ledger);
+            ledger.observe(&self.clock.reading());
+            ledger.chronicle().is_overdue() && ledger.waiting_items() > 0
+        };
+        if overdue { self.shelf.append(Vec::new(), &Books::of(self), false) } else { Ok(()) }
     }
 
     /// The lane where this exporter sets things aside.
@@ -456,15 +469,15 @@ impl Spool {
     /// Reserves one settlement's part; what it moves elsewhere is added to `blocks`.
     fn enter(&self, s: Settlement, blocks: &mut Vec<NewBlock>) -> Result<Entered, LeaseError> {
         let not_leased = LeaseError::NotLeased(s.lane, s.range.start, s.range.end);
-        let part = {
+        let (part, came) = {
             let out = lock(&self.out);
             let place = |at: Pos| {
                 out.iter()
                     .filter(|((e, l, _), _)| *e == s.owner.exporter && *l == s.lane)
-                    .find_map(|(_, out)| total_of(&out.places, at))
+                    .find_map(|(_, out)| Some((total_of(&out.places, at)?, out.came)))
             };
             match place(s.range.start) {
-                Some(start) => start..start + u64::from(s.items),
+                Some((start, came)) => (start..start + u64::from(s.items), came),
                 None => return Err(not_leased),
             }
         };
@@ -498,7 +511,9 @@ impl Spool {
                 block_id: lock(&self.dice).id128(),
                 items: s.items,
                 raw_len: u32::try_from(raw.len()).unwrap_or(u32::MAX),
-                accepted: self.clock.now(),
+                // What moves elsewhere is as old as it was.
+                accepted: came.accepted,
+                boot: Some(came.boot),
                 data_ns: (0, 0),
                 framed: frame(&raw),
             });

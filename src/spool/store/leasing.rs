@@ -6,7 +6,7 @@ use super::{Out, Spool, subtract};
 use crate::otlp::Signal;
 use crate::spool::block::{Header, unframe};
 use crate::spool::cursor::{Fate, Window};
-use crate::spool::ledger::Plan;
+use crate::spool::ledger::{Came, Plan};
 use crate::spool::shelf::lock;
 use crate::spool::{Cut, Lane, Lease, LeaseError, LeasedBlock, Owner, Pos, Reason, Store as _};
 use std::ops::Range;
@@ -254,12 +254,14 @@ impl Spool {
         life: u64,
     ) -> Result<Lease, LeaseError> {
         let places: Vec<(u64, u64)> = blocks.iter().map(|(h, _)| (h.index, h.accepted_before())).collect();
-        let accepted = blocks.first().map_or_else(Default::default, |(h, _)| (h.accepted, h.boot));
+        let came = blocks.iter().map(|(h, _)| Came::from(h)).next();
         let settled = window.settled.iter().map(|s| pos_of(&places, s.start)..pos_of(&places, s.end)).collect();
         {
             let _ledger = lock(&self.ledger); // a reader's fall is entered under it
             self.is_present(life)?;
-            lock(&self.out).insert((owner.exporter, lane, window.index.end), Out { places, accepted });
+            if let Some(came) = came {
+                lock(&self.out).insert((owner.exporter, lane, window.index.end), Out { places, came });
+            }
         }
         let blocks = blocks
             .into_iter()
