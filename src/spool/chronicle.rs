@@ -33,7 +33,7 @@ const SAME_NS: u64 = 1_000_000_000;
 const BEHIND_NS: i64 = 60_000_000_000;
 /// A record says again how long the boot has lasted when it is so much more, ms: with the next commit,
 const NOTE_MS: u64 = 60_000;
-/// or without one after so long.
+/// or without one after so long, or when the clock came into step.
 const NOTE_ALONE_MS: u64 = 600_000;
 
 /// One boot, as far as this spool saw it.
@@ -60,6 +60,8 @@ pub(crate) struct Chronicle {
     boots: Vec<Boot>,
     /// What a clock that says it is in step has said since this monotonic time.
     candidate: Option<(i64, u64)>,
+    /// A clock was believed that was not before: rare, and worth a record of its own.
+    news: bool,
 }
 
 impl Chronicle {
@@ -107,7 +109,7 @@ impl Chronicle {
         }
         if boot.offset_ns.is_none_or(|known| known.abs_diff(offset) >= SAME_NS) {
             boot.offset_ns = Some(offset);
-            boot.dirty = true;
+            (boot.dirty, self.news) = (true, true);
         }
     }
 
@@ -162,9 +164,10 @@ impl Chronicle {
         self.boots.last().is_none_or(|last| last.id == boot)
     }
 
-    /// Something is to be written, and has been for long: a machine that is on and idle must not seem to be off.
+    /// Something is to be written that should not wait for a commit, or has for long: a machine that is on and idle must not
+    /// seem to be off.
     pub(crate) fn is_overdue(&self) -> bool {
-        self.boots.last().is_some_and(|boot| boot.until_ms - boot.noted_ms >= NOTE_ALONE_MS)
+        self.news || self.boots.last().is_some_and(|boot| boot.until_ms - boot.noted_ms >= NOTE_ALONE_MS)
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
@@ -173,6 +176,7 @@ impl Chronicle {
 
     /// The records that changed, or all, by epoch.
     pub(crate) fn take_records(&mut self, all: bool) -> Vec<(u32, Vec<u8>)> {
+        self.news = false;
         let due = self.boots.iter_mut().filter(|boot| all || boot.dirty);
         due.map(|boot| {
             (boot.dirty, boot.noted_ms) = (false, boot.until_ms);
