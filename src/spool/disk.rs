@@ -463,6 +463,7 @@ impl Shelf for Disk {
                     tracing::warn!(%error, "spool cannot turn to a new segment yet")
                 }
                 Err(error) if error.is_full() => {
+                    self.retention.refused.store(true, Relaxed);
                     return Err(ShelfError::Full {
                         used: Bytes(self.used.load(Relaxed)),
                         budget: self.limits.get().max,
@@ -560,6 +561,7 @@ impl Disk {
     fn lost_active(&self, active: &mut Active, error: &SegmentError) -> ShelfError {
         self.abandon(active, error);
         if error.is_full() {
+            self.retention.refused.store(true, Relaxed);
             ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max }
         } else {
             ShelfError::Unavailable(error.to_string())

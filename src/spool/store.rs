@@ -284,6 +284,7 @@ impl Spool {
         let put = self.shelf.append(numbered.blocks, &Books { spool: self, entered }, true);
         if put.is_err() {
             self.release(entered);
+            self.work.send_modify(|n| *n += 1); // if it was for space: there may be some to make
         }
         put?;
         self.news.send_modify(|n| *n += 1);

@@ -32,8 +32,18 @@ const EXPIRE_MAX: usize = 256;
 const FLOOR: u64 = 4;
 /// A segment is copied for shedding when at most this part of it must be kept: more, and writing would cost more than it gives.
 const KEEP_AT_MOST: u64 = 2;
-/// A new segment around what is copied: its files and directories, one block each on a coarse filesystem.
-const COPY_ROOM: u64 = 1 << 20;
+/// A new segment around what is copied, beside what an empty one takes: the journal's frames, and a book that is written meanwhile.
+const COPY_ROOM: u64 = 256 << 10;
+/// What is set by for records: an empty segment and a book of a thousand cursors in it.
+const NOTE_ROOM: u64 = 768 << 10;
+/// Nothing is taken in into the last bytes of a disk: a write that fails there costs its segment, and the next one another.
+const LAST_BYTES: u64 = 128 << 10;
+/// Enough is free again for so long: what comes after is another shortage.
+const CALM: Duration = Duration::from_secs(600);
+/// A spool that is smaller (only tests make one) sets nothing by.
+const SMALL: u64 = 6 << 20;
+/// Filesystems give whole blocks; few have larger ones.
+const BLOCK: u64 = 4 << 10;
 /// What a batch and its items take in fjall's journal beside keys and values, bytes.
 const FRAMES: u64 = 64;
 
@@ -46,12 +56,47 @@ pub(super) struct Retention {
     looked: Mutex<Option<Stamp>>,
     /// The oldest block of each lane, when it was found not to be old enough.
     young: Mutex<BTreeMap<Lane, Header>>,
-    /// Bytes in use when the free space became too little, and whether it was told that no more gives way for that.
-    short: Mutex<Option<(u64, bool)>>,
+    short: Mutex<Option<Short>>,
+    /// The disk had no byte for an append since something gave way for that.
+    pub(super) refused: AtomicBool,
     /// What the books say of this segment is not carried out yet.
     shedding: Mutex<Option<No>>,
+    /// The reserve is in use.
+    lent: AtomicBool,
     /// The filesystem gives none.
     no_reserve: AtomicBool,
+}
+
+/// Somebody else has taken the free space that is the rest of the machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Short {
+    /// Bytes in use when it began.
+    began: u64,
+    /// What had been written when something went below the floor, for the disk had no byte for what came in.
+    paid: Option<u64>,
+    /// It was told that no more gives way.
+    told: bool,
+    /// Since when there is enough again.
+    calm: Option<Stamp>,
+}
+
+impl Short {
+    /// What a look makes of it. What gave way makes enough for a moment, until somebody takes that too: only a while of it ends it.
+    fn after(before: Option<Short>, is_short: bool, used: u64, now: Stamp) -> Option<Short> {
+        match before {
+            Some(short) if is_short => Some(Short { calm: None, ..short }),
+            None if is_short => Some(Short { began: used, paid: None, told: false, calm: None }),
+            Some(short) if short.calm.is_some_and(|since| now.since(since) >= CALM) => None,
+            Some(short) => Some(Short { calm: short.calm.or(Some(now)), ..short }),
+            None => None,
+        }
+    }
+
+    /// Whether `bytes` may go below the floor, so that what comes in has a place: once, and again when half of it at least came to
+    /// us and not to somebody else. `written`: bytes so far.
+    fn helps(&self, bytes: u64, written: u64) -> bool {
+        self.paid.is_none_or(|then| written - then >= bytes / 2)
+    }
 }
 
 /// How many bytes must stay, whatever gives way; `None`: nothing has to. `short`: bytes in use when the free space became too
@@ -97,13 +142,15 @@ impl Disk {
         !self.is_over() && self.used.load(Relaxed) + self.empty.load(Relaxed) <= self.limits.get().max.0
     }
 
-    /// Whether these blocks may be taken: always where the oldest gives way, and otherwise when they fit. `rolls`: a segment is
+    /// Whether these blocks may be taken: never while space is just being made, nor without a byte for them; where the oldest gives
+    /// way always else, and otherwise when they fit. `rolls`: a segment is
     /// begun with them.
     pub(super) fn has_room(&self, blocks: &[(Header, Vec<u8>)], rolls: bool) -> bool {
-        let limits = self.limits.get();
-        if limits.when_full == WhenFull::DropOldest {
-            return true;
+        if self.retention.lent.load(Relaxed) {
+            return false;
         }
+        let limits = self.limits.get();
+        let free = free(&self.settings.directory).unwrap_or(u64::MAX);
         let (unsealed, begun) = {
             let row = lock(&self.row);
             let unsealed = row.values().filter(|e| matches!(e.state, State::Active | State::Closed)).count() as u64;
@@ -111,9 +158,13 @@ impl Disk {
         };
         let segment = if begun { self.empty.load(Relaxed) + SEAL_ADDS } else { 0 };
         let blocks: u64 = blocks.iter().map(|(_, value)| value.len() as u64 + FRAMES).sum();
+        let has_bytes = free >= segment + blocks + LAST_BYTES;
+        if !has_bytes {
+            self.retention.refused.store(true, Relaxed);
+        }
         let more = segment + blocks + unsealed * SEAL_ADDS;
-        self.used.load(Relaxed) + more <= limits.max.0
-            && free(&self.settings.directory).is_none_or(|free| free >= limits.min_free.0.saturating_add(more))
+        let fits = self.used.load(Relaxed) + more <= limits.max.0 && free >= limits.min_free.0.saturating_add(more);
+        has_bytes && (fits || limits.when_full == WhenFull::DropOldest)
     }
 
     /// What is older than `max_age` gives way, lane by lane from its oldest block on. What only lies behind something younger
@@ -168,8 +219,9 @@ impl Disk {
         let (limits, used) = (self.limits.get(), self.used.load(Relaxed));
         let free = free(&self.settings.directory);
         let mut short = lock(&self.retention.short);
-        *short = free.is_some_and(|free| free < limits.min_free.0).then(|| short.unwrap_or((used, false)));
-        least_kept(used, free, &limits, short.map_or(used, |(began, _)| began))
+        let is_short = free.is_some_and(|free| free < limits.min_free.0);
+        *short = Short::after(*short, is_short, used, self.clock.now());
+        least_kept(used, free, &limits, short.map_or(used, |short| short.began))
     }
 
     /// At the limit: the signals of `shed` give way, or else the oldest.
@@ -197,20 +249,28 @@ impl Disk {
         };
         let lost: u64 = spans.iter().map(|(lane, span)| evict(Lane(*lane), span, books)).sum();
         tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.limits.get().max, "spool is full and its oldest segment gives way");
-        self.append(Vec::new(), books, true)?; // the books that say so, synced
+        self.note(books)?;
         self.delete(&[no]);
         Ok(true)
     }
 
     /// Whether so much may go and leave what must stay. When it may not, somebody else takes the disk; that is said once.
     fn may_go(&self, bytes: u64, least: u64) -> bool {
-        let used = self.used.load(Relaxed);
-        let may = least == 0 || used.saturating_sub(bytes) >= least;
-        if let Some((_, told)) = lock(&self.retention.short).as_mut().filter(|(_, told)| !may && !*told) {
-            *told = true;
+        let (used, written) = (self.used.load(Relaxed), self.written.load(Relaxed));
+        if least == 0 || used.saturating_sub(bytes) >= least {
+            return true;
+        }
+        let mut short = lock(&self.retention.short);
+        let Some(short) = short.as_mut() else { return true };
+        if self.retention.refused.load(Relaxed) && short.helps(bytes, written) {
+            self.retention.refused.store(false, Relaxed);
+            short.paid = Some(written);
+            return true;
+        }
+        if !std::mem::replace(&mut short.told, true) {
             tracing::warn!(used = %Bytes(used), min_free = %self.limits.get().min_free, "somebody else fills the disk: the spool gives up no more for min_free_mib than it writes");
         }
-        may
+        false
     }
 
     /// One segment's part of the first signal that has something to give.
@@ -276,7 +336,7 @@ impl Disk {
         if let Some((spans, bytes)) = entry {
             let lanes: Vec<(Lane, Span)> = spans.into_iter().map(|(lane, span)| (Lane(lane), span)).collect();
             let live = self.live_of(no, &lanes, u64::MAX, books)?;
-            self.append(Vec::new(), books, true)?; // the books that say so, synced
+            self.note(books)?;
             match live {
                 Some(live) if live.is_empty() => self.delete(&[no]),
                 Some(live) => self.replace(no, bytes, live)?,
@@ -289,7 +349,11 @@ impl Disk {
 
     /// Whether a copy of so many bytes can be made, if need be with what was set by for it.
     fn has_space_for(&self, bytes: u64) -> bool {
-        let has = || bytes == 0 || free(&self.settings.directory).is_none_or(|free| free >= bytes + COPY_ROOM);
+        let has = || {
+            bytes == 0
+                || free(&self.settings.directory)
+                    .is_none_or(|free| free >= bytes + COPY_ROOM + self.empty.load(Relaxed))
+        };
         has() || (self.use_reserve() && has())
     }
 
@@ -297,51 +361,72 @@ impl Disk {
         self.settings.directory.join("reserve")
     }
 
-    /// Gives the reserve back to the filesystem; works with no byte free.
+    /// Gives the reserve back to the filesystem; works with no byte free. Until it is set by again nothing is taken in, or what comes
+    /// in would have the bytes before they make space.
     fn use_reserve(&self) -> bool {
         let bytes = self.reserve.swap(0, Relaxed);
+        if bytes == 0 {
+            return false;
+        }
+        self.retention.lent.store(true, Relaxed);
         self.used.fetch_sub(bytes.min(self.used.load(Relaxed)), Relaxed);
-        let there = bytes > 0;
-        if there && let Err(error) = fs::remove_file(self.reserve_path()) {
+        if let Err(error) = fs::remove_file(self.reserve_path()) {
             tracing::warn!(%error, "spool reserve cannot be used");
         }
-        there
+        true
     }
 
-    /// Sets space by for the largest copy that shedding makes, so that it works on a full disk too; not while something has to
-    /// give way. Best effort: a filesystem that copies on write promises nothing by it.
+    /// What the books say, synced, so that something may be deleted on their word. Without a byte free even that has no place but
+    /// what was set by for it.
+    pub(super) fn note(&self, books: &dyn Bookkeeper) -> Result<(), ShelfError> {
+        match self.append(Vec::new(), books, true) {
+            Err(ShelfError::Full { .. }) if self.use_reserve() => self.append(Vec::new(), books, true),
+            noted => noted,
+        }
+    }
+
+    /// Sets space by for what makes space on a full disk: the records that say so, in a new segment if need be, and the largest copy
+    /// that shedding makes. Best effort: a filesystem that copies on write promises nothing by it.
     pub(super) fn keep_reserve(&self) -> Result<bool, ShelfError> {
         let limits = self.limits.get();
         let sheds = limits.when_full == WhenFull::DropOldest && limits.shed.signals().next().is_some();
-        let wanted = if sheds { limits.segment_max.0 / KEEP_AT_MOST + COPY_ROOM } else { 0 };
+        let copy = if sheds { limits.segment_max.0 / KEEP_AT_MOST + COPY_ROOM } else { 0 };
+        let wanted = (NOTE_ROOM + copy).next_multiple_of(BLOCK);
         let there = self.reserve.load(Relaxed);
         if wanted == there {
             return Ok(false);
         }
         if there > 0 {
-            self.use_reserve();
+            self.use_reserve(); // it has another size than these limits want
         }
         let free = free(&self.settings.directory).unwrap_or(u64::MAX);
-        let fits = self.used.load(Relaxed) + wanted <= limits.max.0
-            && free >= limits.min_free.0.saturating_add(wanted).saturating_add(COPY_ROOM);
-        if wanted == 0 || !fits || self.retention.no_reserve.load(Relaxed) {
-            return Ok(false);
+        let fits = self.used.load(Relaxed) + wanted <= limits.max.0 && free >= wanted;
+        if fits && limits.max.0 >= SMALL && !self.retention.no_reserve.load(Relaxed) {
+            self.set_by(wanted);
         }
-        let file = fs::File::create(self.reserve_path());
-        let made =
-            file.and_then(|file| Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, wanted)?));
+        // What was deleted may still lie in the bin.
+        if self.reserve.load(Relaxed) > 0 || !self.binned.load(Relaxed) {
+            self.retention.lent.store(false, Relaxed);
+        }
+        Ok(false)
+    }
+
+    fn set_by(&self, bytes: u64) {
+        let made = fs::File::create(self.reserve_path())
+            .and_then(|file| Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?));
         match made {
             Ok(()) => {
-                self.reserve.store(wanted, Relaxed);
-                self.used.fetch_add(wanted, Relaxed);
+                self.reserve.store(bytes, Relaxed);
+                self.used.fetch_add(bytes, Relaxed);
             }
             Err(error) => {
                 let _ = fs::remove_file(self.reserve_path());
-                self.retention.no_reserve.store(true, Relaxed);
-                tracing::info!(%error, "spool sets no space by: on a full disk the oldest gives way, whatever its signal");
+                if error.kind() == std::io::ErrorKind::Unsupported {
+                    self.retention.no_reserve.store(true, Relaxed);
+                    tracing::info!(%error, "spool sets no space by: a full disk may have to wait for a free byte");
+                }
             }
         }
-        Ok(false)
     }
 }
 
@@ -400,6 +485,30 @@ mod tests {
             let least = least_kept(mib(used), free.map(mib), &limits, mib(short));
             assert_eq!(least, expected.map(mib), "{used} used, {free:?} free, {short} when it began");
         }
+    }
+
+    /// A neighbour who takes what became free is the same neighbour.
+    #[test]
+    fn a_shortage_ends_when_there_is_enough_for_a_while() {
+        let at = |s: u64| Stamp { wall_ns: 0, mono_ms: s * 1_000 };
+        let look = |short, is_short, s| Short::after(short, is_short, s, at(s));
+        let short = look(None, true, 100);
+        assert_eq!(short.map(|s| s.began), Some(100));
+        let short = look(look(look(short, false, 101), true, 102), false, 103);
+        assert_eq!(short.map(|s| (s.began, s.calm)), Some((100, Some(at(103)))));
+        let short = look(short, false, 702);
+        assert!(short.is_some());
+        assert_eq!(look(short, false, 703), None);
+        assert_eq!(look(None, false, 704), None);
+    }
+
+    #[test]
+    fn below_the_floor_a_segment_goes_when_the_last_one_helped() {
+        let short = Short { began: 10, paid: None, told: false, calm: None };
+        assert!(short.helps(100, 1_000), "once");
+        let short = Short { paid: Some(1_000), ..short };
+        assert!(!short.helps(100, 1_000) && !short.helps(100, 1_049), "somebody else took it");
+        assert!(short.helps(100, 1_050), "it came to us");
     }
 
     #[test]

@@ -35,13 +35,13 @@ impl Disk {
     pub(super) fn keep_house(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         type Step = fn(&Disk, &dyn Bookkeeper) -> Result<bool, ShelfError>;
         let steps: [Step; 9] = [
+            |disk, _| disk.keep_reserve(), // first of all who takes what became free
             Disk::replace_idle,
             |disk, _| disk.learn_front(),
             Disk::delete_consumed,
             Disk::expire_some,
             Disk::evict_one,
             |disk, _| disk.make_spare(),
-            |disk, _| disk.keep_reserve(),
             |disk, _| if disk.settings.seal { disk.seal_one() } else { Ok(false) },
             |disk, books| if disk.settings.compact { disk.copy_one(books) } else { Ok(false) },
         ];
@@ -101,7 +101,7 @@ impl Disk {
         if gone.is_empty() {
             return Ok(false);
         }
-        self.append(Vec::new(), books, true)?; // the cursors that say so, synced
+        self.note(books)?; // the cursors that say so
         self.delete(&gone);
         Ok(true)
     }
@@ -228,7 +228,7 @@ impl Disk {
     fn copy(&self, no: No, bytes: u64, lanes: &[(Lane, Span)], books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         let Some(live) = self.live_of(no, lanes, bytes / COPY_BELOW, books)? else { return Ok(false) };
         // What is not copied is gone: the cursors that say so come first.
-        self.append(Vec::new(), books, true)?;
+        self.note(books)?;
         self.replace(no, bytes, live)?;
         Ok(true)
     }
