@@ -673,6 +673,22 @@ mod tests {
         }
     }
 
+    /// What gives way while its settlement is on the way to the disk has the reason it gave way for, should that fail.
+    #[test]
+    fn what_expires_while_it_is_held_is_expired() {
+        for (fate, reason) in
+            [(Fate::Lost(Reason::Expired), Reason::Expired), (Fate::Lost(Reason::Evicted), Reason::Evicted)]
+        {
+            let mut c = Cursor::at_tip(0, 0);
+            c.take_new(0..2, 0..20, CUT);
+            let part = c.settle(&(0..10), Fate::Parked).expect("it is out");
+            assert_eq!(c.evict_below(1, 10, 0, fate), 0, "what becomes of it is said when the settlement ends");
+            c.release(&part);
+            c.audit();
+            assert_eq!((c.counts.lost[reason as usize], c.counts.settled()), (10, 10), "{fate:?}");
+        }
+    }
+
     #[derive(Debug, Clone)]
     enum Op {
         Take(usize),

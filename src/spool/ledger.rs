@@ -646,7 +646,7 @@ impl Ledger {
                 known.filter(|r| self.chronicle.is_present(r.boot)).map(|r| r.accepted)
             }
         };
-        Waiting { items: returned + fresh, oldest }
+        Waiting { items: returned + fresh, oldest, asked: 0 }
     }
 
     /// How many of these blocks of the lane some exporter may still need, at most; all of them when nobody ever joined it (its
