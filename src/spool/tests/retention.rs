@@ -326,7 +326,11 @@ fn the_next_signal_is_next_and_without_an_order_the_oldest_goes() {
 /// A segment of which more than half would have to be kept is not copied: the oldest goes.
 #[test]
 fn shedding_a_little_out_of_much_is_not_done() {
-    let (_, store) = mixed(&[Signal::Traces], 2, 17);
+    let (place, store) = mixed(&[Signal::Traces], 2, 17);
+    let names =
+        std::fs::read_dir(place.dir.path().join("spool")).expect("there").map(|e| e.expect("there").file_name());
+    let copies: Vec<_> = names.filter(|name| name.to_string_lossy().ends_with(".1")).collect();
+    assert!(copies.is_empty(), "{copies:?}");
     let [traces, metrics, logs] = evicted(&store);
     assert!(traces > 0 && metrics > 0 && logs > 0, "{traces} {metrics} {logs}");
 }
