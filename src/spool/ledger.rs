@@ -24,7 +24,7 @@ const CONTROL: [u8; 4] = [0xFF; 4];
 const LANE_RECORD: u8 = 1;
 const EXPORTER_RECORD: u8 = 2;
 const CURSOR_RECORD: u8 = 3;
-const BOOT_RECORD: u8 = 4;
+const BOOT_RECORD: u8 = 5;
 
 /// A key and its value, as they go to the disk.
 pub(crate) type Record = (Vec<u8>, Vec<u8>);
