@@ -397,7 +397,7 @@ impl Disk {
         let limits = self.limits.get();
         let sheds = limits.when_full == WhenFull::DropOldest && limits.shed.signals().next().is_some();
         let copy = if sheds { limits.segment_max.0 / KEEP_AT_MOST + COPY_ROOM } else { 0 };
-        let wanted = (NOTE_ROOM + copy).next_multiple_of(BLOCK);
+        let wanted = if limits.max.0 < SMALL { 0 } else { (NOTE_ROOM + copy).next_multiple_of(BLOCK) };
         let there = self.reserve.load(Relaxed);
         if wanted == there {
             return Ok(false);
@@ -407,11 +407,11 @@ impl Disk {
         }
         let free = free(&self.settings.directory).unwrap_or(u64::MAX);
         let fits = self.used.load(Relaxed) + wanted <= limits.max.0 && free >= wanted;
-        if fits && limits.max.0 >= SMALL && !self.retention.no_reserve.load(Relaxed) {
+        if fits && wanted > 0 && !self.retention.no_reserve.load(Relaxed) {
             self.set_by(wanted);
         }
         // What was deleted may still lie in the bin.
-        if self.reserve.load(Relaxed) > 0 || !self.binned.load(Relaxed) {
+        if wanted == 0 || self.reserve.load(Relaxed) > 0 || !self.binned.load(Relaxed) {
             self.retention.lent.store(false, Relaxed);
         }
         Ok(false)
