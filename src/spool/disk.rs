@@ -27,12 +27,12 @@ mod repair;
 mod start;
 mod upkeep;
 
-use self::look::{first_readable, guarded_open};
+use self::look::{Trust, first_readable, guarded_open};
 pub(crate) use self::repair::{Repaired, repair};
 pub use self::start::StartError;
 pub(super) use self::start::arrange;
 pub(crate) use self::start::{Recovered, clear};
-use self::start::{list, read_book, take_lock};
+use self::start::{clear_for_a_directory, list, read_book, take_lock};
 use super::Lane;
 use super::block::{self, HEADER_LEN, Header};
 use super::ledger::block_key;
@@ -116,7 +116,7 @@ pub enum WhenFull {
 }
 
 /// A segment's place in the row: its number and how often it was copied.
-pub(super) type No = (u64, u32);
+pub(crate) type No = (u64, u32);
 
 /// What a segment holds of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,9 +177,19 @@ struct Entry {
     door: Door,
     /// When it got its state.
     since: Stamp,
+    /// Every byte of it was read in this life, and was what it should be.
+    proved: bool,
+    /// It is damaged: it is read as a wreck, and kept for whoever wants to know why.
+    damaged: bool,
+    /// Since when the disk has answered reads of it with errors.
+    trouble: Option<Stamp>,
 }
 
 impl Entry {
+    fn new(state: State, spans: Option<Spans>, bytes: u64, door: Door, since: Stamp) -> Entry {
+        Entry { state, spans, bytes, door, since, proved: false, damaged: false, trouble: None }
+    }
+
     /// Nothing was ever written to it.
     fn is_to_be(&self) -> bool {
         matches!(self.state, State::Spare | State::Making)
@@ -213,6 +223,8 @@ pub(crate) struct Disk {
     block_bytes: AtomicU64,
     /// Bytes in use, as upkeep last counted, and what was appended since.
     used: AtomicU64,
+    /// Bytes of these in `quarantine/`.
+    aside: AtomicU64,
     /// When it last did.
     measured: Mutex<Option<Stamp>>,
     /// Something may lie in the bin.
@@ -239,7 +251,10 @@ impl Disk {
         let lock = take_lock(&dir)?;
         let mut row = list(&dir).map_err(bad)?;
         let recovered = read_book(&dir, &mut row);
-        let used: u64 = row.values().map(|e| e.bytes).sum();
+        let quarantine = dir.join(QUARANTINE);
+        clear_for_a_directory(&quarantine);
+        let aside = allocated(&quarantine);
+        let used = row.values().map(|e| e.bytes).sum::<u64>() + aside;
         let disk = Disk {
             target: AtomicU64::new(settings.segment_min.0),
             limits: Swap::new(settings.limits()),
@@ -251,6 +266,7 @@ impl Disk {
             blocks: AtomicU64::new(0),
             block_bytes: AtomicU64::new(0),
             used: AtomicU64::new(used),
+            aside: AtomicU64::new(aside),
             measured: Mutex::default(),
             binned: AtomicBool::new(true),
             _lock: lock,
@@ -277,13 +293,8 @@ impl Disk {
             entry.state = State::Closed;
             entry.since = self.clock.now();
         }
-        let entry = Entry {
-            state: State::Active,
-            spans: Some(Spans::new()),
-            bytes: 0,
-            door: Arc::new(Mutex::new(Some(segment.clone()))),
-            since: self.clock.now(),
-        };
+        let door = Arc::new(Mutex::new(Some(segment.clone())));
+        let entry = Entry::new(State::Active, Some(Spans::new()), 0, door, self.clock.now());
         row.insert(no, entry);
         *active =
             Active { open: Some((no, segment)), full_at: self.target.load(Relaxed), last_block: active.last_block };
@@ -311,7 +322,8 @@ impl Disk {
                 match door.take() {
                     Some(open) => Some(Ok(open)),
                     None => there.then(|| {
-                        let segment = guarded_open(&self.path(no))?;
+                        let segment = guarded_open(&self.path(no), Trust::Unproved)?;
+                        segment.whole()?;
                         segment::sync_all(&self.path(no))?; // whoever made it may have been killed before
                         Ok::<_, SegmentError>(Arc::new(segment))
                     }),
@@ -338,7 +350,7 @@ impl Disk {
             let mut row = lock(&self.row);
             let no = (row.last_key_value().map_or(1, |((n, _), _)| n + 1), 0);
             let (spans, since) = (Some(Spans::new()), self.clock.now());
-            row.insert(no, Entry { state: State::Making, spans, bytes: 0, door: door.clone(), since });
+            row.insert(no, Entry::new(State::Making, spans, 0, door.clone(), since));
             no
         };
         match Segment::create(&self.path(no)).map(Arc::new) {
@@ -472,14 +484,23 @@ impl Shelf for Disk {
             else {
                 continue;
             };
-            let found = self.with(no, |segment| first_readable(segment, lane, from, last))?;
+            let found = self.with(no, |segment| {
+                let found = first_readable(segment, lane, from, last)?;
+                Ok(found.map(|found| (segment.is_tail(lane, found.0.index), found)))
+            })?;
             match found {
-                Some(Some(found)) => return Ok(Some(found)),
+                // Was it acknowledged? Not if what was written behind it has its place.
+                Some(Some((true, (header, _)))) if self.is_overwritten(&header)? => from = header.index + 1,
+                Some(Some((_, found))) => return Ok(Some(found)),
                 // Set aside, or nothing readable from here on: the ledger sees the gap.
                 Some(None) => from = last + 1,
                 None => {}
             }
         }
+    }
+
+    fn nearer(&self, lane: Lane, indices: Range<u64>) -> Result<Option<(Header, bytes::Bytes)>, ShelfError> {
+        self.first_anywhere(lane, indices)
     }
 
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
@@ -515,6 +536,27 @@ impl Disk {
 
 pub(super) fn name((number, copy): No) -> String {
     if copy == 0 { format!("seg-{number:016x}") } else { format!("seg-{number:016x}.{copy}") }
+}
+
+/// Where damaged segments are kept.
+pub(super) const QUARANTINE: &str = "quarantine";
+
+/// Whether a segment of this name holds what another one held before.
+pub(super) fn is_copy(name: &str) -> bool {
+    parse_name(name.trim_start_matches("quarantine/")).is_some_and(|(_, copy)| copy > 0)
+}
+
+/// Moves a segment into `quarantine/`, where it stays until somebody removes it or its place is needed. Both directories are
+/// synced. Returns where it is.
+fn set_aside(dir: &Path, segment: &str) -> std::io::Result<PathBuf> {
+    let aside = dir.join(QUARANTINE);
+    fs::create_dir_all(&aside)?;
+    let free = (0..).map(|n| aside.join(if n == 0 { segment.to_owned() } else { format!("{segment}-{n}") }));
+    let kept = free.into_iter().find(|path| fs::symlink_metadata(path).is_err()).expect("some number is free");
+    fs::rename(dir.join(segment), &kept)?;
+    segment::sync_dir(&aside)?;
+    segment::sync_dir(dir)?;
+    Ok(kept)
 }
 
 fn parse_name(name: &str) -> Option<No> {

@@ -24,10 +24,12 @@ pub mod phase;
 pub(crate) mod segment;
 pub(crate) mod shelf;
 pub(crate) mod slots;
+pub(crate) mod source;
 pub mod store;
 pub(crate) mod summary;
 pub(crate) mod survey;
 pub(crate) mod table;
+pub(crate) mod wreck;
 #[cfg(test)]
 mod tests;
 

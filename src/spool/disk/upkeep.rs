@@ -3,8 +3,8 @@
 //!
 //! One thread at a time does this ([`super`]); each step takes the locks it needs, in the order told there.
 
-use super::look::{guarded_open, spans_of};
-use super::{Disk, Entry, IDLE_KEEP, No, Span, Spans, State, WhenFull, allocated, extend, name};
+use super::look::spans_of;
+use super::{Disk, Entry, IDLE_KEEP, No, QUARANTINE, Span, Spans, State, WhenFull, allocated, extend, name, set_aside};
 use crate::base::Bytes;
 use crate::spool::block::{self, Header};
 use crate::spool::cursor::Fate;
@@ -28,6 +28,10 @@ const SEAL_AFTER: Duration = Duration::from_secs(5);
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
 /// A segment is copied forward when less than this part of it is live.
 const COPY_BELOW: u64 = 4;
+/// Damaged segments that are kept, at most: somebody looks at one or two.
+const ASIDE_MAX: usize = 16;
+/// And this part of the budget, but for the last one.
+const ASIDE_SHARE: u64 = 8;
 
 impl Disk {
     /// The next step that finds something to do; `true` when there may be more.
@@ -68,7 +72,7 @@ impl Disk {
             if entry.file_name().to_string_lossy().starts_with("trash-") {
                 let _phase = during(Phase::Delete);
                 self.binned.store(true, Relaxed); // there may be more, or this fails and is tried again
-                fs::remove_dir_all(entry.path())?;
+                remove(&entry.path())?;
                 return Ok(true);
             }
         }
@@ -99,7 +103,7 @@ impl Disk {
             return Ok(false);
         }
         self.append(Vec::new(), books, true)?; // the cursors that say so, synced
-        self.delete(&gone);
+        self.delete(&gone, Evidence::Kept);
         Ok(true)
     }
 
@@ -114,16 +118,58 @@ impl Disk {
         old.into_iter().filter(|(_, spans)| done(spans)).map(|(no, _)| no).collect()
     }
 
-    fn delete(&self, gone: &[No]) {
+    fn delete(&self, gone: &[No], evidence: Evidence) {
         let _phase = during(Phase::Delete);
         for no in gone {
             let entry = lock(&self.row).remove(no);
-            if let Some(entry) = entry {
+            if let Some(entry) = &entry {
                 self.used.fetch_sub(entry.bytes.min(self.used.load(Relaxed)), Relaxed);
                 *lock(&entry.door) = None;
             }
-            self.bin(*no);
+            match entry {
+                Some(entry) if entry.damaged && evidence == Evidence::Kept => self.keep_aside(*no),
+                _ => self.bin(*no),
+            }
         }
+    }
+
+    /// Keeps a damaged segment for whoever wants to know what happened to it. The oldest of them goes when they are too many.
+    pub(super) fn keep_aside(&self, no: No) {
+        match set_aside(&self.settings.directory, &name(no)) {
+            Ok(kept) => {
+                let bytes = allocated(&kept);
+                self.used.fetch_add(bytes, Relaxed);
+                let most = self.limits.get().max.0 / ASIDE_SHARE;
+                let mut aside = self.aside.fetch_add(bytes, Relaxed) + bytes;
+                while self.count_aside() > ASIDE_MAX || (aside > most && self.count_aside() > 1) {
+                    if !self.drop_aside() {
+                        break;
+                    }
+                    aside = self.aside.load(Relaxed);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(segment = %name(no), %error, "spool segment cannot be set aside and is passed over")
+            }
+        }
+    }
+
+    fn count_aside(&self) -> usize {
+        fs::read_dir(self.settings.directory.join(QUARANTINE)).map_or(0, Iterator::count)
+    }
+
+    /// Removes the oldest damaged segment that is kept. `false`: there is none, or it stays.
+    fn drop_aside(&self) -> bool {
+        let dir = self.settings.directory.join(QUARANTINE);
+        let names = fs::read_dir(&dir).map(|found| found.flatten().map(|e| e.file_name()).collect::<Vec<_>>());
+        let Some(oldest) = names.unwrap_or_default().into_iter().min() else { return false };
+        let path = dir.join(&oldest);
+        let bytes = allocated(&path);
+        let removed = remove(&path);
+        tracing::warn!(segment = %oldest.to_string_lossy(), %bytes, ?removed, "a damaged spool segment that was kept is removed for its space");
+        self.aside.fetch_sub(bytes.min(self.aside.load(Relaxed)), Relaxed);
+        self.used.fetch_sub(bytes.min(self.used.load(Relaxed)), Relaxed);
+        removed.is_ok()
     }
 
     /// The active segment is all consumed and worth replacing.
@@ -164,16 +210,13 @@ impl Disk {
         let mut door = lock(&door);
         let segment = match door.take() {
             Some(open) => open,
-            None => match guarded_open(&self.path(no)) {
-                Ok(segment) => Arc::new(segment),
-                Err(error) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
-                Err(error) => {
-                    drop(door);
-                    self.quarantine(no, &error);
-                    return Ok(true);
-                }
-            },
+            None if self.open_at(no, &mut door)? => door.take().expect("opened into it"),
+            None => return Ok(true),
         };
+        if segment.damaged().is_some() {
+            *door = Some(segment); // it is broken from now on, and stays as it is
+            return Ok(true);
+        }
         let spans = match spans {
             Some(spans) => spans,
             None => spans_of(&segment).map_err(|e| ShelfError::Unavailable(e.to_string()))?,
@@ -186,7 +229,7 @@ impl Disk {
             }
         };
         let sealed = segment.seal();
-        summary::write(&self.path(no), &spans);
+        summary::write(&self.path(no), no, &spans);
         let bytes = allocated(&self.path(no));
         let mut row = lock(&self.row);
         if let Some(entry) = row.get_mut(&no) {
@@ -263,16 +306,11 @@ impl Disk {
                 let size = allocated(&self.path(to));
                 self.used.fetch_add(size, Relaxed);
                 self.written.fetch_add(copy.appended(), Relaxed);
-                let entry = Entry {
-                    state: State::Closed,
-                    spans: Some(spans),
-                    bytes: size,
-                    door: Arc::new(Mutex::new(Some(Arc::new(copy)))),
-                    since: self.clock.now(),
-                };
+                let door = Arc::new(Mutex::new(Some(Arc::new(copy))));
+                let entry = Entry::new(State::Closed, Some(spans), size, door, self.clock.now());
                 lock(&self.row).insert(to, entry);
                 tracing::info!(from = %name(no), to = %name(to), before = %Bytes(bytes), after = %Bytes(size), "spool segment copied forward");
-                self.delete(&[no]);
+                self.delete(&[no], Evidence::Kept);
                 Ok(true)
             }
             Err(error) => {
@@ -291,7 +329,13 @@ impl Disk {
 
     /// The oldest data gives way.
     fn evict_one(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        if self.limits.get().when_full != WhenFull::DropOldest || !self.is_over() {
+        if !self.is_over() {
+            return Ok(false);
+        }
+        if self.drop_aside() {
+            return Ok(true); // what nobody sends any more goes first
+        }
+        if self.limits.get().when_full != WhenFull::DropOldest {
             return Ok(false);
         }
         let old = |e: &Entry| matches!(e.state, State::Closed | State::Sealed | State::Broken);
@@ -307,7 +351,7 @@ impl Disk {
             .sum();
         tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.limits.get().max, "spool is full and its oldest segment gives way");
         self.append(Vec::new(), books, true)?; // the books that say so, synced
-        self.delete(&[no]);
+        self.delete(&[no], Evidence::Gone);
         Ok(true)
     }
 
@@ -331,8 +375,21 @@ impl Disk {
                 entry.bytes = bytes;
             }
         }
-        self.used.store(row.values().map(|e| e.bytes).sum(), Relaxed);
+        self.used.store(row.values().map(|e| e.bytes).sum::<u64>() + self.aside.load(Relaxed), Relaxed);
     }
+}
+
+/// What becomes of a damaged segment that nobody needs any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Evidence {
+    Kept,
+    /// Its space is needed.
+    Gone,
+}
+
+/// Removes whatever stands there.
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 /// Bytes free to us on the filesystem of `dir`; `None` when it does not say.
