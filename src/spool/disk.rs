@@ -138,12 +138,16 @@ pub(crate) type Spans = BTreeMap<u32, Span>;
 
 /// Adds a block to what a segment holds.
 pub(crate) fn extend(spans: &mut Spans, h: &Header) {
-    let new = Span { first: h.index, last: h.index, totals: (h.accepted_before(), h.accepted_total) };
+    widen(spans, h.lane.0, Span { first: h.index, last: h.index, totals: (h.accepted_before(), h.accepted_total) });
+}
+
+/// Adds several.
+fn widen(spans: &mut Spans, lane: u32, new: Span) {
     spans
-        .entry(h.lane.0)
+        .entry(lane)
         .and_modify(|s| {
-            s.last = s.last.max(h.index);
-            s.first = s.first.min(h.index);
+            s.last = s.last.max(new.last);
+            s.first = s.first.min(new.first);
             s.totals = (s.totals.0.min(new.totals.0), s.totals.1.max(new.totals.1));
         })
         .or_insert(new);

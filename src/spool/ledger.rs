@@ -683,7 +683,9 @@ impl Ledger {
 
     /// The lanes beside a pipeline's for an exporter, one for each side that there is.
     fn sides(&self, exporter: u32, lane: u32, by_name: &ByName<'_>) -> [Option<u32>; 3] {
-        let (Some(owner), Some(state)) = (self.exporters.get(&exporter), self.lanes.get(&lane)) else { return [None; 3] };
+        let (Some(owner), Some(state)) = (self.exporters.get(&exporter), self.lanes.get(&lane)) else {
+            return [None; 3];
+        };
         Side::ALL.map(|side| {
             let name = format!("{}/{}/{}", side.name(), owner.name, state.name);
             by_name.get(&name[..]).copied()

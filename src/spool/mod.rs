@@ -29,9 +29,9 @@ pub mod store;
 pub(crate) mod summary;
 pub(crate) mod survey;
 pub(crate) mod table;
-pub(crate) mod wreck;
 #[cfg(test)]
 mod tests;
+pub(crate) mod wreck;
 
 pub use codec::Damage;
 

@@ -320,10 +320,12 @@ pub(crate) fn sync_all(path: &Path) -> io::Result<()> {
 }
 
 fn sync_below(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() {
+    let kind = fs::symlink_metadata(path)?;
+    if kind.is_dir() {
         entries(path)?.iter().try_for_each(|entry| sync_below(entry))?;
     }
-    File::open(path)?.sync_all()
+    // What is neither holds nothing of ours, and opening a pipe would wait for somebody who writes.
+    if kind.is_dir() || kind.is_file() { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
 /// The same for the journals alone.
@@ -368,14 +370,18 @@ pub(crate) fn content(path: &Path) -> io::Result<Content> {
     let mut found = if journals.iter().any(is_there) { Content::None } else { Content::Torn };
     for journal in journals {
         let mut seen = Content::None;
-        journal::walk_on(&journal, Reading::Strict, usize::MAX, |_, _| 0, |met| {
-            match met {
+        journal::walk_on(
+            &journal,
+            Reading::Strict,
+            usize::MAX,
+            |_, _| 0,
+            |met| match met {
                 journal::Met::Batch(items) if items.iter().all(|item| item.keyspace == META) => {}
                 journal::Met::Batch(_) | journal::Met::Gap { in_form: true, .. } => seen = Content::Some,
                 journal::Met::Gap { .. } if seen == Content::None => seen = Content::Torn,
                 journal::Met::Gap { .. } => {}
-            }
-        })?;
+            },
+        )?;
         match seen {
             Content::None => {}
             Content::Torn => found = Content::Torn,

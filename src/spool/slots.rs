@@ -147,7 +147,8 @@ fn newest(file: &File) -> Option<Slot> {
 
 /// What the slots at `path` say, without beginning anything; `None` when neither can be read.
 pub(crate) fn look(path: &Path) -> Option<Slot> {
-    newest(&File::open(path).ok()?)
+    let is_file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file()); // a pipe would be waited for
+    newest(&is_file.then(|| File::open(path).ok()).flatten()?)
 }
 
 fn read_slot(file: &File, at: u64) -> Result<Slot, Damage> {

@@ -175,7 +175,10 @@ pub(crate) mod fault {
     pub(in crate::spool) fn trip(path: &Path, bytes: Range<u64>) -> io::Result<()> {
         let mut rules = RULES.lock().unwrap_or_else(PoisonError::into_inner);
         let hit = rules.iter_mut().find(|rule| {
-            rule.times > 0 && path.starts_with(&rule.below) && rule.bytes.start < bytes.end && bytes.start < rule.bytes.end
+            rule.times > 0
+                && path.starts_with(&rule.below)
+                && rule.bytes.start < bytes.end
+                && bytes.start < rule.bytes.end
         });
         match hit {
             Some(rule) => {

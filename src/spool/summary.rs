@@ -26,6 +26,7 @@ pub(crate) fn write(segment: &Path, no: No, spans: &Spans) {
         }
     }
     let tmp = segment.join("summary.tmp");
+    let _ = fs::remove_file(&tmp); // of an earlier life; should it be a pipe, writing would wait
     if let Err(error) = fs::write(&tmp, pen.seal()).and_then(|()| fs::rename(&tmp, segment.join(NAME))) {
         tracing::debug!(segment = %segment.display(), %error, "spool summary not written");
     }

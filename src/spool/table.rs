@@ -57,12 +57,7 @@ pub(crate) enum Met<'a> {
 ///
 /// # Errors
 /// Only when the file cannot be read.
-pub(crate) fn walk(
-    path: &Path,
-    how: Reading,
-    value_max: usize,
-    mut met: impl FnMut(Met<'_>),
-) -> io::Result<bool> {
+pub(crate) fn walk(path: &Path, how: Reading, value_max: usize, mut met: impl FnMut(Met<'_>)) -> io::Result<bool> {
     let file = Source::open(path, how)?;
     let len = file.len();
     let (mut at, mut data, mut behind_data, mut has_meta) = (0, Vec::new(), false, false);

@@ -3,6 +3,7 @@
 mod faults;
 mod mending;
 mod survey;
+mod wrecks;
 
 use super::block::frame;
 use super::disk::{DiskSettings, WhenFull};
@@ -388,7 +389,7 @@ proptest! {
     }
 }
 
-fn fill(store: &Spool, lane: Lane, clock: &Clock, blocks: u64, first: u64) {
+pub(super) fn fill(store: &Spool, lane: Lane, clock: &Clock, blocks: u64, first: u64) {
     for n in first..first + blocks {
         let items: Vec<u64> = (n * 20..n * 20 + 20).collect();
         store.commit(vec![block(lane, &items, u128::from(n) + 1, clock)]).expect("there is space");

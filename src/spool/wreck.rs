@@ -94,7 +94,8 @@ impl Wreck {
 
     fn read(&self, (lane, index): (u32, u64), place: &Place) -> io::Result<Record> {
         let mut value = vec![0; place.len];
-        let read = Source::open(&self.files[place.file], self.how).and_then(|file| file.read_exact_at(&mut value, place.at));
+        let read =
+            Source::open(&self.files[place.file], self.how).and_then(|file| file.read_exact_at(&mut value, place.at));
         match read {
             Err(error) if is_trouble(&error) => return Err(error),
             // It was there a while ago. A value without a header is passed over as damaged.

@@ -54,9 +54,10 @@ pub fn look(directory: &Path) -> io::Result<Look> {
             let Ok(raw) = contents.request(spot)? else { continue };
             let header = &spot.header;
             let totals = header.accepted_before()..header.accepted_total;
-            let open = book.ledger.readers(header.lane).map(|(no, name)| {
-                (name.to_owned(), book.ledger.open(no, header.lane, totals.clone()))
-            });
+            let open = book
+                .ledger
+                .readers(header.lane)
+                .map(|(no, name)| (name.to_owned(), book.ledger.open(no, header.lane, totals.clone())));
             look.blocks.push(Block {
                 segment: found.name.clone(),
                 lane: (header.lane, book.ledger.lane_name(header.lane).to_owned()),

@@ -80,8 +80,11 @@ fn hit(dir: &Path, dice: &mut Dice) -> Hit {
     files(dir, dir, &mut all);
     all.sort();
     // Where the data is, half of the time.
-    let is_data = |path: &&PathBuf| path.extension().is_some_and(|e| e == "jnl") || path.to_string_lossy().contains("keyspaces/1/tables");
-    let mut pool: Vec<&PathBuf> = if dice.chance(1, 2) { all.iter().filter(is_data).collect() } else { all.iter().collect() };
+    let is_data = |path: &&PathBuf| {
+        path.extension().is_some_and(|e| e == "jnl") || path.to_string_lossy().contains("keyspaces/1/tables")
+    };
+    let mut pool: Vec<&PathBuf> =
+        if dice.chance(1, 2) { all.iter().filter(is_data).collect() } else { all.iter().collect() };
     if pool.is_empty() {
         pool = all.iter().collect();
     }
@@ -101,7 +104,13 @@ fn hit(dir: &Path, dice: &mut Dice) -> Hit {
         20 => How::Longer(1 + pick(dice, 5_000)),
         21 => How::Swapped,
         22 => How::Directory,
-        _ => if dice.chance(1, 2) { How::Pipe } else { How::Link },
+        _ => {
+            if dice.chance(1, 2) {
+                How::Pipe
+            } else {
+                How::Link
+            }
+        }
     };
     let other = (how == How::Swapped).then(|| swap(dir, &file, &all, dice)).flatten();
     if how != How::Swapped {

@@ -16,11 +16,8 @@ use tfo_otel_agent::testing::{Numbered, Source};
 pub const CUT: Cut = Cut { enough_items: 60, max_items: 0, max_bytes: 1 << 20 };
 
 /// Lanes, and who reads them.
-pub const LANES: [(&str, Signal, &[&str]); 3] = [
-    ("logs", Signal::Logs, &["a", "b"]),
-    ("traces", Signal::Traces, &["a"]),
-    ("metrics", Signal::Metrics, &["b"]),
-];
+pub const LANES: [(&str, Signal, &[&str]); 3] =
+    [("logs", Signal::Logs, &["a", "b"]), ("traces", Signal::Traces, &["a"]), ("metrics", Signal::Metrics, &["b"])];
 pub const EXPORTERS: [&str; 2] = ["a", "b"];
 
 pub fn settings(dir: &Path) -> DiskSettings {
@@ -48,17 +45,28 @@ pub struct Life {
 impl Life {
     pub fn begin(dir: &Path, seed: u64) -> Life {
         let clock = Clock::system();
-        let spool = Spool::on_disk(settings(dir), clock.clone(), Dice::seeded(seed)).expect("nothing keeps it from starting");
+        let spool =
+            Spool::on_disk(settings(dir), clock.clone(), Dice::seeded(seed)).expect("nothing keeps it from starting");
         let lanes: Vec<Lane> = LANES.iter().map(|(name, signal, _)| spool.lane(name, *signal)).collect();
         let read = |exporter: &str| -> Vec<Lane> {
-            LANES.iter().zip(&lanes).filter(|((_, _, readers), _)| readers.contains(&exporter)).map(|(_, lane)| *lane).collect()
+            LANES
+                .iter()
+                .zip(&lanes)
+                .filter(|((_, _, readers), _)| readers.contains(&exporter))
+                .map(|(_, lane)| *lane)
+                .collect()
         };
         let owners = EXPORTERS.iter().map(|exporter| (*exporter, spool.own(exporter, &read(exporter)))).collect();
         Life { spool, clock, lanes, owners }
     }
 
     /// One commit of a request for each of these lanes; gives the requests.
-    pub fn commit(&self, makers: &mut [Numbered], lanes: &[usize], dice: &mut Dice) -> Vec<(usize, Vec<u8>, Range<u64>)> {
+    pub fn commit(
+        &self,
+        makers: &mut [Numbered],
+        lanes: &[usize],
+        dice: &mut Dice,
+    ) -> Vec<(usize, Vec<u8>, Range<u64>)> {
         let mut made = Vec::new();
         let mut blocks = Vec::new();
         for lane in lanes {
@@ -101,7 +109,12 @@ impl Life {
     }
 
     /// Leases and delivers all there is; tells each block with those of its items that were open.
-    pub fn drain(&self, owner: Owner, lane: Lane, mut each: impl FnMut(u64, u32, &bytes::Bytes, Vec<u32>)) -> Result<(), String> {
+    pub fn drain(
+        &self,
+        owner: Owner,
+        lane: Lane,
+        mut each: impl FnMut(u64, u32, &bytes::Bytes, Vec<u32>),
+    ) -> Result<(), String> {
         while let Some(lease) = self.spool.lease(owner, lane, CUT).map_err(|e| e.to_string())? {
             self.spool.handled(owner, lane, lease.window.clone());
             for b in &lease.blocks {
@@ -133,7 +146,14 @@ fn deliver(spool: &Spool, owner: Owner, lease: &Lease) -> Result<(), String> {
     Ok(())
 }
 
-fn settle(spool: &Spool, owner: Owner, lane: Lane, (index, all): (u64, u32), part: Range<u32>, outcome: Outcome) -> Result<(), String> {
+fn settle(
+    spool: &Spool,
+    owner: Owner,
+    lane: Lane,
+    (index, all): (u64, u32),
+    part: Range<u32>,
+    outcome: Outcome,
+) -> Result<(), String> {
     let end = if part.end == all { Pos { index: index + 1, item: 0 } } else { Pos { index, item: part.end } };
     let range = Pos { index, item: part.start }..end;
     let settlement = Settlement { owner, lane, range, items: part.end - part.start, outcome };
@@ -161,6 +181,7 @@ impl Base {
         let mut dice = Dice::seeded(seed);
         let dir = scratch();
         let mut makers: Vec<Numbered> = LANES.iter().map(|(_, signal, _)| Numbered::new(*signal, Source(1))).collect();
+        let mut settled = 0;
         for life in 0..2 {
             let spool = Life::begin(dir.path(), seed.wrapping_add(life));
             for round in 0..4 {
@@ -168,7 +189,7 @@ impl Base {
                     let lanes: Vec<usize> = (0..LANES.len()).filter(|_| dice.chance(2, 3)).collect();
                     spool.commit(&mut makers, &lanes, &mut dice);
                     if dice.chance(1, 3) {
-                        settle_some(&spool, &mut dice);
+                        settle_some(&spool, &mut dice, &mut settled);
                     }
                 }
                 if life == 0 || round < 2 {
@@ -176,6 +197,10 @@ impl Base {
                 }
             }
         }
+        // Most of a journal's 64 MiB are zeros: copied once.
+        let trimmed = scratch();
+        copy(dir.path(), trimmed.path());
+        let dir = trimmed;
         let truth = look(dir.path()).expect("ours");
         let raw = truth.blocks.iter().map(|b| ((b.lane.0.0, b.index), b.raw.clone())).collect();
         let newest = truth.blocks.iter().map(|b| b.segment.clone()).max().expect("there are some");
@@ -194,7 +219,7 @@ impl Base {
         assert!(tables >= 2, "some are sealed: {:?}", self.truth.files);
     }
 
-    /// A copy to be damaged; of journals without most of their 64 MiB of zeros.
+    /// A copy to be damaged.
     pub fn copy(&self) -> tempfile::TempDir {
         let to = scratch();
         copy(self.dir.path(), to.path());
@@ -202,8 +227,8 @@ impl Base {
     }
 }
 
-/// Some of a lease is delivered, some parked, some refused.
-fn settle_some(life: &Life, dice: &mut Dice) {
+/// Some of a lease is delivered, some parked, some refused, in turn.
+fn settle_some(life: &Life, dice: &mut Dice, settled: &mut u64) {
     let senders = life.senders();
     let (_, owner, lane) = senders[usize::try_from(dice.within(0..senders.len() as u64)).expect("small")];
     let cut = Cut { enough_items: 20, ..CUT };
@@ -213,7 +238,7 @@ fn settle_some(life: &Life, dice: &mut Dice) {
         if lease.settled.iter().any(|s| s.start.index <= b.index && b.index <= s.end.index) {
             continue;
         }
-        let (part, outcome) = match dice.within(0..6) {
+        let (part, outcome) = match *settled % 6 {
             0 => (0..b.items, Outcome::Parked { raw: b.raw.clone() }),
             1 => (0..b.items, Outcome::DeadLetter { raw: b.raw.clone(), answer: "no".into() }),
             2 => (0..b.items, Outcome::Lost(Reason::RetryExpired)),
@@ -221,9 +246,11 @@ fn settle_some(life: &Life, dice: &mut Dice) {
             _ => (0..b.items, Outcome::Delivered { rejected: 0 }),
         };
         settle(&life.spool, owner, lane, (b.index, b.items), part, outcome).expect("it is out");
+        *settled += 1;
     }
 }
 
+/// Copies a spool; of a journal without most of its zeros.
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("space");
     for entry in fs::read_dir(from).expect("readable") {

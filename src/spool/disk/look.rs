@@ -1,6 +1,6 @@
 //! Reading the row: which segment may hold a block, opening it with care, and what is in it.
 
-use super::{Disk, Entry, No, Spans, State, VALUE_MAX, extend, name};
+use super::{Disk, Entry, No, Spans, State, VALUE_MAX, extend, name, widen};
 use crate::spool::block::Header;
 use crate::spool::ledger::{block_key, parse_block_key};
 use crate::spool::segment::{Segment, SegmentError};
@@ -62,7 +62,7 @@ impl Disk {
             tracing::error!(segment = %name(no), %error, "spool segment is damaged after all");
             let segment = wreck(&self.path(no), Reading::Strict).map_err(|e| self.in_trouble(no, &e))?;
             looked = look(&segment);
-            self.enter_wreck(no);
+            self.enter_wreck(no, &segment);
             *door = Some(Arc::new(segment));
         }
         match looked {
@@ -88,7 +88,7 @@ impl Disk {
         match guarded_open(&self.path(no), self.trust(no)) {
             Ok(segment) => {
                 match segment.damaged() {
-                    Some(_) => self.enter_wreck(no),
+                    Some(_) => self.enter_wreck(no, &segment),
                     None => drop(lock(&self.row).get_mut(&no).map(|entry| entry.proved = true)),
                 }
                 *door = Some(Arc::new(segment));
@@ -117,12 +117,17 @@ impl Disk {
     }
 
     /// It is read as far as it can be, and nothing else is done to it.
-    fn enter_wreck(&self, no: No) {
+    fn enter_wreck(&self, no: No, segment: &Segment) {
         if let Some(entry) = lock(&self.row).get_mut(&no) {
             if !entry.damaged {
                 tracing::error!(segment = %name(no), "spool segment is damaged; what can be proved of it is handed out");
             }
             (entry.state, entry.damaged) = (State::Broken, true);
+            // It may hold something else than it did when it was closed.
+            let held = segment.damaged().into_iter().flat_map(|wreck| wreck.spans());
+            if let Some(spans) = &mut entry.spans {
+                held.for_each(|(lane, span)| widen(spans, *lane, *span));
+            }
         }
     }
 
@@ -300,7 +305,13 @@ pub(super) fn guarded_open(path: &Path, trust: Trust) -> Result<Segment, Segment
         Trust::Unproved => {
             let damage = Contents::check(&found(path))?;
             if let Some(first) = damage.first() {
-                tracing::error!(file = first.file, at = first.at, what = first.what, places = damage.len(), "spool segment is damaged");
+                tracing::error!(
+                    file = first.file,
+                    at = first.at,
+                    what = first.what,
+                    places = damage.len(),
+                    "spool segment is damaged"
+                );
                 return wreck(path, Reading::Strict);
             }
         }

@@ -82,7 +82,13 @@ impl Ledger {
         };
         let wrong: Vec<_> = self.cursors.keys().filter_map(wrong).collect();
         for (exporter, lane, sides, book) in wrong {
-            tracing::error!(pipeline = book.lane, exporter = book.exporter, book.accepted, sum = book.sum(), "spool records of one commit are of different times; what moved is counted anew");
+            tracing::error!(
+                pipeline = book.lane,
+                exporter = book.exporter,
+                book.accepted,
+                sum = book.sum(),
+                "spool records of one commit are of different times; what moved is counted anew"
+            );
             let mut missing = book.accepted.saturating_sub(book.sum());
             for lane in [lane].iter().chain(&sides) {
                 if let Some(cursor) = self.cursors.get_mut(&(exporter, *lane)) {

@@ -10,6 +10,7 @@ use crate::spool::ledger::{Record, is_control_key, parse_block_key};
 use crate::spool::segment::{self, META};
 use crate::spool::source::{Reading, Source, small};
 use crate::spool::table;
+use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::fs;
 use std::io;
@@ -89,6 +90,8 @@ pub(crate) struct Contents {
     /// accepted; and that only as far as it is likely, for what was accepted may hold bytes that look like one.
     pub(crate) hints: Vec<Header>,
     how: How,
+    /// Of a check: blocks in tables, if there is a journal too.
+    keys: BTreeSet<(Lane, u64)>,
     /// It was there when the directory was listed, and is not any more.
     pub(crate) vanished: bool,
 }
@@ -132,7 +135,8 @@ impl Contents {
         for (inside, what) in strangers {
             self.damaged(&format!("{}/{inside}", found.name), 0, what);
         }
-        if small(&found.path.join("version"), self.how.reading())?.is_none_or(|text| !text.starts_with(segment::VERSION))
+        if small(&found.path.join("version"), self.how.reading())?
+            .is_none_or(|text| !text.starts_with(segment::VERSION))
         {
             self.damaged(&format!("{}/version", found.name), 0, "the file is missing, or is not fjall 3's");
         }
@@ -216,6 +220,12 @@ impl Contents {
         if self.how == How::Check {
             if !is_as_listed()? {
                 self.damaged(&shown, 0, "the table is not what its checksum says");
+            } else if has_journal && keyspace != META {
+                table::walk(path, reading, VALUE_MAX, |met| {
+                    if let table::Met::Item { key, .. } = met {
+                        self.keys.extend(parse_block_key(&key));
+                    }
+                })?;
             }
             return Ok(());
         }
@@ -262,9 +272,13 @@ impl Contents {
         };
         let mut begun = false;
         let mut cut = false;
+        let mut strange = false;
         journal::walk_on(path, self.how.reading(), VALUE_MAX, keep, |met| match met {
             journal::Met::Batch(items) => {
                 for item in items.into_iter().filter(|item| item.keyspace != META) {
+                    // fjall takes a table's word for everything of its age: what a crash in the middle of sealing left is in both.
+                    strange |= !self.keys.is_empty()
+                        && parse_block_key(&item.key).is_some_and(|key| !self.keys.contains(&key));
                     if parse_block_key(&item.key).is_some() {
                         self.add(file, &shown, &item, if cut { Reach::Beyond } else { Reach::Read });
                     } else if is_control_key(&item.key) && !check {
@@ -296,7 +310,11 @@ impl Contents {
                     }
                 }
             }
-        })
+        })?;
+        if strange {
+            self.damaged(&shown, 0, "the segment's tables do not know what its journal holds");
+        }
+        Ok(())
     }
 
     /// Enters a block, if it is one.

@@ -159,7 +159,8 @@ impl Survey {
         let epoch = self.slot.map_or(0, |slot| slot.epoch).saturating_add(1);
         let filled: Vec<&Found> = self.filled().collect();
         let read = read(&filled, |found| self.contents(found, progress));
-        let mut book = TheBook { ledger: Ledger::new(epoch), segment: read.segment.clone(), problems: read.problems.clone() };
+        let mut book =
+            TheBook { ledger: Ledger::new(epoch), segment: read.segment.clone(), problems: read.problems.clone() };
         book.problems.extend(book.ledger.restore_all(&read));
         book
     }
