@@ -582,7 +582,7 @@ impl Ledger {
             _ if returned > 0 => None,
             at => state.recent.get(at).filter(|r| at > 0 || r.before <= total).map(|r| r.accepted),
         };
-        Waiting { items: returned + fresh, oldest }
+        Waiting { items: returned + fresh, oldest, asked: 0 }
     }
 
     /// How many of these blocks of the lane some exporter may still need, at most; all of them when nobody ever joined it (its

@@ -219,6 +219,8 @@ pub struct Waiting {
     pub items: u64,
     /// Accept time of the oldest of them, when known without reading the disk; `None` with `items > 0` means old.
     pub oldest: Option<Stamp>,
+    /// How often a person has had held data sent again, since the store was opened: what rests is tried at once then.
+    pub asked: u64,
 }
 
 /// The books of one lane and exporter (promise P2): `accepted == delivered + waiting + held() + lost()`.

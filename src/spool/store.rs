@@ -66,6 +66,8 @@ pub struct Spool {
     uuid: u128,
     /// Grows with each reader that fell: one that was given up and wakes all the same takes nothing any more.
     reader_life: AtomicU64,
+    /// [`Waiting::asked`].
+    asked: AtomicU64,
     /// Held by whoever keeps house: a keeper that was given up and wakes must not meet its successor.
     keeping: Mutex<()>,
 }
@@ -146,6 +148,7 @@ impl Spool {
             dice: Mutex::new(dice),
             uuid,
             reader_life: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             keeping: Mutex::default(),
         }
     }
@@ -370,7 +373,7 @@ impl Store for Spool {
     }
 
     fn waiting(&self, owner: Owner, lane: Lane) -> Waiting {
-        lock(&self.ledger).waiting(owner, lane)
+        Waiting { asked: self.asked.load(SeqCst), ..lock(&self.ledger).waiting(owner, lane) }
     }
 
     fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {

@@ -238,7 +238,9 @@ impl Uplink {
         let waiting = self.lines.depot.waiting(owner, lane.lane);
         let timeout = if self.drained.is_empty() { lane.batch_timeout } else { Duration::ZERO };
         let due = due(waiting, lane.cut, timeout, self.lines.clock.now(), Instant::now());
-        self.flow.desk_mut(at).set_due(due);
+        let desk = self.flow.desk_mut(at);
+        desk.set_due(due);
+        desk.asked(waiting.asked, Instant::now());
     }
 
     /// Does all there is to do now.

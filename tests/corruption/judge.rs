@@ -13,16 +13,16 @@ use tfo_otel_agent::testing::{Numbered, Source};
 
 /// What cases came to.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Cost {
-    pub cases: u64,
-    pub start: Duration,
+pub(crate) struct Cost {
+    pub(crate) cases: u64,
+    pub(crate) start: Duration,
     /// Items that were open in the base, over all exporters.
-    pub open: u64,
-    pub delivered: u64,
+    pub(crate) open: u64,
+    pub(crate) delivered: u64,
     /// Counted as lost by corruption.
-    pub lost: u64,
+    pub(crate) lost: u64,
     /// Delivered although the base says they were settled: the record that said so was hit.
-    pub again: u64,
+    pub(crate) again: u64,
 }
 
 impl AddAssign for Cost {
@@ -57,7 +57,7 @@ macro_rules! must {
 
 /// Starts on a damaged directory, takes new data, sends everything, and starts again.
 #[allow(clippy::too_many_lines)] // one story from beginning to end
-pub fn case(base: &Base, dir: &Path, hits: &[Hit]) -> Result<Cost, String> {
+pub(crate) fn case(base: &Base, dir: &Path, hits: &[Hit]) -> Result<Cost, String> {
     let hit: BTreeSet<String> = hits.iter().flat_map(Hit::segments).collect();
     let damaged = look(dir).map_err(|error| format!("looking: {error}"))?;
     let proved = proved(dir, &damaged.files);

@@ -56,14 +56,14 @@ unsafe impl GlobalAlloc for Watched {
 static ALLOC: Watched = Watched;
 
 /// What the one holds is not counted against the other.
-pub static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+pub(crate) static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Most that a case may hold at a time, beyond what was held before: the directories have less than a megabyte.
 const HELD_MAX: usize = 64 << 20;
 /// Longest a start may take: a second is promised, and debug builds on a busy machine are slow.
 const START_MAX: Duration = Duration::from_secs(5);
 
-pub fn env(name: &str) -> Option<u64> {
+pub(crate) fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|n| n.parse().ok())
 }
 

@@ -7,16 +7,16 @@ use tfo_otel_agent::base::Dice;
 
 /// What was done to one file.
 #[derive(Debug, Clone)]
-pub struct Hit {
+pub(crate) struct Hit {
     /// From the spool's directory.
-    pub file: PathBuf,
-    pub how: How,
+    pub(crate) file: PathBuf,
+    pub(crate) how: How,
     /// The other file, if two changed places.
-    pub other: Option<PathBuf>,
+    pub(crate) other: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum How {
+pub(crate) enum How {
     Flip(Vec<(usize, u8)>),
     Cut(usize),
     Zeros(usize, usize),
@@ -32,7 +32,7 @@ pub enum How {
 }
 
 impl How {
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             How::Flip(_) => "flip",
             How::Cut(_) => "cut",
@@ -52,14 +52,14 @@ impl How {
 
 impl Hit {
     /// Segments of which a file was hit.
-    pub fn segments(&self) -> BTreeSet<String> {
+    pub(crate) fn segments(&self) -> BTreeSet<String> {
         let segment = |path: &PathBuf| path.iter().next().map(|name| name.to_string_lossy().into_owned());
         [Some(&self.file), self.other.as_ref()].into_iter().flatten().filter_map(segment).collect()
     }
 }
 
 /// Hits one file, or two.
-pub fn strike(dir: &Path, dice: &mut Dice) -> Vec<Hit> {
+pub(crate) fn strike(dir: &Path, dice: &mut Dice) -> Vec<Hit> {
     (0..1 + u64::from(dice.chance(1, 4))).map(|_| hit(dir, dice)).collect()
 }
 

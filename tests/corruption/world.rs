@@ -13,14 +13,14 @@ use tfo_otel_agent::spool::{Cut, Lane, Lease, NewBlock, Outcome, Owner, Pos, Rea
 use tfo_otel_agent::testing::wreckage::{Look, look};
 use tfo_otel_agent::testing::{Numbered, Source};
 
-pub const CUT: Cut = Cut { enough_items: 60, max_items: 0, max_bytes: 1 << 20 };
+pub(crate) const CUT: Cut = Cut { enough_items: 60, max_items: 0, max_bytes: 1 << 20 };
 
 /// Lanes, and who reads them.
-pub const LANES: [(&str, Signal, &[&str]); 3] =
+pub(crate) const LANES: [(&str, Signal, &[&str]); 3] =
     [("logs", Signal::Logs, &["a", "b"]), ("traces", Signal::Traces, &["a"]), ("metrics", Signal::Metrics, &["b"])];
-pub const EXPORTERS: [&str; 2] = ["a", "b"];
+pub(crate) const EXPORTERS: [&str; 2] = ["a", "b"];
 
-pub fn settings(dir: &Path) -> DiskSettings {
+pub(crate) fn settings(dir: &Path) -> DiskSettings {
     DiskSettings {
         directory: dir.to_owned(),
         max: Bytes::mib(512),
@@ -34,16 +34,16 @@ pub fn settings(dir: &Path) -> DiskSettings {
 }
 
 /// An agent's spool with its uplinks.
-pub struct Life {
-    pub spool: Spool,
-    pub clock: Clock,
-    pub lanes: Vec<Lane>,
+pub(crate) struct Life {
+    pub(crate) spool: Spool,
+    pub(crate) clock: Clock,
+    pub(crate) lanes: Vec<Lane>,
     /// By exporter.
-    pub owners: BTreeMap<&'static str, Owner>,
+    pub(crate) owners: BTreeMap<&'static str, Owner>,
 }
 
 impl Life {
-    pub fn begin(dir: &Path, seed: u64) -> Life {
+    pub(crate) fn begin(dir: &Path, seed: u64) -> Life {
         let clock = Clock::system();
         let spool =
             Spool::on_disk(settings(dir), clock.clone(), Dice::seeded(seed)).expect("nothing keeps it from starting");
@@ -61,7 +61,7 @@ impl Life {
     }
 
     /// One commit of a request for each of these lanes; gives the requests.
-    pub fn commit(
+    pub(crate) fn commit(
         &self,
         makers: &mut [Numbered],
         lanes: &[usize],
@@ -87,7 +87,7 @@ impl Life {
         made
     }
 
-    pub fn upkeep(&self) -> Result<(), String> {
+    pub(crate) fn upkeep(&self) -> Result<(), String> {
         // There is an end to it, or something is done for ever.
         for _ in 0..500 {
             if !self.spool.upkeep()? {
@@ -98,7 +98,7 @@ impl Life {
     }
 
     /// Everybody who sends, and from where: own lanes and those of what was parked.
-    pub fn senders(&self) -> Vec<(&'static str, Owner, Lane)> {
+    pub(crate) fn senders(&self) -> Vec<(&'static str, Owner, Lane)> {
         let mut all = Vec::new();
         for ((_, _, readers), lane) in LANES.iter().zip(&self.lanes) {
             for (exporter, owner) in self.owners.iter().filter(|(exporter, _)| readers.contains(exporter)) {
@@ -109,7 +109,7 @@ impl Life {
     }
 
     /// Leases and delivers all there is; tells each block with those of its items that were open.
-    pub fn drain(
+    pub(crate) fn drain(
         &self,
         owner: Owner,
         lane: Lane,
@@ -161,23 +161,23 @@ fn settle(
 }
 
 /// A directory as a killed agent left it, and all that is true of it.
-pub struct Base {
+pub(crate) struct Base {
     dir: tempfile::TempDir,
-    pub truth: Look,
+    pub(crate) truth: Look,
     /// Requests by lane and index.
-    pub raw: BTreeMap<(u32, u64), bytes::Bytes>,
+    pub(crate) raw: BTreeMap<(u32, u64), bytes::Bytes>,
     /// The newest segment with data.
-    pub newest: String,
+    pub(crate) newest: String,
 }
 
-pub fn scratch() -> tempfile::TempDir {
+pub(crate) fn scratch() -> tempfile::TempDir {
     let shm = Path::new("/dev/shm");
     if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.expect("a temporary directory")
 }
 
 impl Base {
     /// Sealed segments, journals, parked uploads, dead letters, windows that are out, two lives.
-    pub fn made(seed: u64) -> Base {
+    pub(crate) fn made(seed: u64) -> Base {
         let mut dice = Dice::seeded(seed);
         let dir = scratch();
         let mut makers: Vec<Numbered> = LANES.iter().map(|(_, signal, _)| Numbered::new(*signal, Source(1))).collect();
@@ -220,7 +220,7 @@ impl Base {
     }
 
     /// A copy to be damaged.
-    pub fn copy(&self) -> tempfile::TempDir {
+    pub(crate) fn copy(&self) -> tempfile::TempDir {
         let to = scratch();
         copy(self.dir.path(), to.path());
         to
@@ -251,7 +251,7 @@ fn settle_some(life: &Life, dice: &mut Dice, settled: &mut u64) {
 }
 
 /// Copies a spool; of a journal without most of its zeros.
-pub fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("space");
     for entry in fs::read_dir(from).expect("readable") {
         let (from, to): (PathBuf, PathBuf) = entry.map(|e| (e.path(), to.join(e.file_name()))).expect("readable");

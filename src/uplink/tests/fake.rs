@@ -259,7 +259,7 @@ impl Store for FakeStore {
             lane.windows.iter().filter(|window| !window.out).map(|window| u64::from(window.items)).sum::<u64>();
         let fresh: u64 = lane.blocks.range(lane.fresh..).map(|(_, (items, _, _))| u64::from(*items)).sum();
         let oldest = lane.blocks.range(lane.fresh..).next().map(|(_, (_, stamp, _))| *stamp);
-        Waiting { items: returned + fresh, oldest: if returned > 0 { None } else { oldest } }
+        Waiting { items: returned + fresh, oldest: if returned > 0 { None } else { oldest }, asked: 0 }
     }
 
     fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {
