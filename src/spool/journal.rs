@@ -138,10 +138,11 @@ pub(crate) fn walk_on(
             Err(Trouble::Broken { why, in_form }) => (why, in_form),
         };
         let is_end = why.ends_with("behind them");
+        let failed = tape.at;
         let next = tape.search(&look, from + 1, value_max, &mut patience)?;
         let in_form = match next {
             Some(_) => in_form,
-            None if is_no_torn_write(&look, from, len)? => true,
+            None if is_no_torn_write(&look, from, failed, len)? => true,
             None if is_end => return Ok(()), // preallocated, and nothing was written there
             None => in_form,
         };
@@ -375,10 +376,12 @@ const HEAD_OF_ITEM: &[u8] = &[ITEM, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
 /// How long our keys are: of blocks, lanes and exporters, cursors.
 const OUR_KEYS: [[u8; 2]; 3] = [[12, 0], [9, 0], [13, 0]];
 
-/// Whether what stands from here to the file's end is damage, and not what a crash tore: a write that it tore ends where it ended,
-/// with the zeros of preallocation behind it. If the last bytes before these are the end of a batch, it was written to its
-/// end; and if there are no zeros, the file was cut.
-fn is_no_torn_write(file: &Source, from: u64, len: u64) -> io::Result<bool> {
+/// Whether what stands from here to the file's end is damage, and not what a crash tore: a write that it tore has its form up to
+/// where it ends, with the zeros of preallocation behind. If it `failed` to be a batch before, or the last bytes are the end
+/// of one, it was written to its end; and if there are no zeros, the file was cut.
+fn is_no_torn_write(file: &Source, from: u64, failed: u64, len: u64) -> io::Result<bool> {
+    /// An item's head, which may be torn itself.
+    const HEAD: u64 = 21;
     const PIECE: u64 = 64 << 10;
     const LEN: usize = 1 + 8 + MAGIC.len();
     let mut end = from;
@@ -393,7 +396,7 @@ fn is_no_torn_write(file: &Source, from: u64, len: u64) -> io::Result<bool> {
     let Some(begin) = end.checked_sub(LEN as u64).filter(|begin| *begin >= from) else { return Ok(false) };
     let mut last = [0; LEN];
     file.read_exact_at(&mut last, begin)?;
-    Ok(end == len || (last[0] == END && last.ends_with(&MAGIC)))
+    Ok(end == len || end > failed + HEAD || (last[0] == END && last.ends_with(&MAGIC)))
 }
 
 /// Shows `look` every window of `n` bytes in the next piece of the file; gives where the piece after it begins.
