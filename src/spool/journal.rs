@@ -144,7 +144,7 @@ pub(crate) fn walk_on(
             Some(_) => in_form,
             None if is_no_torn_write(&look, from, failed, len)? => true,
             None if is_end => return Ok(()), // preallocated, and nothing was written there
-            None => in_form,
+            None => false,
         };
         let items = tape.salvage(&look, from..next.unwrap_or(len), value_max, &keep)?;
         met(Met::Gap { from, next, why, in_form, items });
@@ -376,24 +376,36 @@ const HEAD_OF_ITEM: &[u8] = &[ITEM, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
 /// How long our keys are: of blocks, lanes and exporters, cursors.
 const OUR_KEYS: [[u8; 2]; 3] = [[12, 0], [9, 0], [13, 0]];
 
-/// Whether what stands from here to the file's end is damage, and not what a crash tore: a write that it tore has its form up to
-/// where it ends, with the zeros of preallocation behind. If it `failed` to be a batch before, or the last bytes are the end
-/// of one, it was written to its end; and if there are no zeros, the file was cut.
+/// Whether what stands from here to the file's end is damage, and not what a crash tore. A write that a kill tore has its form up
+/// to where it ends, with the zeros of preallocation behind; of one that a power cut tore whole pages are such zeros. If it
+/// `failed` to be a batch before its end, or the last bytes are the end of one, it was written to its end; and if there are no
+/// zeros behind, the file was cut.
 fn is_no_torn_write(file: &Source, from: u64, failed: u64, len: u64) -> io::Result<bool> {
+    const PAGE: u64 = 4_096;
     /// An item's head, which may be torn itself.
     const HEAD: u64 = 21;
-    const PIECE: u64 = 64 << 10;
     const LEN: usize = 1 + 8 + MAGIC.len();
-    let mut end = from;
+    let (mut end, mut empty, mut is_patchy) = (from, false, false);
     let mut at = from;
+    let mut page = [0; PAGE as usize];
     while at < len {
-        at = file.next_data(at);
-        let mut piece = vec![0; usize::try_from(PIECE.min(len - at)).expect("64 KiB at most")];
-        file.read_exact_at(&mut piece, at)?;
-        end = piece.iter().rposition(|byte| *byte != 0).map_or(end, |last| at + last as u64 + 1);
-        at += piece.len() as u64;
+        let data = file.next_data(at);
+        empty |= data > at;
+        at = data;
+        let n = usize::try_from((PAGE - at % PAGE).min(len - at)).expect("a page at most");
+        file.read_exact_at(&mut page[..n], at)?;
+        match page[..n].iter().rposition(|byte| *byte != 0) {
+            None => empty = true,
+            Some(last) => {
+                is_patchy |= empty;
+                end = at + last as u64 + 1;
+            }
+        }
+        at += n as u64;
     }
-    let Some(begin) = end.checked_sub(LEN as u64).filter(|begin| *begin >= from) else { return Ok(false) };
+    let Some(begin) = end.checked_sub(LEN as u64).filter(|begin| *begin >= from && !is_patchy) else {
+        return Ok(false);
+    };
     let mut last = [0; LEN];
     file.read_exact_at(&mut last, begin)?;
     Ok(end == len || end > failed + HEAD || (last[0] == END && last.ends_with(&MAGIC)))
