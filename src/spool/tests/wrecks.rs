@@ -165,7 +165,7 @@ fn a_read_error_at_the_start_that_passes_changes_nothing() {
         store.handled(owner, lane, lease.window);
         store.books().remove(0)
     };
-    fault::arm(&journal(dir.path()), 0..1 << 20, 5);
+    fault::arm(&dir.path().join("spool"), 0..1 << 20, 5); // the newest is read first
     let (store, lane, owner) = begin(dir.path(), &clock);
     assert_eq!(store.books().remove(0), book);
     assert_eq!(drain_all(&store, owner, lane).len(), 600);
