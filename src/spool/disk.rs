@@ -20,8 +20,10 @@
 //! | `disk/start.rs` | taking over what an earlier life left |
 //! | `disk/look.rs` | reading the row: which segment, opening it, what is in it |
 //! | `disk/upkeep.rs` | housekeeping, one piece at a time |
+//! | `disk/aside.rs` | how much of what was set aside is kept |
 //! | `disk/repair.rs` | making a damaged directory whole by hand, while no agent has it |
 
+mod aside;
 mod look;
 mod repair;
 mod start;
@@ -228,11 +230,13 @@ pub(crate) struct Disk {
     /// Bytes in use, as upkeep last counted, and what was appended since.
     used: AtomicU64,
     /// Bytes of these in `quarantine/`.
-    aside: AtomicU64,
+    aside_bytes: AtomicU64,
     /// When it last did.
     measured: Mutex<Option<Stamp>>,
     /// Something may lie in the bin.
     binned: AtomicBool,
+    /// Something may lie in `quarantine/` that was not counted yet.
+    aside: AtomicBool,
     /// Held while we live; the kernel releases it with us.
     _lock: File,
 }
@@ -270,9 +274,10 @@ impl Disk {
             blocks: AtomicU64::new(0),
             block_bytes: AtomicU64::new(0),
             used: AtomicU64::new(used),
-            aside: AtomicU64::new(aside),
+            aside_bytes: AtomicU64::new(aside),
             measured: Mutex::default(),
             binned: AtomicBool::new(true),
+            aside: AtomicBool::new(true),
             _lock: lock,
         };
         Ok((disk, recovered))
@@ -511,8 +516,13 @@ impl Shelf for Disk {
         self.keep_house(books)
     }
 
+    fn trim_quarantine(&self, most: Bytes) -> Result<bool, ShelfError> {
+        self.trim_aside(most)
+    }
+
     fn limit(&self, limits: Limits) {
         self.limits.set(limits);
+        self.aside.store(true, Relaxed);
     }
 
     fn usage(&self) -> Usage {

@@ -1,6 +1,8 @@
 //! The contract of a store, tried on both kinds against the plainest model there is.
 
+mod caps;
 mod faults;
+mod gaps;
 mod mending;
 mod survey;
 mod wrecks;
@@ -318,6 +320,7 @@ impl Run {
             assert_eq!(book.dead_letters, self.model.dead.get(&key).copied().unwrap_or(0), "{book:?}");
             assert_eq!(book.lost.iter().sum::<u64>(), self.model.lost.get(&key).copied().unwrap_or(0), "{book:?}");
         }
+        gaps::assert_dated(self.store());
     }
 
     /// Everything that waits is delivered; then nothing waits and the disk is nearly empty.
@@ -980,6 +983,7 @@ fn what_the_books_are_told_of_can_be_found() {
         fn evict(&self, _: Lane, _: u64, _: u64, _: super::cursor::Fate) -> u64 {
             0
         }
+        fn date(&self, _: Lane, _: Reason, _: Option<super::gaps::Dates>) {}
         fn records(&self, _: bool) -> Vec<super::ledger::Record> {
             Vec::new()
         }

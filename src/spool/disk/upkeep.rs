@@ -4,7 +4,7 @@
 //! One thread at a time does this ([`super`]); each step takes the locks it needs, in the order told there.
 
 use super::look::spans_of;
-use super::{Disk, Entry, IDLE_KEEP, No, QUARANTINE, Span, Spans, State, WhenFull, allocated, extend, name, set_aside};
+use super::{Disk, Entry, IDLE_KEEP, No, Span, Spans, State, WhenFull, allocated, extend, name};
 use crate::base::Bytes;
 use crate::spool::block::{self, Header};
 use crate::spool::cursor::Fate;
@@ -28,10 +28,6 @@ const SEAL_AFTER: Duration = Duration::from_secs(5);
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
 /// A segment is copied forward when less than this part of it is live.
 const COPY_BELOW: u64 = 4;
-/// Damaged segments that are kept, at most: somebody looks at one or two.
-const ASIDE_MAX: usize = 16;
-/// And this part of the budget, but for the last one.
-const ASIDE_SHARE: u64 = 8;
 
 impl Disk {
     /// The next step that finds something to do; `true` when there may be more.
@@ -131,45 +127,6 @@ impl Disk {
                 _ => self.bin(*no),
             }
         }
-    }
-
-    /// Keeps a damaged segment for whoever wants to know what happened to it. The oldest of them goes when they are too many.
-    pub(super) fn keep_aside(&self, no: No) {
-        match set_aside(&self.settings.directory, &name(no)) {
-            Ok(kept) => {
-                let bytes = allocated(&kept);
-                self.used.fetch_add(bytes, Relaxed);
-                let most = self.limits.get().max.0 / ASIDE_SHARE;
-                let mut aside = self.aside.fetch_add(bytes, Relaxed) + bytes;
-                while self.count_aside() > ASIDE_MAX || (aside > most && self.count_aside() > 1) {
-                    if !self.drop_aside() {
-                        break;
-                    }
-                    aside = self.aside.load(Relaxed);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(segment = %name(no), %error, "spool segment cannot be set aside and is passed over")
-            }
-        }
-    }
-
-    fn count_aside(&self) -> usize {
-        fs::read_dir(self.settings.directory.join(QUARANTINE)).map_or(0, Iterator::count)
-    }
-
-    /// Removes the oldest damaged segment that is kept. `false`: there is none, or it stays.
-    fn drop_aside(&self) -> bool {
-        let dir = self.settings.directory.join(QUARANTINE);
-        let names = fs::read_dir(&dir).map(|found| found.flatten().map(|e| e.file_name()).collect::<Vec<_>>());
-        let Some(oldest) = names.unwrap_or_default().into_iter().min() else { return false };
-        let path = dir.join(&oldest);
-        let bytes = allocated(&path);
-        let removed = remove(&path);
-        tracing::warn!(segment = %oldest.to_string_lossy(), %bytes, ?removed, "a damaged spool segment that was kept is removed for its space");
-        self.aside.fetch_sub(bytes.min(self.aside.load(Relaxed)), Relaxed);
-        self.used.fetch_sub(bytes.min(self.used.load(Relaxed)), Relaxed);
-        removed.is_ok()
     }
 
     /// The active segment is all consumed and worth replacing.
@@ -332,7 +289,7 @@ impl Disk {
         if !self.is_over() {
             return Ok(false);
         }
-        if self.drop_aside() {
+        if self.yield_aside() {
             return Ok(true); // what nobody sends any more goes first
         }
         if self.limits.get().when_full != WhenFull::DropOldest {
@@ -345,10 +302,13 @@ impl Disk {
             self.learn(no)?;
             return Ok(true);
         };
-        let lost: u64 = spans
-            .iter()
-            .map(|(lane, s)| books.evict(Lane(*lane), s.last + 1, s.totals.1, Fate::Lost(Reason::Evicted)))
-            .sum();
+        let dates = self.dates_of(no, &spans);
+        let evict = |(lane, s): (&u32, &Span)| {
+            let lost = books.evict(Lane(*lane), s.last + 1, s.totals.1, Fate::Lost(Reason::Evicted));
+            books.date(Lane(*lane), Reason::Evicted, dates.get(lane).copied());
+            lost
+        };
+        let lost: u64 = spans.iter().map(evict).sum();
         tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.limits.get().max, "spool is full and its oldest segment gives way");
         self.append(Vec::new(), books, true)?; // the books that say so, synced
         self.delete(&[no], Evidence::Gone);
@@ -375,7 +335,7 @@ impl Disk {
                 entry.bytes = bytes;
             }
         }
-        self.used.store(row.values().map(|e| e.bytes).sum::<u64>() + self.aside.load(Relaxed), Relaxed);
+        self.used.store(row.values().map(|e| e.bytes).sum::<u64>() + self.aside_bytes.load(Relaxed), Relaxed);
     }
 }
 
@@ -388,7 +348,7 @@ enum Evidence {
 }
 
 /// Removes whatever stands there.
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 

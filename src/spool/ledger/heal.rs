@@ -10,6 +10,7 @@ use crate::spool::Reason;
 use crate::spool::block::Header;
 use crate::spool::codec::Eye;
 use crate::spool::cursor::{Cursor, Fate};
+use crate::spool::gaps::Dates;
 use crate::spool::survey::Read;
 
 /// Most items of a block that is believed without proof: as many as a request of the doors may have.
@@ -48,6 +49,7 @@ impl Ledger {
             && h.items <= HINT_ITEMS_MAX
         {
             lane.tip = h.accepted_total;
+            lane.newest = Dates::of(h).into_iter().chain(lane.newest).max_by_key(|dates| dates.to);
             lane.dirty = true;
         }
     }
@@ -70,6 +72,7 @@ impl Ledger {
         let lanes = &self.lanes;
         self.cursors.retain(|(_, lane), _| lanes.contains_key(lane));
         self.balance();
+        self.heal_gaps();
     }
 
     /// The books of each pipeline and exporter add up again, see the module.
