@@ -3,7 +3,7 @@
 //!
 //! One thread at a time does this ([`super`]); each step takes the locks it needs, in the order told there.
 
-use super::look::{guarded_open, spans_of};
+use super::look::spans_of;
 use super::{Disk, Entry, IDLE_KEEP, No, Span, Spans, State, allocated, extend, name};
 use crate::base::Bytes;
 use crate::spool::block::{self, Header};
@@ -14,6 +14,7 @@ use crate::spool::shelf::{Bookkeeper, Shelf as _, ShelfError, lock};
 use crate::spool::{Lane, summary};
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -71,7 +72,7 @@ impl Disk {
             if entry.file_name().to_string_lossy().starts_with("trash-") {
                 let _phase = during(Phase::Delete);
                 self.binned.store(true, Relaxed); // there may be more, or this fails and is tried again
-                fs::remove_dir_all(entry.path())?;
+                remove(&entry.path())?;
                 return Ok(true);
             }
         }
@@ -102,7 +103,7 @@ impl Disk {
             return Ok(false);
         }
         self.note(books)?; // the cursors that say so
-        self.delete(&gone);
+        self.delete(&gone, Evidence::Kept);
         Ok(true)
     }
 
@@ -117,15 +118,18 @@ impl Disk {
         old.into_iter().filter(|(_, spans)| done(spans)).map(|(no, _)| no).collect()
     }
 
-    pub(super) fn delete(&self, gone: &[No]) {
+    pub(super) fn delete(&self, gone: &[No], evidence: Evidence) {
         let _phase = during(Phase::Delete);
         for no in gone {
             let entry = lock(&self.row).remove(no);
-            if let Some(entry) = entry {
+            if let Some(entry) = &entry {
                 self.used.fetch_sub(entry.bytes.min(self.used.load(Relaxed)), Relaxed);
                 *lock(&entry.door) = None;
             }
-            self.bin(*no);
+            match entry {
+                Some(entry) if entry.damaged && evidence == Evidence::Kept => self.keep_aside(*no),
+                _ => self.bin(*no),
+            }
         }
     }
 
@@ -167,16 +171,13 @@ impl Disk {
         let mut door = lock(&door);
         let segment = match door.take() {
             Some(open) => open,
-            None => match guarded_open(&self.path(no)) {
-                Ok(segment) => Arc::new(segment),
-                Err(error) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
-                Err(error) => {
-                    drop(door);
-                    self.quarantine(no, &error);
-                    return Ok(true);
-                }
-            },
+            None if self.open_at(no, &mut door)? => door.take().expect("opened into it"),
+            None => return Ok(true),
         };
+        if segment.damaged().is_some() {
+            *door = Some(segment); // it is broken from now on, and stays as it is
+            return Ok(true);
+        }
         let spans = match spans {
             Some(spans) => spans,
             None => spans_of(&segment).map_err(|e| ShelfError::Unavailable(e.to_string()))?,
@@ -189,7 +190,7 @@ impl Disk {
             }
         };
         let sealed = segment.seal();
-        summary::write(&self.path(no), &spans);
+        summary::write(&self.path(no), no, &spans);
         let bytes = allocated(&self.path(no));
         let mut row = lock(&self.row);
         if let Some(entry) = row.get_mut(&no) {
@@ -284,17 +285,11 @@ impl Disk {
                 let size = allocated(&self.path(to));
                 self.used.fetch_add(size, Relaxed);
                 self.written.fetch_add(copy.appended(), Relaxed);
-                let entry = Entry {
-                    state: State::Closed,
-                    spans: Some(spans),
-                    bytes: size,
-                    door: Arc::new(Mutex::new(Some(Arc::new(copy)))),
-                    since: self.clock.now(),
-                    unfit: false,
-                };
+                let door = Arc::new(Mutex::new(Some(Arc::new(copy))));
+                let entry = Entry::new(State::Closed, Some(spans), size, door, self.clock.now());
                 lock(&self.row).insert(to, entry);
                 tracing::info!(from = %name(no), to = %name(to), before = %Bytes(bytes), after = %Bytes(size), "spool segment copied forward");
-                self.delete(&[no]);
+                self.delete(&[no], Evidence::Kept);
                 Ok(())
             }
             Err(error) => {
@@ -324,6 +319,20 @@ impl Disk {
                 entry.bytes = bytes;
             }
         }
-        self.used.store(self.reserve.load(Relaxed) + row.values().map(|e| e.bytes).sum::<u64>(), Relaxed);
+        let (reserve, aside) = (self.reserve.load(Relaxed), self.aside_bytes.load(Relaxed));
+        self.used.store(reserve + row.values().map(|e| e.bytes).sum::<u64>() + aside, Relaxed);
     }
+}
+
+/// What becomes of a damaged segment that nobody needs any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    Kept,
+    /// Its space is needed.
+    Gone,
+}
+
+/// Removes whatever stands there.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
