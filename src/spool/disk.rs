@@ -21,10 +21,12 @@
 //! | `disk/look.rs` | reading the row: which segment, opening it, what is in it |
 //! | `disk/upkeep.rs` | housekeeping, one piece at a time |
 //! | `disk/aside.rs` | how much of what was set aside is kept |
+//! | `disk/compaction.rs` | copying what is live out of what is mostly consumed |
 //! | `disk/retention.rs` | what gives way: by size, by age, by signal |
 //! | `disk/repair.rs` | making a damaged directory whole by hand, while no agent has it |
 
 mod aside;
+mod compaction;
 mod look;
 mod repair;
 mod retention;
@@ -90,8 +92,26 @@ pub struct DiskSettings {
     pub segment_max: Bytes,
     /// Seal a closed segment that still has data to send.
     pub seal: bool,
-    /// Copy live blocks out of segments that are mostly consumed.
-    pub compact: bool,
+    /// When live blocks are copied out of segments that are mostly consumed.
+    pub compact: Compaction,
+}
+
+/// When live blocks are copied out of segments that are mostly consumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compaction {
+    /// At all.
+    pub enabled: bool,
+    /// More of them than usual after a start.
+    pub on_start: bool,
+    /// And when more than the first is allocated while less than the second is live.
+    pub on_rebound: Option<(Bytes, Bytes)>,
+}
+
+impl Compaction {
+    /// Where it costs less than it gives.
+    pub const USUAL: Compaction = Compaction { enabled: true, on_start: false, on_rebound: None };
+    /// Not at all.
+    pub const NEVER: Compaction = Compaction { enabled: false, ..Compaction::USUAL };
 }
 
 impl DiskSettings {
@@ -286,6 +306,8 @@ pub(crate) struct Disk {
     /// Bytes set by for a copy on a full disk; in use like the others.
     reserve: AtomicU64,
     retention: Retention,
+    /// What was found at the start is copied where the least is won.
+    eager: AtomicBool,
     /// Held while we live; the kernel releases it with us.
     _lock: File,
 }
@@ -313,6 +335,7 @@ impl Disk {
         clear_for_a_directory(&quarantine);
         let aside = allocated(&quarantine);
         let used = reserve + row.values().map(|e| e.bytes).sum::<u64>() + aside;
+        let eager = settings.compact.on_start;
         let disk = Disk {
             target: AtomicU64::new(settings.segment_min.0),
             limits: Swap::new(settings.limits()),
@@ -331,6 +354,7 @@ impl Disk {
             empty: AtomicU64::new(0),
             reserve: AtomicU64::new(reserve),
             retention: Retention::default(),
+            eager: AtomicBool::new(eager),
             _lock: lock,
         };
         Ok((disk, recovered))

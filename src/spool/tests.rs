@@ -1,6 +1,7 @@
 //! The contract of a store, tried on both kinds against the plainest model there is.
 
 mod caps;
+mod compaction;
 mod faults;
 mod gaps;
 mod mending;
@@ -9,7 +10,7 @@ mod survey;
 mod wrecks;
 
 use super::block::frame;
-use super::disk::{DiskSettings, Shed, WhenFull};
+use super::disk::{Compaction, DiskSettings, Shed, WhenFull};
 use super::store::Spool;
 use super::*;
 use crate::base::{Clock, Dice};
@@ -37,7 +38,7 @@ pub(super) fn settings(dir: &Path) -> DiskSettings {
         segment_min: Bytes(4 << 10),
         segment_max: Bytes(16 << 10),
         seal: true,
-        compact: true,
+        compact: Compaction::USUAL,
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tfo_otel_agent::base::{Bytes, Clock, Dice};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::spool::block::frame;
-use tfo_otel_agent::spool::disk::{DiskSettings, Shed, WhenFull};
+use tfo_otel_agent::spool::disk::{Compaction, DiskSettings, Shed, WhenFull};
 use tfo_otel_agent::spool::store::Spool;
 use tfo_otel_agent::spool::{Cut, Lane, Lease, NewBlock, Outcome, Owner, Pos, Reason, Settlement, Store as _};
 use tfo_otel_agent::testing::wreckage::{Look, look};
@@ -31,7 +31,7 @@ pub(crate) fn settings(dir: &Path) -> DiskSettings {
         segment_min: Bytes(8 << 10),
         segment_max: Bytes(24 << 10),
         seal: true,
-        compact: true,
+        compact: Compaction::USUAL,
     }
 }
 

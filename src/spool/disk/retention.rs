@@ -327,7 +327,7 @@ impl Disk {
             }
             return Ok(false);
         };
-        let size: u64 = live.iter().map(|(_, value)| value.len() as u64).sum();
+        let size: u64 = live.values().map(|value| value.len() as u64).sum();
         if !self.may_go(bytes.saturating_sub(size), least) || !self.has_space_for(size) {
             return Ok(false);
         }
@@ -349,7 +349,7 @@ impl Disk {
             self.note(books)?;
             match live {
                 Some(live) if live.is_empty() => self.delete(&[no], Evidence::Gone),
-                Some(live) => self.replace(no, bytes, live)?,
+                Some(live) => self.replace(&[no], bytes, live)?,
                 None => {} // it was set aside
             }
         }
