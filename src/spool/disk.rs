@@ -17,18 +17,25 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `disk/home.rs` | whether the directory still is ours, and what to do when it is not |
 //! | `disk/start.rs` | taking over what an earlier life left |
 //! | `disk/look.rs` | reading the row: which segment, opening it, what is in it |
 //! | `disk/upkeep.rs` | housekeeping, one piece at a time |
+//! | `disk/reserve.rs` | room set aside for making room |
 //! | `disk/repair.rs` | making a damaged directory whole by hand, while no agent has it |
 
+mod home;
 mod look;
 mod repair;
+mod reserve;
 mod start;
 mod upkeep;
 
+use self::home::make_directory;
+pub(crate) use self::home::{identity, is_still};
 use self::look::{first_readable, guarded_open};
 pub(crate) use self::repair::{Repaired, repair};
+use self::reserve::Reserve;
 pub use self::start::StartError;
 pub(super) use self::start::arrange;
 pub(crate) use self::start::{Recovered, clear};
@@ -44,7 +51,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -177,6 +184,8 @@ struct Entry {
     door: Door,
     /// When it got its state.
     since: Stamp,
+    /// When the disk first did not give what is in it.
+    unread_since: Option<Stamp>,
 }
 
 impl Entry {
@@ -193,6 +202,8 @@ struct Active {
     full_at: u64,
     /// When the last block was appended.
     last_block: Stamp,
+    /// It is full and written all the same, which was said.
+    overfull: bool,
 }
 
 /// Segments of one number that may lie in the bin at a time.
@@ -218,7 +229,12 @@ pub(crate) struct Disk {
     /// Something may lie in the bin.
     binned: AtomicBool,
     /// Held while we live; the kernel releases it with us.
-    _lock: File,
+    lock: Mutex<File>,
+    reserve: Reserve,
+    /// Segments nobody needs that could not be moved into the bin yet.
+    unbinned: Mutex<Vec<No>>,
+    /// A block found no space, whatever the limits say, and nothing gave way for it yet.
+    choked: AtomicBool,
 }
 
 impl Disk {
@@ -229,16 +245,11 @@ impl Disk {
     pub(crate) fn open(settings: DiskSettings, clock: Clock) -> Result<(Disk, Recovered), StartError> {
         let dir = settings.directory.clone();
         let bad = |source| StartError::Directory { path: dir.clone(), source };
-        let first_new = dir.ancestors().take_while(|d| !d.exists()).last().map(Path::to_owned);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(bad)?;
-        if let Some(first_new) = first_new {
-            // The entries that lead here must survive a power cut too.
-            let made = dir.ancestors().take_while(|d| d.starts_with(&first_new)).filter_map(Path::parent);
-            made.for_each(|parent| drop(segment::sync_dir(parent))); // some filesystems refuse; nothing more can be done
-        }
-        let lock = take_lock(&dir)?;
+        make_directory(&dir).map_err(bad)?;
+        let held = take_lock(&dir)?;
         let mut row = list(&dir).map_err(bad)?;
         let recovered = read_book(&dir, &mut row);
+        let reserve = Reserve::of(&dir, !row.is_empty());
         let used: u64 = row.values().map(|e| e.bytes).sum();
         let disk = Disk {
             target: AtomicU64::new(settings.segment_min.0),
@@ -253,7 +264,10 @@ impl Disk {
             used: AtomicU64::new(used),
             measured: Mutex::default(),
             binned: AtomicBool::new(true),
-            _lock: lock,
+            lock: Mutex::new(held),
+            reserve,
+            unbinned: Mutex::default(),
+            choked: AtomicBool::new(false),
         };
         Ok((disk, recovered))
     }
@@ -283,10 +297,15 @@ impl Disk {
             bytes: 0,
             door: Arc::new(Mutex::new(Some(segment.clone()))),
             since: self.clock.now(),
+            unread_since: None,
         };
         row.insert(no, entry);
-        *active =
-            Active { open: Some((no, segment)), full_at: self.target.load(Relaxed), last_block: active.last_block };
+        *active = Active {
+            open: Some((no, segment)),
+            full_at: self.target.load(Relaxed),
+            last_block: active.last_block,
+            overfull: false,
+        };
         Ok(())
     }
 
@@ -338,7 +357,10 @@ impl Disk {
             let mut row = lock(&self.row);
             let no = (row.last_key_value().map_or(1, |((n, _), _)| n + 1), 0);
             let (spans, since) = (Some(Spans::new()), self.clock.now());
-            row.insert(no, Entry { state: State::Making, spans, bytes: 0, door: door.clone(), since });
+            row.insert(
+                no,
+                Entry { state: State::Making, spans, bytes: 0, door: door.clone(), since, unread_since: None },
+            );
             no
         };
         match Segment::create(&self.path(no)).map(Arc::new) {
@@ -372,32 +394,51 @@ impl Disk {
 
     /// Renames a segment out of the row; upkeep removes it. Works with no byte free.
     fn bin(&self, no: No) {
-        let from = self.path(no);
-        let number = &name(no)["seg-".len()..];
-        // A number that was not used comes again, maybe before the bin is emptied.
-        let names = (0..BINNED_MAX).map(|n| self.settings.directory.join(format!("trash-{number}-{n}")));
-        let moved = names.map(|to| fs::rename(&from, to)).find(|moved| {
-            use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
-            !moved.as_ref().is_err_and(|e| matches!(e.kind(), DirectoryNotEmpty | AlreadyExists))
-        });
-        if let Some(Err(error)) = moved {
-            tracing::warn!(segment = %name(no), %error, "spool segment cannot be moved away");
+        if let Err(error) = self.try_bin(no) {
+            tracing::warn!(segment = %name(no), %error, "spool segment cannot be moved away and is tried again");
+            lock(&self.unbinned).push(no);
         }
         self.binned.store(true, Relaxed);
     }
+
+    fn try_bin(&self, no: No) -> std::io::Result<()> {
+        use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
+        let from = self.path(no);
+        if !from.exists() {
+            return Ok(()); // it could not even be begun, or somebody removed it
+        }
+        let number = &name(no)["seg-".len()..];
+        // A number that was not used comes again, maybe before the bin is emptied.
+        let names = (0..BINNED_MAX).map(|n| self.settings.directory.join(format!("trash-{number}-{n}")));
+        let taken = |e: &std::io::Error| matches!(e.kind(), DirectoryNotEmpty | AlreadyExists);
+        let mut moved = names.map(|to| fs::rename(&from, to)).skip_while(|moved| moved.as_ref().is_err_and(taken));
+        moved.next().unwrap_or(Ok(()))
+    }
 }
 
-impl Shelf for Disk {
-    fn append(&self, blocks: Vec<(Header, Vec<u8>)>, books: &dyn Bookkeeper, sync: bool) -> Result<(), ShelfError> {
+impl Disk {
+    /// [`Shelf::append`]. `reserved`: it may use the room set aside for making room, when there is no other.
+    fn put(
+        &self,
+        blocks: Vec<(Header, Vec<u8>)>,
+        books: &dyn Bookkeeper,
+        sync: bool,
+        reserved: bool,
+    ) -> Result<(), ShelfError> {
         let _phase = during(if blocks.is_empty() { Phase::Cursor } else { Phase::Commit });
-        if !blocks.is_empty() && self.limits.get().when_full == WhenFull::Refuse && self.is_over() {
-            return Err(ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max });
+        if !blocks.is_empty() {
+            self.is_let_in().inspect_err(|_| self.choked.store(true, Relaxed))?;
         }
         let mut active = lock(&self.active);
         let full = active.open.as_ref().is_none_or(|(_, s)| s.appended() >= active.full_at);
         let mut all = false;
         if full {
-            match self.roll(&mut active) {
+            self.come_home(&mut active, books)?;
+            let rolled = match self.roll(&mut active) {
+                Err(error) if error.is_full() && reserved && self.reserve.release() => self.roll(&mut active),
+                rolled => rolled,
+            };
+            match rolled {
                 Ok(()) => all = true,
                 // Better a segment that is too large than data that is not kept; but its memtable lies in memory.
                 Err(error)
@@ -406,13 +447,14 @@ impl Shelf for Disk {
                         .as_ref()
                         .is_some_and(|(_, s)| s.appended() < active.full_at.max(IDLE_KEEP) * TOO_LARGE) =>
                 {
-                    tracing::warn!(%error, "spool cannot turn to a new segment yet")
+                    if !active.overfull {
+                        tracing::warn!(%error, "spool cannot turn to a new segment yet");
+                    }
+                    active.overfull = true;
                 }
                 Err(error) if error.is_full() => {
-                    return Err(ShelfError::Full {
-                        used: Bytes(self.used.load(Relaxed)),
-                        budget: self.limits.get().max,
-                    });
+                    self.choked.fetch_or(!blocks.is_empty(), Relaxed);
+                    return Err(self.full());
                 }
                 Err(error) => return Err(ShelfError::Unavailable(error.to_string())),
             }
@@ -432,6 +474,7 @@ impl Shelf for Disk {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 books.failed(&headers);
+                self.choked.fetch_or(error.is_full() && !headers.is_empty(), Relaxed);
                 return Err(self.lost_active(&mut active, &error));
             }
             Err(panic) => {
@@ -456,8 +499,16 @@ impl Shelf for Disk {
         self.used.fetch_add(bytes, Relaxed);
         if !headers.is_empty() {
             active.last_block = self.clock.now();
+            self.choked.store(false, Relaxed);
         }
         Ok(())
+    }
+}
+
+impl Shelf for Disk {
+    fn append(&self, blocks: Vec<(Header, Vec<u8>)>, books: &dyn Bookkeeper, sync: bool) -> Result<(), ShelfError> {
+        let reserved = sync && blocks.is_empty(); // what is written before something goes
+        self.put(blocks, books, sync, reserved)
     }
 
     fn next(&self, lane: Lane, from: u64) -> Result<Option<(Header, bytes::Bytes)>, ShelfError> {
@@ -472,7 +523,7 @@ impl Shelf for Disk {
             else {
                 continue;
             };
-            let found = self.with(no, |segment| first_readable(segment, lane, from, last))?;
+            let found = self.with(no, |segment, bears| first_readable(segment, lane, from, last, bears))?;
             match found {
                 Some(Some(found)) => return Ok(Some(found)),
                 // Set aside, or nothing readable from here on: the ledger sees the gap.
@@ -484,6 +535,11 @@ impl Shelf for Disk {
 
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         self.keep_house(books)
+    }
+
+    fn is_taking(&self, books: &dyn Bookkeeper) -> Result<(), ShelfError> {
+        self.is_let_in()?;
+        self.put(Vec::new(), books, true, false)
     }
 
     fn limit(&self, limits: Limits) {
@@ -503,13 +559,19 @@ impl Shelf for Disk {
 }
 
 impl Disk {
+    /// By `when_full: refuse` nothing more is taken at the limit, and by neither while room for deleting is owed.
+    fn is_let_in(&self) -> Result<(), ShelfError> {
+        let refuses = self.limits.get().when_full == WhenFull::Refuse && self.is_over();
+        if refuses || !self.reserve.is_repaid() { Err(self.full()) } else { Ok(()) }
+    }
+
+    fn full(&self) -> ShelfError {
+        ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max }
+    }
+
     fn lost_active(&self, active: &mut Active, error: &SegmentError) -> ShelfError {
         self.abandon(active, error);
-        if error.is_full() {
-            ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max }
-        } else {
-            ShelfError::Unavailable(error.to_string())
-        }
+        if error.is_full() { self.full() } else { ShelfError::Unavailable(error.to_string()) }
     }
 }
 

@@ -12,6 +12,7 @@
 //!   lost at the opening after that;
 //! * recovery believes lengths, so every journal is walked ([`super::journal`]) and cut before fjall sees it.
 
+use super::disk::{identity, is_still};
 use super::journal::{self, Stop};
 use super::ledger::{Record, is_control_key};
 use bytes::Bytes;
@@ -68,6 +69,11 @@ impl SegmentError {
         ) || e.raw_os_error().is_some_and(|n| [libc::EMFILE, libc::ENFILE].contains(&n))
     }
 
+    /// The disk did not give or take it: a bad place, or a bad moment.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        matches!(self, SegmentError::Io(e) if e.raw_os_error() == Some(libc::EIO))
+    }
+
     /// Whether there was no space (or no inode) left.
     pub(crate) fn is_full(&self) -> bool {
         matches!(self, SegmentError::Io(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
@@ -77,6 +83,8 @@ impl SegmentError {
 /// An open segment. Reading and appending may go on from several threads; the caller keeps appends in order.
 pub(crate) struct Segment {
     path: PathBuf,
+    /// The journal it appends to, and which file that is.
+    journal: (PathBuf, (u64, u64)),
     q: Keyspace,
     db: Database,
     /// Bytes of keys and values appended in this life.
@@ -101,6 +109,7 @@ impl Segment {
         if path.exists() {
             fs::remove_dir_all(path)?;
         }
+        fs::create_dir(path)?; // fjall would make the directory it stands in as well, and nobody had taken that
         let segment = Segment::reopen(path)?;
         // fjall syncs neither the directory it stands in nor `keyspaces` after it put the keyspaces there.
         for dir in [&path.join("keyspaces"), path, path.parent().unwrap_or(path)] {
@@ -133,13 +142,23 @@ impl Segment {
 
     fn reopen(path: &Path) -> Result<Segment, SegmentError> {
         let (db, q) = open_db(path)?;
-        Ok(Segment { path: path.to_owned(), q, db, appended: AtomicU64::new(0), found: false })
+        let journal = journals(path)?.pop().ok_or_else(gone)?;
+        let file = identity(&File::open(&journal)?)?;
+        Ok(Segment {
+            path: path.to_owned(),
+            journal: (journal, file),
+            q,
+            db,
+            appended: AtomicU64::new(0),
+            found: false,
+        })
     }
 
-    /// Appends all records or none. With `sync`, `Ok` means stable storage. After an error: never again.
+    /// Appends all records or none. With `sync`, `Ok` means stable storage, and that the next life finds it there: open files
+    /// take what nobody can reach any more. After an error: never again.
     ///
     /// # Errors
-    /// The disk's. What was appended may be there all the same.
+    /// The disk's, or the segment is gone. What was appended may be there all the same.
     pub(crate) fn append(&self, records: Vec<Record>, sync: bool) -> Result<(), SegmentError> {
         let bytes: usize = records.iter().map(|(k, v)| k.len() + v.len()).sum();
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
@@ -152,6 +171,9 @@ impl Segment {
         batch.commit()?;
         #[cfg(test)]
         fault::trip(fault::At::AfterCommit);
+        if sync && !is_still(&self.journal.0, self.journal.1) {
+            return Err(gone().into());
+        }
         self.appended.fetch_add(bytes as u64, Relaxed);
         Ok(())
     }
@@ -161,7 +183,8 @@ impl Segment {
     /// # Errors
     /// The disk's; the segment must not be written again.
     pub(crate) fn sync(&self) -> Result<(), SegmentError> {
-        Ok(self.db.persist(PersistMode::SyncData)?)
+        self.db.persist(PersistMode::SyncData)?;
+        if is_still(&self.journal.0, self.journal.1) { Ok(()) } else { Err(gone().into()) }
     }
 
     /// Bytes of keys and values appended in this life.
@@ -225,6 +248,10 @@ impl Segment {
         }
         Ok(())
     }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the segment was removed or moved away")
 }
 
 fn pair(guard: fjall::Guard) -> Result<(Bytes, Bytes), SegmentError> {

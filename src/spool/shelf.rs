@@ -8,6 +8,7 @@ use super::disk::Limits;
 use super::ledger::Record;
 use crate::base::Bytes;
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -53,6 +54,9 @@ pub(crate) trait Bookkeeper {
     fn is_live(&self, lane: Lane, index: u64) -> bool;
     /// Everything of the lane below this place is about to be removed, needed or not.
     fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64;
+    /// The shelf's place was gone and is taken anew: what lies there beside the shelf follows. `found`: there is data in it,
+    /// which must be ours.
+    fn moved(&self, found: bool) -> io::Result<()>;
     /// The control records that changed, or all.
     fn records(&self, all: bool) -> Vec<Record>;
 }
@@ -69,6 +73,9 @@ pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
 
     /// Does one piece of housekeeping: deletes, seals, copies forward, makes spare room. `true` when there is more.
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError>;
+
+    /// Whether a block would be put down now; tried, as far as that can be.
+    fn is_taking(&self, books: &dyn Bookkeeper) -> Result<(), ShelfError>;
 
     /// From now on by these limits; what is too much for them gives way as at any other time.
     fn limit(&self, limits: Limits);
@@ -144,6 +151,11 @@ impl Shelf for Memory {
             kept.bytes -= value.len() as u64;
         }
         Ok(false)
+    }
+
+    fn is_taking(&self, _: &dyn Bookkeeper) -> Result<(), ShelfError> {
+        let (used, budget) = (lock(&self.kept).bytes, self.budget.load(Relaxed));
+        if used < budget { Ok(()) } else { Err(ShelfError::Full { used: Bytes(used), budget: Bytes(budget) }) }
     }
 
     fn limit(&self, limits: Limits) {

@@ -66,6 +66,8 @@ pub struct Spool {
     uuid: u128,
     /// Grows with each reader that fell: one that was given up and wakes all the same takes nothing any more.
     reader_life: AtomicU64,
+    /// Why the last commit was not kept, until one is or would be.
+    trouble: Mutex<Option<String>>,
     /// Held by whoever keeps house: a keeper that was given up and wakes must not meet its successor.
     keeping: Mutex<()>,
 }
@@ -152,6 +154,7 @@ impl Spool {
             dice: Mutex::new(dice),
             uuid,
             reader_life: AtomicU64::new(0),
+            trouble: Mutex::default(),
             keeping: Mutex::default(),
         }
     }
@@ -233,6 +236,21 @@ impl Spool {
         // One that fell while it held this left nothing broken in it.
         let Some(_keeping) = try_lock(&self.keeping) else { return Ok(false) };
         self.shelf.upkeep(&Books::of(self)).map_err(|e| e.to_string())
+    }
+
+    /// Why nothing is kept now; `None`: all is well, as far as the last commit tells.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
+    }
+
+    /// After a commit that failed: would the next one be kept? Clients come back when they like, and may be few. From
+    /// the thread that keeps house.
+    pub fn try_again(&self) {
+        if self.trouble().is_some() {
+            let taking = self.shelf.is_taking(&Books::of(self)).map_err(|e| e.to_string());
+            *lock(&self.trouble) = taking.err();
+        }
     }
 
     /// The lane where this exporter sets things aside.
@@ -368,7 +386,9 @@ impl Store for Spool {
             return Ok(()); // all of it was committed before: its answer was lost on the way
         }
         let ids: Vec<u128> = blocks.iter().map(|b| b.block_id).collect();
-        self.put(blocks, &[])?;
+        let put = self.put(blocks, &[]);
+        *lock(&self.trouble) = put.as_ref().err().map(ToString::to_string);
+        put?;
         gate.ids.extend(ids);
         let surplus = gate.ids.len().saturating_sub(IDS_MAX);
         gate.ids.drain(..surplus);

@@ -10,13 +10,32 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Sealed segments whose table stays open for the reader: the head, and one more while it moves on.
 const OPEN_MAX: usize = 2;
 /// So many deaths of the process in a row while one segment was being opened are not bad luck (kills, power cuts) any more.
 const DEATHS_MAX: u64 = 5;
 
+/// So long after the first error of reading a segment the disk is asked again, before what it does not give counts as lost: a
+/// cable, a card that stalls.
+const READ_PATIENCE: Duration = Duration::from_secs(60);
+
 impl Disk {
+    /// Whether an error of the disk in reading this segment may still be a bad moment.
+    fn bears(&self, no: No) -> bool {
+        let now = self.clock.now();
+        let since = lock(&self.row).get(&no).and_then(|e| e.unread_since);
+        since.is_none_or(|since| now.since(since) < READ_PATIENCE)
+    }
+
+    fn note_unread(&self, no: No) {
+        let now = self.clock.now();
+        if let Some(entry) = lock(&self.row).get_mut(&no) {
+            entry.unread_since.get_or_insert(now);
+        }
+    }
+
     /// The first segment of the row that may hold a block of `lane` at or after `from`.
     pub(super) fn candidate(&self, lane: Lane, from: u64) -> Option<(No, bool)> {
         let row = lock(&self.row);
@@ -30,24 +49,43 @@ impl Disk {
     pub(super) fn with<T>(
         &self,
         no: No,
-        look: impl FnOnce(&Segment) -> Result<T, SegmentError>,
+        look: impl FnOnce(&Segment, bool) -> Result<T, SegmentError>,
     ) -> Result<Option<T>, ShelfError> {
+        let bears = self.bears(no);
         let Some(door) = lock(&self.row).get(&no).map(|e| e.door.clone()) else { return Ok(None) };
         let mut door = lock(&door);
         if door.is_none() {
             self.close_others(no);
-            match guarded_open(&self.path(no)) {
-                Ok(segment) => *door = Some(Arc::new(segment)),
-                Err(error) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
-                Err(error) => {
-                    drop(door);
-                    self.quarantine(no, &error);
-                    return Ok(None);
-                }
-            }
+            let Some(opened) = self.open_again(no)? else { return Ok(None) };
+            *door = Some(Arc::new(opened));
         }
         let segment = door.as_ref().expect("opened above");
-        look(segment).map(Some).map_err(|e| ShelfError::Unavailable(e.to_string()))
+        let looked = look(segment, bears);
+        if looked.as_ref().is_err_and(SegmentError::is_of_the_disk) {
+            drop(door);
+            self.note_unread(no);
+        }
+        looked.map(Some).map_err(|e| ShelfError::Unavailable(e.to_string()))
+    }
+
+    /// Opens a segment; `None`: it cannot be opened and is set aside. Its door is held.
+    ///
+    /// # Errors
+    /// When the disk may answer otherwise later.
+    pub(super) fn open_again(&self, no: No) -> Result<Option<Segment>, ShelfError> {
+        let error = match guarded_open(&self.path(no)) {
+            Ok(segment) => return Ok(Some(segment)),
+            Err(error) => error,
+        };
+        let bad_moment = error.is_of_the_disk() && self.bears(no);
+        if bad_moment {
+            self.note_unread(no);
+        }
+        if bad_moment || error.is_passing() {
+            return Err(ShelfError::Unavailable(error.to_string()));
+        }
+        self.quarantine(no, &error)?;
+        Ok(None)
     }
 
     /// Keeps at most `OPEN_MAX` old segments open, `keep` among them: the ones at the front of the row are read next.
@@ -72,10 +110,13 @@ impl Disk {
     pub(super) fn learn(&self, no: No) -> Result<(), ShelfError> {
         let spans = match summary::read(&self.path(no)) {
             Some(spans) => Some(spans),
-            None => match self.with(no, |segment| Ok(spans_of(segment)))? {
+            None => match self.with(no, |segment, bears| match spans_of(segment) {
+                Err(error) if error.is_of_the_disk() && bears => Err(error),
+                looked => Ok(looked),
+            })? {
                 Some(Err(error)) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
                 Some(Err(error)) => {
-                    self.quarantine(no, &error);
+                    self.quarantine(no, &error)?;
                     return Ok(());
                 }
                 Some(Ok(spans)) => Some(spans),
@@ -88,21 +129,33 @@ impl Disk {
         Ok(())
     }
 
-    pub(super) fn quarantine(&self, no: No, error: &SegmentError) {
+    /// Sets a segment aside that is damaged.
+    ///
+    /// # Errors
+    /// When the whole directory is away: that says nothing about one segment.
+    pub(super) fn quarantine(&self, no: No, error: &SegmentError) -> Result<(), ShelfError> {
+        if !self.is_home() {
+            return Err(ShelfError::Unavailable("the spool's directory is gone or another one".into()));
+        }
         tracing::error!(segment = %name(no), %error, "spool segment cannot be opened and is set aside");
         lock(&self.row).remove(&no);
         let dir = self.settings.directory.join("quarantine");
-        let moved = fs::create_dir_all(&dir).and_then(|()| fs::rename(self.path(no), dir.join(name(no))));
+        // Of a directory that goes in this moment nothing is made anew here.
+        let made =
+            fs::create_dir(&dir).or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) });
+        let moved = made.and_then(|()| fs::rename(self.path(no), dir.join(name(no))));
         if let Err(error) = moved {
             tracing::warn!(segment = %name(no), %error, "spool segment cannot be set aside and is passed over");
         }
+        Ok(())
     }
 }
 
 /// A block as it lies there.
 pub(super) type Found = (Header, bytes::Bytes);
 
-/// The first block in `from..=last` that can be read; damaged ones are passed over.
+/// The first block in `from..=last` that can be read; damaged ones are passed over, and where the disk fails as well, unless
+/// that is borne.
 ///
 /// # Errors
 /// When the disk does not answer now: nothing is damaged, ask again later.
@@ -111,12 +164,13 @@ pub(super) fn first_readable(
     lane: Lane,
     from: u64,
     last: u64,
+    bears: bool,
 ) -> Result<Option<Found>, SegmentError> {
     let mut from = from;
     while from <= last {
         let found = match segment.first(&block_key(lane, from), &block_key(lane, last)) {
             Ok(found) => found,
-            Err(error) if error.is_passing() => return Err(error),
+            Err(error) if error.is_passing() || (bears && error.is_of_the_disk()) => return Err(error),
             Err(error) => {
                 // The table does not say which key is damaged: try them one by one. Indices inside a segment are dense.
                 tracing::error!(lane = lane.0, index = from, %error, "spool block cannot be read");

@@ -171,7 +171,7 @@ pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
     let entry = |(no, state)| {
         let spans = (state == State::Spare).then(Spans::new);
         let bytes = allocated(&dir.join(name(no)));
-        (no, Entry { state, spans, bytes, door: Arc::default(), since: Stamp::default() })
+        (no, Entry { state, spans, bytes, door: Arc::default(), since: Stamp::default(), unread_since: None })
     };
     Ok(arranged.row.into_iter().map(entry).collect())
 }
@@ -194,7 +194,7 @@ pub(super) fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered 
                 records = s.control()?.into_iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
                 spans = spans_of(&s)?;
                 for (lane, span) in &spans {
-                    if let Some((header, _)) = first_readable(&s, Lane(*lane), span.last, span.last)? {
+                    if let Some((header, _)) = first_readable(&s, Lane(*lane), span.last, span.last, false)? {
                         newest.insert(header.lane, header);
                     }
                 }

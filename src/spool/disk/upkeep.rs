@@ -3,7 +3,7 @@
 //!
 //! One thread at a time does this ([`super`]); each step takes the locks it needs, in the order told there.
 
-use super::look::{guarded_open, spans_of};
+use super::look::spans_of;
 use super::{Disk, Entry, IDLE_KEEP, No, Span, Spans, State, WhenFull, allocated, extend, name};
 use crate::base::Bytes;
 use crate::spool::block::{self, Header};
@@ -33,7 +33,8 @@ impl Disk {
     /// The next step that finds something to do; `true` when there may be more.
     pub(super) fn keep_house(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         type Step = fn(&Disk, &dyn Bookkeeper) -> Result<bool, ShelfError>;
-        let steps: [Step; 7] = [
+        let steps: [Step; 8] = [
+            Disk::keep_home,
             Disk::replace_idle,
             |disk, _| disk.learn_front(),
             Disk::delete_consumed,
@@ -63,12 +64,21 @@ impl Disk {
         if !self.binned.swap(false, Relaxed) {
             return Ok(false);
         }
+        let unbinned = std::mem::take(&mut *lock(&self.unbinned));
+        // The number of one that could not be made comes again.
+        let left = unbinned.into_iter().filter(|no| !lock(&self.row).contains_key(no) && self.try_bin(*no).is_err());
+        let left: Vec<No> = left.collect();
+        if !left.is_empty() {
+            self.binned.store(true, Relaxed);
+            lock(&self.unbinned).extend(left);
+        }
         for entry in fs::read_dir(&self.settings.directory)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with("trash-") {
                 let _phase = during(Phase::Delete);
                 self.binned.store(true, Relaxed); // there may be more, or this fails and is tried again
                 fs::remove_dir_all(entry.path())?;
+                self.reserve.is_repaid(); // before anybody else takes what became free
                 return Ok(true);
             }
         }
@@ -118,11 +128,12 @@ impl Disk {
         let _phase = during(Phase::Delete);
         for no in gone {
             let entry = lock(&self.row).remove(no);
+            self.bin(*no);
             if let Some(entry) = entry {
                 self.used.fetch_sub(entry.bytes.min(self.used.load(Relaxed)), Relaxed);
+                // fjall writes what a failed write left in its buffer when it closes a journal: into the bin, then.
                 *lock(&entry.door) = None;
             }
-            self.bin(*no);
         }
     }
 
@@ -164,14 +175,9 @@ impl Disk {
         let mut door = lock(&door);
         let segment = match door.take() {
             Some(open) => open,
-            None => match guarded_open(&self.path(no)) {
-                Ok(segment) => Arc::new(segment),
-                Err(error) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
-                Err(error) => {
-                    drop(door);
-                    self.quarantine(no, &error);
-                    return Ok(true);
-                }
+            None => match self.open_again(no)? {
+                Some(segment) => Arc::new(segment),
+                None => return Ok(true),
             },
         };
         let spans = match spans {
@@ -224,7 +230,7 @@ impl Disk {
 
     fn copy(&self, no: No, bytes: u64, lanes: &[(Lane, Span)], books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         let most = bytes / COPY_BELOW;
-        let live = self.with(no, |segment| {
+        let live = self.with(no, |segment, _| {
             let (mut copied, mut size) = (Vec::new(), 0);
             for (lane, span) in lanes {
                 let mut at = span.first;
@@ -269,6 +275,7 @@ impl Disk {
                     bytes: size,
                     door: Arc::new(Mutex::new(Some(Arc::new(copy)))),
                     since: self.clock.now(),
+                    unread_since: None,
                 };
                 lock(&self.row).insert(to, entry);
                 tracing::info!(from = %name(no), to = %name(to), before = %Bytes(bytes), after = %Bytes(size), "spool segment copied forward");
@@ -291,7 +298,8 @@ impl Disk {
 
     /// The oldest data gives way.
     fn evict_one(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        if self.limits.get().when_full != WhenFull::DropOldest || !self.is_over() {
+        let needed = self.is_over() || self.choked.load(Relaxed);
+        if self.limits.get().when_full != WhenFull::DropOldest || !needed {
             return Ok(false);
         }
         let old = |e: &Entry| matches!(e.state, State::Closed | State::Sealed | State::Broken);
@@ -305,9 +313,12 @@ impl Disk {
             .iter()
             .map(|(lane, s)| books.evict(Lane(*lane), s.last + 1, s.totals.1, Fate::Lost(Reason::Evicted)))
             .sum();
-        tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.limits.get().max, "spool is full and its oldest segment gives way");
+        if lost > 0 {
+            tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.limits.get().max, "spool is full and its oldest segment gives way");
+        }
         self.append(Vec::new(), books, true)?; // the books that say so, synced
         self.delete(&[no]);
+        self.choked.store(false, Relaxed);
         Ok(true)
     }
 
@@ -332,6 +343,11 @@ impl Disk {
             }
         }
         self.used.store(row.values().map(|e| e.bytes).sum(), Relaxed);
+        drop(row);
+        if self.is_home() {
+            let least = self.limits.get().min_free.0;
+            self.reserve.restore(free(&self.settings.directory).map(|free| free.saturating_sub(least)));
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::spool::block::Header;
 use crate::spool::cursor::Fate;
 use crate::spool::ledger::{Ledger, Record};
 use crate::spool::shelf::{Bookkeeper, lock};
+use std::io;
 use std::ops::Range;
 
 /// The ledger as the shelf sees it: each question takes its lock for a moment.
@@ -53,6 +54,13 @@ impl Bookkeeper for Books<'_> {
     }
     fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
         lock(&self.spool.ledger).evict(lane, index, total, fate)
+    }
+    fn moved(&self, found: bool) -> io::Result<()> {
+        let floor = lock(&self.spool.ledger).epoch();
+        match &mut lock(&self.spool.suspects).slots {
+            Some(slots) => slots.move_in(floor, found),
+            None => Ok(()),
+        }
     }
     fn records(&self, all: bool) -> Vec<Record> {
         let mut ledger = lock(&self.spool.ledger);
