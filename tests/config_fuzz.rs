@@ -136,7 +136,7 @@ fn piece() -> impl Strategy<Value = String> {
 
 /// A shipped file with some of its pieces taken out, doubled, swapped or replaced.
 fn mutated() -> impl Strategy<Value = String> {
-    let files = ["minimal", "production", "edge-gateway", "reference"].map(|name| {
+    let files = ["minimal", "production", "edge-gateway", "low-resource", "reference"].map(|name| {
         let path = format!("{}/configs/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
         std::fs::read_to_string(path).expect("it is shipped")
     });

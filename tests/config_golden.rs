@@ -151,6 +151,21 @@ configs/production.yaml: 1 warning
     assert_eq!(config.extensions.get(&id("file_storage")), Some(&ExtensionConfig::FileStorage(storage)));
 }
 
+/// The seed's "Low-Resource Environments", made whole: with storage, and a disk that is spared.
+#[test]
+fn the_low_resource_configuration_is_clean_and_spares_its_disk() {
+    let outcome = read("low-resource", &SEED_VARS, &["/var/lib/otel-agent/queue"]);
+    assert_eq!(outcome.report.to_string(), "");
+    let config = outcome.config.expect("nothing is wrong");
+    let limit = Limit::Fixed { limit: Bytes::mib(64), spike: Bytes::mib(16) };
+    let limiter = MemoryLimiterConfig { check_interval: Duration::from_secs(1), limit, refuse_first_below: None };
+    assert_eq!(config.processors.get(&id("memory_limiter")), Some(&ProcessorConfig::MemoryLimiter(limiter)));
+    let Some(ExtensionConfig::FileStorage(storage)) = config.extensions.get(&id("file_storage")) else {
+        panic!("it has one")
+    };
+    assert_eq!((storage.commit_interval, storage.max_size), (Duration::from_secs(1), Some(Bytes::mib(256))));
+}
+
 /// Reference §0: 0.88 refuses this block three times over; here each slip is one warning.
 #[test]
 fn the_edge_gateway_configuration_runs_and_tells_what_it_left_open() {
@@ -159,7 +174,7 @@ fn the_edge_gateway_configuration_runs_and_tells_what_it_left_open() {
 configs/edge-gateway.yaml: 3 warnings
   15:5   processors.memory_limiter.check_interval  warning: check_interval is not given (otelcol refuses that); 1s is assumed
   35:16  extensions.file_storage.directory         warning: `/var/lib/otel-agent/queue` is not there; it will be created (0700)
-  44:16  service.extensions                        warning: `health_check` is not defined under extensions; it is taken with its defaults, at 0.0.0.0:13133
+  47:16  service.extensions                        warning: `health_check` is not defined under extensions; it is taken with its defaults, at 0.0.0.0:13133
 ";
     assert_eq!(outcome.report.to_string(), expected);
     let config = outcome.config.expect("nothing is wrong");
@@ -290,7 +305,7 @@ fn the_readme_holds_the_reference() {
 /// What `print-config` prints is the same configuration but for headers and credentials, which nobody shall see.
 #[test]
 fn what_is_printed_is_the_configuration_that_was_read() {
-    for name in ["minimal", "production", "edge-gateway", "reference"] {
+    for name in ["minimal", "production", "edge-gateway", "low-resource", "reference"] {
         let outcome = read(name, &SEED_VARS, &[QUEUE]);
         let (mut before, text) = (outcome.config.expect(name), outcome.effective);
         assert!(!text.contains("${"), "{text}");

@@ -12,12 +12,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::testing::books::{self, Bound};
 use tfo_otel_agent::testing::child::{self, Child, free_port};
 use tfo_otel_agent::testing::far_end::{Act, Script};
 use tfo_otel_agent::testing::load::{Load, Running, until};
 use tfo_otel_agent::testing::{FarEnd, Tally};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Items of each request.
+const ITEMS: u32 = 100;
+/// Most items on the way to the far end at a time: ten uploads of `send_batch_size` and one request more.
+const UNDER_WAY: u64 = 10 * (8_192 + ITEMS as u64);
 /// Tells the test that it runs inside.
 const INSIDE: &str = "TFO_TEST_TMPFS";
 
@@ -117,7 +122,7 @@ service:
 
     fn load(&self) -> Running {
         let endpoint = format!("http://127.0.0.1:{}", self.port);
-        Load { endpoint, signals: vec![Signal::Logs], rate: 20_000, request_items: 100, clients: 2, first_source: 1 }
+        Load { endpoint, signals: vec![Signal::Logs], rate: 20_000, request_items: ITEMS, clients: 2, first_source: 1 }
             .start()
     }
 
@@ -155,6 +160,12 @@ service:
         let evicted =
             self.metric("tfo_agent_items_lost{exporter=\"otlphttp\",pipeline=\"logs\",reason=\"evicted\"").await;
         assert_eq!(lost, evicted, "nothing is lost for another reason; {}", self.log());
+        // What the clients heard no success of may be kept all the same; what is evicted may be under way.
+        let bound = Bound { twice: load.refused() * u64::from(ITEMS), late: UNDER_WAY };
+        let agreed = books::agree(self.metrics, "otlphttp", bound, PATIENCE, || self.books(load)).await;
+        if let Err(no) = agreed {
+            panic!("the books and the far end: {no}; {}", self.log());
+        }
         assert!(self.is_alive(), "{}", self.log());
         drop(std::fs::remove_dir_all(&self.dir));
     }

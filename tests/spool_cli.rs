@@ -454,7 +454,7 @@ async fn dead_letters_are_shown_and_exported() {
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("there are otlphttp"), "{unknown:?}");
 }
 
-/// Goal: dead letters are sent again, once and to their exporter, or given up, and the books say which; not while an agent runs.
+/// Goal: dead letters are sent again, once and to their exporter, or given up, and the books say which.
 #[actix::test]
 async fn dead_letters_are_sent_again_or_given_up() {
     let guilty: BTreeSet<u64> = [3, 70, 131].into();
@@ -467,11 +467,9 @@ async fn dead_letters_are_sent_again_or_given_up() {
     agent.takes(9).await;
     agent.shows("dead_letters", 3).await;
     agent.shows("waiting", 0).await;
-    for args in [&["requeue"][..], &["drop", "--dead", "--yes"], &["repair"]] {
-        let refused = spool(args, &agent.directory());
-        assert_eq!(refused.status.code(), Some(1), "{args:?}");
-        assert!(String::from_utf8_lossy(&refused.stderr).contains("is in use by process"), "{args:?}: {refused:?}");
-    }
+    let refused = spool(&["repair"], &agent.directory());
+    assert_eq!(refused.status.code(), Some(1), "not while an agent runs");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is in use by process"), "{refused:?}");
     let total = agent.acknowledged();
     let (place, dir, _) = agent.kill();
 
@@ -517,6 +515,115 @@ async fn dead_letters_are_sent_again_or_given_up() {
     goes_on(&place, &far_end, total).await;
     let after = book(&dir, "logs");
     assert_eq!((&after["delivered"], &after["waiting"]), (&after["accepted"], &0.into()), "{after}");
+}
+
+/// Goal: an agent that runs does the same itself, under load, and what is refused again does not go round in a circle.
+#[actix::test]
+async fn a_running_agent_is_asked_to_do_it() {
+    let guilty: BTreeSet<u64> = [3, 70, 131].into();
+    let poison = || {
+        let mark = |seq: &u64| Mark { source: SOURCE, seq: *seq };
+        guilty.iter().fold(Script::new(), |script, seq| script.poison(Signal::Logs, mark(seq)))
+    };
+    let far_end = FarEnd::start(poison()).expect("a port");
+    let mut agent = Agent::start(&far_end.endpoint()).await;
+    agent.takes(9).await;
+    agent.shows("dead_letters", 3).await;
+    let dir = agent.directory();
+    // Refused again, they are dead letters again, or wait for a rest to end: in no case does the order go on for ever.
+    let requeued = json(&["requeue"], &dir);
+    let (items, left) = (&requeued["requeued"][0]["items"], &requeued["requeued"][0]["left"]);
+    assert_eq!((items, left), (&3.into(), &0.into()), "{requeued}");
+    agent.takes(3).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    far_end.play(Script::new());
+    assert_eq!(spool(&["requeue", "--exporter", "nobody"], &dir).stdout, b"requeued: nothing\n");
+    // Whatever rests is tried at once.
+    assert_eq!(spool(&["requeue", "--dead"], &dir).status.code(), Some(0));
+    let total = agent.acknowledged();
+    let arrived = || far_end.with(|c| Signal::ALL.iter().map(|signal| c.tally().arrivals(*signal)).sum::<u64>());
+    assert!(until(PATIENCE, || arrived() == total).await, "{} of {total}\n{}", arrived(), agent.log());
+
+    // Given up: first it is only said.
+    far_end
+        .play(Script::new().poison(Signal::Logs, Mark { source: SOURCE, seq: agent.seqs[&Signal::Logs].len() as u64 }));
+    agent.takes(3).await;
+    agent.shows("dead_letters", 1).await;
+    let asked = spool(&["drop", "--dead"], &dir);
+    assert_eq!(
+        (asked.status.code(), asked.stdout.as_slice()),
+        (Some(1), &b"would be dropped: 1 items (dead_letters) of logs for otlphttp\n"[..])
+    );
+    agent.shows("dead_letters", 1).await;
+    assert_eq!(json(&["drop", "--dead", "--yes"], &dir)["dropped"][0]["items"], 1);
+    let after = book(&dir, "logs");
+    assert_eq!(
+        (&after["dead_letters"], &after["lost"]["dropped"], &after["adds_up"]),
+        (&0.into(), &1.into(), &true.into()),
+        "{after}"
+    );
+    // What waits for an exporter that is there is not dropped by mistake, and on request is.
+    far_end.play(Script::new().always(Act::Refuse));
+    agent.takes(3).await;
+    let waiting =
+        |args: &[&str]| json(&[&["drop", "--waiting", "--yes", "--exporter", "otlphttp"], args].concat(), &dir);
+    assert_eq!(waiting(&[])["dropped"], serde_json::json!([]));
+    let dropped = waiting(&["--anyway"]);
+    let items: u64 = dropped["dropped"].as_array().expect("a list").iter().filter_map(|d| d["items"].as_u64()).sum();
+    assert_eq!(items, 150, "{dropped}");
+    far_end.play(Script::new());
+    agent.takes(3).await;
+    agent.shows("waiting", 0).await;
+    assert!(
+        until(PATIENCE, || arrived() == agent.acknowledged() - 151).await,
+        "{} of {}",
+        arrived(),
+        agent.acknowledged()
+    );
+}
+
+/// Goal: the socket is for the agent's own user and root, bounded, and answers nonsense with a sentence.
+#[actix::test]
+async fn the_local_socket_is_nobody_elses() {
+    use std::io::{Read as _, Write as _};
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::net::{SocketAddr, UnixStream};
+    let far_end = FarEnd::start(Script::new()).expect("a port");
+    let mut agent = Agent::start(&far_end.endpoint()).await;
+    agent.takes(3).await;
+    let lock = std::fs::metadata(agent.directory().join("lock")).expect("it runs");
+    let name = format!("tfo-otel-agent/{:x}-{:x}", lock.dev(), lock.ino());
+    let say = move |text: Vec<u8>| {
+        let mut stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(&name).expect("short"))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.write_all(&text)?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    };
+    for (text, expected) in [
+        (&b"hello\n"[..], "not an order of this agent"),
+        (b"", "not an order of this agent"),
+        (b"{\"version\": 9, \"order\": \"books\"}\n", "version 1 of the local protocol, not 9"),
+        (b"{\"version\": 1, \"order\": \"books\"}\n", "\"books\":["),
+        (&[0xff; 5 << 20], ""), // longer than any order; whether it hears the answer is its own affair
+    ] {
+        let answer = say(text.to_vec()).unwrap_or_default();
+        assert!(answer.contains(expected), "{expected}: {answer}");
+    }
+    if rustix::process::geteuid().is_root() {
+        let order = b"{\"version\": 1, \"order\": \"books\"}\n".to_vec();
+        let stranger = std::thread::spawn(move || {
+            rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(65_534)).expect("root may");
+            say(order)
+        });
+        let answer = stranger.join().expect("it does not panic").unwrap_or_default();
+        assert_eq!(answer, "", "a stranger hears nothing");
+    } else {
+        println!("SKIPPED: only root can be a stranger");
+    }
+    agent.takes(3).await;
 }
 
 /// Goal: what waits for an exporter that was taken out of the configuration can be given up, and nothing else by mistake.

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 use tfo_otel_agent::testing::child::{self, Child, free_port};
 
@@ -81,6 +82,11 @@ impl Rig {
     /// A configuration, with the seed's Production processors or none; `max_mib` limits the spool.
     pub(crate) fn configure(&self, far_end: &str, production: bool, max_mib: Option<u64>) -> io::Result<()> {
         let max = max_mib.map(|mib| format!(", max_size_mib: {mib}")).unwrap_or_default();
+        self.configure_with(far_end, production, &max)
+    }
+
+    /// The same with more keys for the spool.
+    pub(crate) fn configure_with(&self, far_end: &str, production: bool, spool: &str) -> io::Result<()> {
         let (definitions, names) = if production {
             (
                 "
@@ -110,7 +116,7 @@ exporters:
     endpoint: {far_end}
     retry_on_failure: {{initial_interval: 100ms, max_interval: 500ms}}
     sending_queue: {{storage: file_storage}}
-extensions: {{file_storage: {{directory: '{}'{max}}}}}
+extensions: {{file_storage: {{directory: '{}'{spool}}}}}
 service:
   extensions: [file_storage]
   telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
@@ -118,13 +124,34 @@ service:
 ",
             queue.display()
         );
+        self.write_config(&text)
+    }
+
+    /// What the next start runs with.
+    pub(crate) fn write_config(&self, text: &str) -> io::Result<()> {
         fs::write(self.dir.path().join("agent.yaml"), text)
+    }
+
+    /// Where everything of this run lies.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Leaves the directory behind, for a person to look into.
+    pub(crate) fn keep(self) -> PathBuf {
+        self.dir.keep()
     }
 
     /// Starts it; does not wait for anything.
     pub(crate) fn start(&self) -> io::Result<Agent> {
+        self.start_with(|_| ())
+    }
+
+    /// The same, with something changed about the command.
+    pub(crate) fn start_with(&self, change: impl FnOnce(&mut Command)) -> io::Result<Agent> {
         let at = |name: &str| self.dir.path().join(name);
         let mut command = child::agent(&self.binary, &at("agent.yaml"), &at("agent.log"))?;
+        change(&mut command);
         let began = Instant::now();
         Ok(Agent { child: Child::spawn(&mut command)?, began })
     }
@@ -191,8 +218,22 @@ impl Agent {
     /// SIGTERM; how long it took to stop.
     pub(crate) async fn stop(self) -> io::Result<Duration> {
         let began = Instant::now();
-        self.child.stop(Duration::from_secs(60)).await?;
+        self.end().await?;
         Ok(began.elapsed())
+    }
+
+    /// SIGTERM; how it ended. `None`: it did not within a minute, and was killed.
+    pub(crate) async fn end(self) -> io::Result<Option<ExitStatus>> {
+        self.child.stop(Duration::from_secs(60)).await
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) -> io::Result<()> {
+        Ok(rustix::process::kill_process(self.child.pid(), signal)?)
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
     }
 }
 

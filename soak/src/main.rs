@@ -7,6 +7,9 @@
 //! | `soak outage` | memory and disk while the far end is away, and the drain after it |
 //! | `soak idle` | what it costs to do nothing |
 //! | `soak start` | how long until it listens, and until the first durable answer |
+//! | `soak scale` | whether cost, memory, start and drain stay the same from 10 MiB to 20 GiB of backlog |
+//! | `soak wear` | what reaches the disk, by size of request and `commit_interval` |
+//! | `soak story` | whether it keeps its promises while link, disk, clock and process are in trouble by a seeded schedule |
 //!
 //! Give the agent with `--agent` (a release build); the machine's other load moves wall-clock figures, CPU seconds and
 //! bytes repeat.
@@ -14,8 +17,12 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it is a program of words
 
 mod agent;
+mod plot;
 mod runs;
+mod scale;
+mod shim;
 mod sink;
+mod story;
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -39,6 +46,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Run {
+    /// Trouble by a schedule, the promises asked in every quiet between; a report with plots.
+    Story(story::Options),
     /// As fast as it goes.
     Speed(Speed),
     /// A gateway's load.
@@ -51,6 +60,10 @@ enum Run {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
+    /// The same for growing backlogs: a table, and plots.
+    Scale(scale::Scale),
+    /// What reaches the disk.
+    Wear(scale::Wear),
     /// From exec to the first durable answer.
     Start {
         /// Starts to measure, with an empty directory and with a kept one.
@@ -94,29 +107,61 @@ struct Steady {
     seconds: u64,
 }
 
+/// What a run says in the end.
+enum Said {
+    Figures(agent::Figures),
+    Table(scale::Table),
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let rig = agent::Rig::new(&cli.agent, cli.dir.as_deref());
-    let outcome = rig.and_then(|rig| {
-        actix_rt::System::new().block_on(async {
-            match &cli.run {
-                Run::Speed(speed) => runs::speed(&rig, speed).await,
-                Run::Steady(steady) => runs::steady(&rig, steady).await,
-                Run::Outage(steady) => runs::outage(&rig, steady).await,
-                Run::Idle { seconds } => runs::idle(&rig, *seconds).await,
-                Run::Start { times, spooled_mib } => runs::start(&rig, *times, *spooled_mib).await,
-            }
-        })
-    });
-    match outcome {
-        Ok(figures) if cli.json => {
+    if let Run::Story(options) = &cli.run {
+        return tell(rig, options, cli.json);
+    }
+    match rig.and_then(|rig| actix_rt::System::new().block_on(measure(&rig, &cli.run))) {
+        Ok(Said::Figures(figures)) if cli.json => {
             println!("{}", serde_json::Value::Object(figures.0.into_iter().map(|(k, v)| (k, v.into())).collect()))
         }
-        Ok(figures) => print!("{figures}"),
+        Ok(Said::Table(table)) if cli.json => println!("{}", table.json()),
+        Ok(Said::Figures(figures)) => print!("{figures}"),
+        Ok(Said::Table(table)) => print!("{table}"),
         Err(error) => {
             eprintln!("soak: {error}");
             return ExitCode::FAILURE;
         }
     }
     ExitCode::SUCCESS
+}
+
+async fn measure(rig: &agent::Rig, run: &Run) -> std::io::Result<Said> {
+    let figures = match run {
+        Run::Speed(speed) => runs::speed(rig, speed).await,
+        Run::Steady(steady) => runs::steady(rig, steady).await,
+        Run::Outage(steady) => runs::outage(rig, steady).await,
+        Run::Idle { seconds } => runs::idle(rig, *seconds).await,
+        Run::Start { times, spooled_mib } => runs::start(rig, *times, *spooled_mib).await,
+        Run::Scale(scale) => return scale::scale(rig, scale).await.map(Said::Table),
+        Run::Wear(wear) => return scale::wear(rig, wear).await.map(Said::Table),
+        Run::Story(_) => return Err(std::io::Error::other("a story is told, not measured")),
+    };
+    figures.map(Said::Figures)
+}
+
+fn tell(rig: std::io::Result<agent::Rig>, options: &story::Options, json: bool) -> ExitCode {
+    match rig.and_then(|rig| story::run(rig, options)) {
+        Ok(report) => {
+            if json {
+                println!("{}", report.json());
+            } else {
+                print!("{report}");
+                println!("report: {}", options.page(&report).display());
+            }
+            if report.broken.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("soak: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -8,25 +8,26 @@ use std::time::{Duration, Instant};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::testing::load::{Load, Running};
 
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Twenty gigabytes take their time.
+const PATIENCE: Duration = Duration::from_secs(1_800);
 
-fn load(rig: &Rig, rate: u64, request_items: u32, clients: u32) -> Running {
+pub(crate) fn load(rig: &Rig, rate: u64, request_items: u32, clients: u32) -> Running {
     let endpoint = format!("http://127.0.0.1:{}", rig.http);
     Load { endpoint, signals: vec![Signal::Logs], rate, request_items, clients, first_source: 1 }.start()
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> io::Result<bool>) -> io::Result<()> {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> io::Result<bool>) -> io::Result<()> {
     let end = Instant::now() + PATIENCE;
     while !holds().await? {
         if Instant::now() > end {
             return Err(io::Error::other(format!("{what} did not happen within {PATIENCE:?}")));
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
 }
 
-async fn drained(rig: &Rig) -> io::Result<()> {
+pub(crate) async fn drained(rig: &Rig) -> io::Result<()> {
     until("the drain", async || {
         tokio::time::sleep(Duration::from_millis(20)).await;
         Ok(rig.metric("tfo_agent_items_waiting").await? < 1.0)
@@ -228,7 +229,7 @@ pub(crate) async fn start(rig: &Rig, times: u32, spooled_mib: u64) -> io::Result
 }
 
 /// Starts an agent and sends one request at once; when it listened and when it answered, ms since exec.
-async fn first_answer(rig: &Rig) -> io::Result<(crate::agent::Agent, (f64, f64))> {
+pub(crate) async fn first_answer(rig: &Rig) -> io::Result<(crate::agent::Agent, (f64, f64))> {
     let mut agent = rig.start()?;
     let listened = rig.listens(&mut agent).await?.as_secs_f64() * 1e3;
     let load = load(rig, 1, 1, 1);

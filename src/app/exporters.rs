@@ -8,6 +8,7 @@ use super::wire::{Crew, StartError};
 use crate::base::{Clock, Dice};
 use crate::config::Id;
 use crate::extensions::authenticators::config::BearerTokenConfig;
+use crate::otlp::Signal;
 use crate::processors::Tee;
 use crate::processors::pipe::StoreNo;
 use crate::supervise::Supervisor;
@@ -149,6 +150,9 @@ fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkS
         },
         level: LEVEL,
         budget: BUDGET,
+        // Where there is no address for metrics nothing can be reported.
+        gap_interval: Some(section.gap_report.interval)
+            .filter(|_| section.gap_report.enabled && section.url(Signal::Metrics).is_some()),
         flush_at_stop: !stored.durable,
     }
 }

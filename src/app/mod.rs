@@ -1,6 +1,7 @@
 //! Knows everybody: load, check, wire, run, stop.
 
 pub mod branches;
+pub mod control;
 pub mod exporters;
 pub mod guards;
 pub mod last_good;

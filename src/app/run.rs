@@ -1,5 +1,6 @@
 //! The life of a process: load, check, start, run, stop; one exit code at the end.
 
+use super::control::Control;
 use super::last_good::LastGood;
 use super::machine::address_towards;
 use super::plan::{Config, ExporterConfig, Outcome, read};
@@ -133,6 +134,8 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
         tracing::error!(why, "the configuration given is invalid");
         agent.health.degraded(CONFIGURATION, &why);
     }
+    let mut control = Control::default();
+    control.follow(&agent.stores);
     tracing::info!("Everything is ready. Begin running and processing data.");
     let keeper = Keeper::new(orders);
     if let Some(given) = given {
@@ -144,10 +147,12 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
             () = hangups.next() => {
                 logs.reopen();
                 reload(&mut agent, orders, &reloads, &keeper, logs).await;
+                control.follow(&agent.stores);
             }
         }
     };
     agent.health.stopping();
+    drop(control);
     if end.exit() != Exit::Clean {
         return end.exit();
     }

@@ -12,7 +12,7 @@ use crate::otlp::Signal;
 use crate::processors::batch::config::BatchConfig;
 use crate::processors::pipe::StoreNo;
 use crate::spool::disk::{DiskSettings, Limits, StartError, WhenFull};
-use crate::spool::store::Spool;
+use crate::spool::store::{Caps, Spool};
 use crate::spool::{Cut, Lane, Store as _};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -161,6 +161,7 @@ impl Stores {
             match storage.as_ref().map(|id| config.extensions.get(id)) {
                 Some(Some(ExtensionConfig::FileStorage(section))) => {
                     stored.spool.limit(disk_settings(section, memory).limits());
+                    stored.spool.cap(caps(section));
                     stored.commit_interval.set(section.commit_interval);
                 }
                 Some(_) => {}
@@ -217,6 +218,7 @@ fn open_one(config: &Config, storage: Option<&Id>, memory: Bytes, clock: &Clock)
     let settings = disk_settings(section, memory);
     tracing::info!(storage = %id, directory = %settings.directory.display(), budget = %settings.max, segment_max = %settings.segment_max, "opening spool");
     let spool = Arc::new(Spool::on_disk(settings, clock.clone(), Dice::shaken())?);
+    spool.cap(caps(section));
     Ok(Stored {
         name: id.to_string(),
         durable: true,
@@ -228,6 +230,10 @@ fn open_one(config: &Config, storage: Option<&Id>, memory: Bytes, clock: &Clock)
 
 fn memory_budget(memory: Bytes) -> Bytes {
     Bytes((memory.0 / 4).clamp(MEMORY_STORE.0 / 4, MEMORY_STORE.0 * 4))
+}
+
+fn caps(section: &FileStorageConfig) -> Caps {
+    Caps { dead_letters: section.dead_letter_max, quarantine: section.quarantine_max }
 }
 
 fn disk_settings(section: &FileStorageConfig, memory: Bytes) -> DiskSettings {

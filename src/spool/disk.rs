@@ -22,8 +22,10 @@
 //! | `disk/look.rs` | reading the row: which segment, opening it, what is in it |
 //! | `disk/upkeep.rs` | housekeeping, one piece at a time |
 //! | `disk/reserve.rs` | room set aside for making room |
+//! | `disk/aside.rs` | how much of what was set aside is kept |
 //! | `disk/repair.rs` | making a damaged directory whole by hand, while no agent has it |
 
+mod aside;
 mod home;
 mod look;
 mod repair;
@@ -228,6 +230,8 @@ pub(crate) struct Disk {
     measured: Mutex<Option<Stamp>>,
     /// Something may lie in the bin.
     binned: AtomicBool,
+    /// Something may lie in `quarantine/` that was not counted yet.
+    aside: AtomicBool,
     /// Held while we live; the kernel releases it with us.
     lock: Mutex<File>,
     reserve: Reserve,
@@ -268,6 +272,7 @@ impl Disk {
             reserve,
             unbinned: Mutex::default(),
             choked: AtomicBool::new(false),
+            aside: AtomicBool::new(true),
         };
         Ok((disk, recovered))
     }
@@ -542,8 +547,13 @@ impl Shelf for Disk {
         self.put(Vec::new(), books, true, false)
     }
 
+    fn trim_quarantine(&self, most: Bytes) -> Result<bool, ShelfError> {
+        self.trim_aside(most)
+    }
+
     fn limit(&self, limits: Limits) {
         self.limits.set(limits);
+        self.aside.store(true, Relaxed);
     }
 
     fn usage(&self) -> Usage {

@@ -6,6 +6,7 @@
 use super::block::Header;
 use super::codec::{Damage, Eye, Pen};
 use super::cursor::{Cursor, Fate, Window};
+use super::gaps::{Dates, Gaps};
 use super::{Book, Cut, ExporterNo, Lane, LeaseError, NewBlock, Owner, Waiting};
 use crate::base::{BootId, Stamp};
 use crate::otlp::Signal;
@@ -22,6 +23,7 @@ const CONTROL: [u8; 4] = [0xFF; 4];
 const LANE_RECORD: u8 = 1;
 const EXPORTER_RECORD: u8 = 2;
 const CURSOR_RECORD: u8 = 3;
+const GAPS_RECORD: u8 = 4;
 
 /// A key and its value, as they go to the disk.
 pub(crate) type Record = (Vec<u8>, Vec<u8>);
@@ -66,6 +68,8 @@ struct LaneState {
     /// Totals whose commit was answered with an error, where a cursor has still to pass.
     burnt: Vec<Range<u64>>,
     recent: VecDeque<Recent>,
+    /// Dates of its newest block, as far as this life knows it.
+    newest: Option<Dates>,
     dirty: bool,
 }
 
@@ -91,6 +95,10 @@ pub(crate) struct Ledger {
     exporters: BTreeMap<u32, ExporterState>,
     /// By exporter, then lane.
     cursors: BTreeMap<(u32, u32), Cursor>,
+    /// When their losses came from.
+    gaps: BTreeMap<(u32, u32), Gaps>,
+    /// Dates of the newest block each was handed, in this life.
+    reached: BTreeMap<(u32, u32), Dates>,
     /// Indices of this life start here.
     epoch_base: u64,
     /// Lane numbers below are taken, by whom is not known any more.
@@ -126,6 +134,8 @@ impl Ledger {
             lanes: BTreeMap::new(),
             exporters: BTreeMap::new(),
             cursors: BTreeMap::new(),
+            gaps: BTreeMap::new(),
+            reached: BTreeMap::new(),
             epoch_base: u64::from(epoch) << 32,
             lane_floor: 0,
         }
@@ -145,6 +155,7 @@ impl Ledger {
             tip: 0,
             burnt: Vec::new(),
             recent: VecDeque::new(),
+            newest: None,
             dirty: true,
         };
         self.lanes.insert(no, fresh);
@@ -183,7 +194,7 @@ impl Ledger {
             let mut family = self.family(name);
             family.any(|(no, _)| {
                 let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == no);
-                cursors.any(|(_, c)| c.counts.lost.iter().any(|n| *n > 0))
+                cursors.any(|((e, l), c)| c.counts.lost.iter().any(|n| *n > 0) || self.missed_of(*e, *l) > 0)
             })
         };
         let mut names = self.lanes.values().map(|lane| &lane.name).filter(|name| name.starts_with(prefix));
@@ -334,6 +345,7 @@ impl Ledger {
             let Some(lane) = self.lanes.get_mut(&h.lane.0) else { continue };
             lane.next_index = h.index + 1;
             lane.tip = h.accepted_total;
+            lane.newest = Dates::of(h).or(lane.newest);
             lane.dirty = true;
             if lane.recent.len() == RECENT_MAX {
                 lane.recent.pop_front();
@@ -373,6 +385,7 @@ impl Ledger {
             cursor.dirty = false;
             records.push((control_key(CURSOR_RECORD, &[*exporter, *lane]), cursor.write()));
         }
+        records.extend(self.gaps_records(all));
         records
     }
 
@@ -381,6 +394,7 @@ impl Ledger {
         self.lanes.values().any(|l| l.dirty)
             || self.exporters.values().any(|e| e.dirty)
             || self.cursors.values().any(|c| c.dirty)
+            || self.gaps.values().any(|g| g.dirty)
     }
 
     /// Reads one control record back, at start. Later records of the same key replace earlier ones.
@@ -409,6 +423,10 @@ impl Ledger {
                 let at = (number()?, number()?);
                 self.cursors.insert(at, Cursor::read(record)?);
             }
+            GAPS_RECORD => {
+                let at = (number()?, number()?);
+                self.gaps.insert(at, Gaps::read(record)?);
+            }
             other => return Err(Damage::Unknown { what: "control record", found: other.into() }),
         }
         Ok(())
@@ -417,9 +435,9 @@ impl Ledger {
     /// A block that the newest segment holds, found at start: the tip is behind it.
     pub(crate) fn restore_tip(&mut self, h: &Header) {
         self.lane_floor = self.lane_floor.max(h.lane.0 + 1);
-        if let Some(lane) = self.lanes.get_mut(&h.lane.0)
-            && h.accepted_total > lane.tip
-        {
+        let Some(lane) = self.lanes.get_mut(&h.lane.0) else { return };
+        lane.newest = Dates::of(h).into_iter().chain(lane.newest).max_by_key(|dates| dates.to);
+        if h.accepted_total > lane.tip {
             lane.tip = h.accepted_total;
             lane.dirty = true;
         }
@@ -442,6 +460,7 @@ impl Ledger {
         }
         let lanes = &self.lanes;
         self.cursors.retain(|(_, lane), _| lanes.contains_key(lane));
+        self.heal_gaps();
     }
 
     /// What to read next. A returned window is out from now on; for new data [`Ledger::take_new`] follows.
@@ -576,6 +595,19 @@ impl Ledger {
         self.cursors.iter().filter_map(own).collect()
     }
 
+    /// Whether somebody has a window of the lane.
+    pub(crate) fn is_out(&self, lane: Lane) -> bool {
+        let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == lane.0);
+        cursors.any(|(_, cursor)| cursor.windows.iter().any(|window| window.out && !window.done()))
+    }
+
+    /// A side lane: from where on its one reader still has something there, and its end, as indices.
+    pub(crate) fn held_range(&self, lane: Lane) -> (u64, u64) {
+        let below = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c.below).min();
+        let end = self.lanes.get(&lane.0).map_or(0, |state| state.next_index);
+        (below.unwrap_or(end), end)
+    }
+
     fn forget_burnt(&mut self, lane: Lane) {
         // Who was away then does not come to it.
         let minds = |c: &Cursor, r: &Range<u64>| {
@@ -600,7 +632,7 @@ impl Ledger {
             _ if returned > 0 => None,
             at => state.recent.get(at).filter(|r| at > 0 || r.before <= total).map(|r| r.accepted),
         };
-        Waiting { items: returned + fresh, oldest }
+        Waiting { items: returned + fresh, oldest, asked: 0 }
     }
 
     /// How many of these blocks of the lane some exporter may still need, at most; all of them when nobody ever joined it (its
@@ -679,6 +711,9 @@ impl Ledger {
             book.delivered = cursor.counts.delivered;
             book.waiting = state.waiting(cursor);
             book.lost = cursor.counts.lost;
+            let missed = self.missed_of(*exporter, *lane);
+            book.accepted += missed;
+            book.lost[super::Reason::Evicted as usize] += missed;
             for side in [Side::Park, Side::Dead, Side::Quarantine] {
                 let name = format!("{}/{}/{}", side.name(), owner.name, state.name);
                 let beside = by_name.get(&name[..]).and_then(|no| Some((*no, self.lanes.get(no)?)));
@@ -848,6 +883,7 @@ impl LaneState {
             tip: eye.u64()?,
             burnt: Vec::new(),
             recent: VecDeque::new(),
+            newest: None,
             dirty: false,
         };
         for _ in 0..eye.count(16)? {
@@ -870,5 +906,6 @@ fn push_range(ranges: &mut Vec<Range<u64>>, new: Range<u64>) {
     }
 }
 
+mod losses;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ pub mod block;
 pub(crate) mod codec;
 pub(crate) mod cursor;
 pub mod disk;
+pub mod gaps;
 pub(crate) mod journal;
 pub(crate) mod ledger;
 pub mod phase;
@@ -32,6 +33,7 @@ pub(crate) mod table;
 mod tests;
 
 pub use codec::Damage;
+pub use gaps::{Loss, Stretch};
 
 pub mod crew;
 
@@ -217,6 +219,8 @@ pub struct Waiting {
     pub items: u64,
     /// Accept time of the oldest of them, when known without reading the disk; `None` with `items > 0` means old.
     pub oldest: Option<Stamp>,
+    /// How often a person has had held data sent again, since the store was opened: what rests is tried at once then.
+    pub asked: u64,
 }
 
 /// The books of one lane and exporter (promise P2): `accepted == delivered + waiting + held() + lost()`.
@@ -335,6 +339,20 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The books, one per lane and exporter.
     fn books(&self) -> Vec<Book>;
+
+    /// What was lost, one per lane, exporter and reason, with when it came from.
+    fn losses(&self) -> Vec<Loss>;
+
+    /// All losses of an exporter, if its far end does not know of some of them; else nothing. They are on stable storage, so that
+    /// no power cut takes back what was told.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    fn to_tell(&self, owner: Owner) -> Result<Vec<Loss>, LeaseError>;
+
+    /// The far end has acknowledged to know of these. Remembered over restarts; a crash may forget it, and then they are told
+    /// once more.
+    fn told(&self, owner: Owner, losses: &[Loss]);
 
     /// Changes with every commit: wait on it instead of polling.
     fn news(&self) -> tokio::sync::watch::Receiver<u64>;

@@ -1,11 +1,12 @@
 //! Where blocks are: the part of a store that touches a medium. Two kinds obey it, [`super::disk::Disk`] and
 //! [`Memory`]; the ledger above is the same for both, so their books cannot differ.
 
-use super::Lane;
 use super::block::Header;
 use super::cursor::Fate;
 use super::disk::Limits;
+use super::gaps::Dates;
 use super::ledger::Record;
+use super::{Lane, Reason};
 use crate::base::Bytes;
 use std::collections::BTreeMap;
 use std::io;
@@ -57,6 +58,8 @@ pub(crate) trait Bookkeeper {
     /// The shelf's place was gone and is taken anew: what lies there beside the shelf follows. `found`: there is data in it,
     /// which must be ours.
     fn moved(&self, found: bool) -> io::Result<()>;
+    /// What was evicted of the lane by this reason, and was not dated yet, came from then.
+    fn date(&self, lane: Lane, reason: Reason, dates: Option<Dates>);
     /// The control records that changed, or all.
     fn records(&self, all: bool) -> Vec<Record>;
 }
@@ -76,6 +79,11 @@ pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
 
     /// Whether a block would be put down now; tried, as far as that can be.
     fn is_taking(&self, books: &dyn Bookkeeper) -> Result<(), ShelfError>;
+
+    /// Removes the oldest of what was set aside whole, beyond so many bytes. `true` when there may be more.
+    fn trim_quarantine(&self, _: Bytes) -> Result<bool, ShelfError> {
+        Ok(false)
+    }
 
     /// From now on by these limits; what is too much for them gives way as at any other time.
     fn limit(&self, limits: Limits);

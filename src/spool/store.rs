@@ -15,21 +15,26 @@
 //! | `store/ages.rs` | how long data has waited |
 //! | `store/leasing.rs` | handing out windows |
 //! | `store/suspects.rs` | evidence against blocks, and what becomes of those with too much of it |
+//! | `store/caps.rs` | how much is held for a person |
 //! | `store/books.rs` | the ledger as the shelf sees it |
 //! | `store/mending.rs` | what a person decides about held data |
 
 mod ages;
 mod books;
+mod caps;
 mod leasing;
 mod mending;
 mod suspects;
 
 use self::books::Books;
+pub use self::caps::Caps;
+use self::caps::Weights;
 pub(crate) use self::mending::{Mended, What, Which, meant};
 use self::suspects::{DEATH_EVIDENCE, Suspects};
 use super::block::{self, frame};
 use super::cursor::Fate;
 use super::disk::{Disk, DiskSettings, Limits, StartError, clear};
+use super::gaps::{Dates, Loss};
 use super::ledger::{Ledger, Side, subtract};
 use super::shelf::{Memory, Shelf, ShelfError, Usage, lock, try_lock};
 use super::slots::Slots;
@@ -68,6 +73,10 @@ pub struct Spool {
     reader_life: AtomicU64,
     /// Why the last commit was not kept, until one is or would be.
     trouble: Mutex<Option<String>>,
+    caps: Mutex<Caps>,
+    weights: Mutex<Weights>,
+    /// [`Waiting::asked`].
+    asked: AtomicU64,
     /// Held by whoever keeps house: a keeper that was given up and wakes must not meet its successor.
     keeping: Mutex<()>,
 }
@@ -78,6 +87,23 @@ struct Entered {
     exporter: ExporterNo,
     lane: Lane,
     part: Range<u64>,
+    /// When its items came from.
+    dates: Option<Dates>,
+}
+
+impl Entered {
+    /// Enters the outcome: it is final, or it is taken back.
+    fn end(&self, ledger: &mut Ledger, stands: bool) {
+        let Some(cursor) = ledger.cursor_mut(self.exporter, self.lane) else { return };
+        if stands {
+            cursor.confirm(&self.part)
+        } else {
+            cursor.release(&self.part)
+        }
+        for reason in Reason::ALL {
+            ledger.date(self.exporter, self.lane, reason, self.dates);
+        }
+    }
 }
 
 /// A window that is out.
@@ -87,6 +113,17 @@ struct Out {
     places: Vec<(u64, u64)>,
     /// When its first block was accepted, and in which boot.
     accepted: (Stamp, BootId),
+    /// Of each block.
+    dates: Vec<Option<Dates>>,
+}
+
+impl Out {
+    /// When the items of a range came from.
+    fn dates(&self, range: &Range<Pos>) -> Option<Dates> {
+        let is_in = |index: u64| range.start.index <= index && (index, 0) < (range.end.index, range.end.item);
+        let blocks = self.places.iter().zip(&self.dates).filter(|((index, _), _)| is_in(*index));
+        blocks.map(|(_, dates)| *dates).fold(None, Dates::hull)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -155,6 +192,9 @@ impl Spool {
             uuid,
             reader_life: AtomicU64::new(0),
             trouble: Mutex::default(),
+            caps: Mutex::default(),
+            weights: Mutex::default(),
+            asked: AtomicU64::new(0),
             keeping: Mutex::default(),
         }
     }
@@ -201,6 +241,12 @@ impl Spool {
         self.work.send_modify(|n| *n += 1);
     }
 
+    /// Items of a lane that this spool, in memory, did not take, while others of the pipeline did: to its exporters they are lost,
+    /// as if evicted at once.
+    pub fn missed(&self, lane: Lane, items: u64) {
+        lock(&self.ledger).missed(lane, items, self.clock.now().wall_ns);
+    }
+
     /// Bytes and segments in use.
     #[must_use]
     pub fn usage(&self) -> SpoolUsage {
@@ -235,7 +281,8 @@ impl Spool {
     pub fn upkeep(&self) -> Result<bool, String> {
         // One that fell while it held this left nothing broken in it.
         let Some(_keeping) = try_lock(&self.keeping) else { return Ok(false) };
-        self.shelf.upkeep(&Books::of(self)).map_err(|e| e.to_string())
+        let (kept, capped) = (self.shelf.upkeep(&Books::of(self)), self.keep_to_caps());
+        Ok(kept.map_err(|e| e.to_string())? | capped.map_err(|e| e.to_string())?)
     }
 
     /// Why nothing is kept now; `None`: all is well, as far as the last commit tells.
@@ -298,20 +345,12 @@ impl Spool {
 
     fn release(&self, entered: &[Entered]) {
         let mut ledger = lock(&self.ledger);
-        for e in entered {
-            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
-                cursor.release(&e.part);
-            }
-        }
+        entered.iter().for_each(|e| e.end(&mut ledger, false));
     }
 
     fn confirm(&self, entered: &[Entered]) {
         let mut ledger = lock(&self.ledger);
-        for e in entered {
-            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
-                cursor.confirm(&e.part);
-            }
-        }
+        entered.iter().for_each(|e| e.end(&mut ledger, true));
     }
 }
 
@@ -396,7 +435,7 @@ impl Store for Spool {
     }
 
     fn waiting(&self, owner: Owner, lane: Lane) -> Waiting {
-        lock(&self.ledger).waiting(owner, lane)
+        Waiting { asked: self.asked.load(SeqCst), ..lock(&self.ledger).waiting(owner, lane) }
     }
 
     fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {
@@ -467,6 +506,33 @@ impl Store for Spool {
         lock(&self.ledger).books()
     }
 
+    fn losses(&self) -> Vec<Loss> {
+        lock(&self.ledger).losses(None)
+    }
+
+    fn to_tell(&self, owner: Owner) -> Result<Vec<Loss>, LeaseError> {
+        let losses = {
+            let mut ledger = lock(&self.ledger);
+            if !ledger.is_current(owner) {
+                return Err(LeaseError::Retired);
+            }
+            ledger.untold(owner.exporter, self.clock.now().wall_ns)
+        };
+        if !losses.is_empty() {
+            let synced = self.shelf.append(Vec::new(), &Books::of(self), true);
+            synced.map_err(|error| LeaseError::Unavailable(error.to_string()))?;
+        }
+        Ok(losses)
+    }
+
+    fn told(&self, owner: Owner, losses: &[Loss]) {
+        lock(&self.ledger).told(owner.exporter, losses);
+        // Should this fail, or the power, the far end hears once more what it knows: the counts are cumulative.
+        if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
+            tracing::debug!(%error, "spool gaps not written; the next commit does");
+        }
+    }
+
     fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }
@@ -476,15 +542,15 @@ impl Spool {
     /// Reserves one settlement's part; what it moves elsewhere is added to `blocks`.
     fn enter(&self, s: Settlement, blocks: &mut Vec<NewBlock>) -> Result<Entered, LeaseError> {
         let not_leased = LeaseError::NotLeased(s.lane, s.range.start, s.range.end);
-        let part = {
+        let (part, dates) = {
             let out = lock(&self.out);
             let place = |at: Pos| {
                 out.iter()
                     .filter(|((e, l, _), _)| *e == s.owner.exporter && *l == s.lane)
-                    .find_map(|(_, out)| total_of(&out.places, at))
+                    .find_map(|(_, out)| Some((total_of(&out.places, at)?, out.dates(&s.range))))
             };
             match place(s.range.start) {
-                Some(start) => start..start + u64::from(s.items),
+                Some((start, dates)) => (start..start + u64::from(s.items), dates),
                 None => return Err(not_leased),
             }
         };
@@ -519,11 +585,11 @@ impl Spool {
                 items: s.items,
                 raw_len: u32::try_from(raw.len()).unwrap_or(u32::MAX),
                 accepted: self.clock.now(),
-                data_ns: (0, 0),
+                data_ns: dates.map_or((0, 0), |dates| (dates.from, dates.to)),
                 framed: frame(&raw),
             });
         }
-        Ok(Entered { exporter: s.owner.exporter, lane: s.lane, part: reserved })
+        Ok(Entered { exporter: s.owner.exporter, lane: s.lane, part: reserved, dates })
     }
 
     /// Drops the places of windows that are done.

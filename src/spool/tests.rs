@@ -1,6 +1,8 @@
 //! The contract of a store, tried on both kinds against the plainest model there is.
 
+mod caps;
 mod faults;
+mod gaps;
 mod mending;
 mod survey;
 
@@ -317,6 +319,7 @@ impl Run {
             assert_eq!(book.dead_letters, self.model.dead.get(&key).copied().unwrap_or(0), "{book:?}");
             assert_eq!(book.lost.iter().sum::<u64>(), self.model.lost.get(&key).copied().unwrap_or(0), "{book:?}");
         }
+        gaps::assert_dated(self.store());
     }
 
     /// Everything that waits is delivered; then nothing waits and the disk is nearly empty.
@@ -982,6 +985,7 @@ fn what_the_books_are_told_of_can_be_found() {
         fn moved(&self, _: bool) -> std::io::Result<()> {
             Ok(())
         }
+        fn date(&self, _: Lane, _: Reason, _: Option<super::gaps::Dates>) {}
         fn records(&self, _: bool) -> Vec<super::ledger::Record> {
             Vec::new()
         }

@@ -79,6 +79,12 @@ impl Running {
         self.0.stop.store(true, Relaxed);
     }
 
+    /// No client sends any more: each ends with the answer it waits for.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Items answered with success.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {

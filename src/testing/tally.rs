@@ -89,6 +89,10 @@ pub struct Tally {
     streams: BTreeMap<(Signal, Source), Stream>,
     /// Items that bore no number, by signal: heartbeats, gap reports, foreign clients.
     unnumbered: BTreeMap<Signal, u64>,
+    /// Sources below are closed; see [`Tally::close`].
+    closed: u32,
+    /// Arrivals of closed sources.
+    late: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -120,6 +124,10 @@ impl Tally {
             *self.unnumbered.entry(signal).or_default() += 1;
             return;
         };
+        if mark.source.0 < self.closed {
+            self.late += 1;
+            return;
+        }
         let stream = self.stream(signal, mark.source);
         if !stream.arrived.insert(mark.seq) {
             stream.duplicated += 1;
@@ -129,6 +137,20 @@ impl Tally {
             stream.reordered += 1;
         }
         stream.highest = stream.highest.max(Some(mark.seq));
+    }
+
+    /// Closes the books of every source below `first`: what was counted of them is forgotten, and what still arrives is
+    /// [`Tally::late`]. For runs of days, whose bits would add up.
+    pub fn close(&mut self, first: Source) {
+        self.closed = self.closed.max(first.0);
+        let closed = self.closed;
+        self.streams.retain(|(_, source), _| source.0 >= closed);
+    }
+
+    /// Arrivals of sources whose books were closed.
+    #[must_use]
+    pub fn late(&self) -> u64 {
+        self.late
     }
 
     /// Has this item arrived?
@@ -357,6 +379,18 @@ mod tests {
             ),
             "{report}"
         );
+    }
+
+    #[test]
+    fn a_closed_source_is_forgotten_and_what_comes_late_is_nobodys_invention() {
+        let mut tally = Tally::default();
+        for source in [Source(1), Source(2)] {
+            tally.acknowledged(Signal::Logs, source, 0..5);
+        }
+        tally.close(Source(2));
+        tally.arrived(Signal::Logs, Some(Mark { source: Source(1), seq: 3 }));
+        let report = tally.report();
+        assert_eq!((report.streams.len(), report.lost(), report.never_issued(), tally.late()), (1, 5, 0, 1));
     }
 
     #[test]

@@ -80,6 +80,7 @@ pub struct Desk {
     order: Order,
     most: u32,
     parked: bool,
+    asked: u64,
     link: Link,
     /// Uploads that may be out just now: grows with each one taken, so that a return is gentle (promise P9).
     ramp: u32,
@@ -151,6 +152,7 @@ impl Desk {
             order,
             most,
             parked,
+            asked: 0,
             link: Link::Up,
             ramp: 1, // nobody has answered yet
             clocks: Clocks::default(),
@@ -264,6 +266,19 @@ impl Desk {
         }
         self.clocks.taking.set(world.link_up && self.link.is_up(), world.now);
         self.clocks.answering.set(world.link_up, world.now);
+    }
+
+    /// A person has had held data sent again, so often by now: a park lane does not finish its rest.
+    pub fn asked(&mut self, times: u64, now: Instant) {
+        if self.asked == times {
+            return;
+        }
+        self.asked = times;
+        if let Link::Resting { until, .. } = &mut self.link
+            && self.parked
+        {
+            *until = (*until).min(now);
+        }
     }
 
     /// Something was parked here: it has just been tried for a whole window.

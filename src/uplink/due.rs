@@ -52,7 +52,7 @@ mod tests {
             (1,     Some(stamp(60_000)), Duration::ZERO, Some(Duration::ZERO)),
             (1,     Some(stamp(99_000)), 10 * s, Some(10 * s)), // from the future: a clock of another boot
         ] {
-            let due = due(Waiting { items, oldest }, cut, timeout, stamp(60_000), now);
+            let due = due(Waiting { items, oldest, asked: 0 }, cut, timeout, stamp(60_000), now);
             assert_eq!(due.map(|at| at - now), expected, "{items} items, oldest {oldest:?}");
         }
     }

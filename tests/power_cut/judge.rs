@@ -192,6 +192,15 @@ fn lost_or_invented(tally: &Tally, spool: &Spool, evicts: Evicts) -> Result<(), 
             return Err(format!("the books: {book:?}"));
         }
     }
+    // What arrived is called delivered, or (under way when it was evicted) lost: never less.
+    for (signal, lane) in SIGNALS.map(|signal| (signal, signal.name())) {
+        let arrived: u64 = report.streams.iter().filter(|s| s.signal == signal).map(|s| s.arrived).sum();
+        let known = books.iter().filter(|b| b.lane == lane).map(|b| b.delivered + b.lost[Reason::Evicted as usize]);
+        let known: u64 = known.sum();
+        if arrived > known {
+            return Err(format!("{arrived} {signal} arrived, and the books know of {known}: {books:?}"));
+        }
+    }
     for stream in &report.streams {
         let mut missing = 0;
         let mut last_missing = None;

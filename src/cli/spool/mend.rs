@@ -1,16 +1,19 @@
-//! `spool requeue`, `drop`, `repair`: what changes a directory. By its owner or root, and while no agent has it.
+//! `spool requeue`, `drop`, `repair`: what changes a directory. By its owner or root; an agent that has it is asked to do it
+//! (but for `repair`, which it does itself when it opens a segment).
 
 use super::{bar, shown};
+use crate::app::control::{Answer, Done, Order, Refused, ask};
 use crate::base::{Bytes, Clock, Dice};
 use crate::spool::disk::{DiskSettings, StartError, WhenFull, repair as repair_directory};
-use crate::spool::store::{Mended, Spool, What, Which, meant};
+use crate::spool::store::{Spool, What, Which, meant};
 use crate::spool::survey::Survey;
 use crate::supervise::Exit;
 use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::fs::{Gid, Uid};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -77,16 +80,25 @@ pub(super) fn requeue(options: &Requeue) -> io::Result<Exit> {
         (_, true) => vec![What::Quarantine],
         _ => vec![What::DeadLetters, What::Quarantine],
     };
-    let spool = open(&options.place.directory)?;
-    let mut done = Vec::new();
-    for what in what {
-        done.extend(
-            spool.requeue(what, &options.whose.which()).map_err(io::Error::other)?.into_iter().map(|m| (what, m)),
-        );
-    }
-    spool.close().map_err(io::Error::other)?;
+    let which = options.whose.which();
+    let done = match live(&options.place, || Order::Requeue { what: what.clone(), which: which.clone() })? {
+        Some(done) => done,
+        None => {
+            let spool = open(&options.place.directory)?;
+            let total = what.iter().flat_map(|what| spool.meant(*what, &which)).map(|m| m.items).sum();
+            let bar = items_bar(Some(total), options.place.json);
+            let mut done = Vec::new();
+            for what in what {
+                let mended = spool.requeue(what, &which, &|items| bar.inc(items)).map_err(io::Error::other)?;
+                done.extend(mended.into_iter().map(|mended| Done { what, mended }));
+            }
+            spool.close().map_err(io::Error::other)?;
+            bar.finish_and_clear();
+            done
+        }
+    };
     say("requeued", &done, options.place.json)?;
-    let left: u64 = done.iter().map(|(_, mended)| mended.left).sum();
+    let left: u64 = done.iter().map(|done| done.mended.left).sum();
     if left > 0 {
         eprintln!(
             "spool: {left} items stay: their blocks are no request, or were sent in part; export them with --dead"
@@ -104,23 +116,63 @@ pub(super) fn discard(options: &Drop) -> io::Result<Exit> {
     let what: Vec<What> = kinds.into_iter().filter(|(asked, _)| *asked).map(|(_, what)| what).collect();
     let which = options.whose.which();
     if !options.yes {
-        let survey = options.place.survey()?;
-        let book = survey.book(&|_| {});
-        let all = |what: &What| {
-            meant(&book.ledger, *what, &which).into_iter().map(|mended| (*what, mended)).collect::<Vec<_>>()
+        let meant_now = match live(&options.place, || Order::Meant { what: what.clone(), which: which.clone() })? {
+            Some(meant) => meant,
+            None => {
+                let book = options.place.survey()?.book(&|_| {});
+                let all = |what: &What| {
+                    let meant = meant(&book.ledger, *what, &which).into_iter();
+                    meant.map(|mended| Done { what: *what, mended }).collect::<Vec<_>>()
+                };
+                what.iter().flat_map(all).collect()
+            }
         };
-        say("would be dropped", &what.iter().flat_map(all).collect::<Vec<_>>(), options.place.json)?;
+        say("would be dropped", &meant_now, options.place.json)?;
         eprintln!("spool: nothing was dropped; it takes --yes");
         return Ok(Exit::Config);
     }
-    let spool = open(&options.place.directory)?;
-    let mut done = Vec::new();
-    for what in what {
-        done.extend(spool.discard(what, &which).map_err(io::Error::other)?.into_iter().map(|m| (what, m)));
-    }
-    spool.close().map_err(io::Error::other)?;
+    let done = match live(&options.place, || Order::Drop { what: what.clone(), which: which.clone() })? {
+        Some(done) => done,
+        None => {
+            let spool = open(&options.place.directory)?;
+            let mut done = Vec::new();
+            for what in what {
+                let mended = spool.discard(what, &which).map_err(io::Error::other)?;
+                done.extend(mended.into_iter().map(|mended| Done { what, mended }));
+            }
+            spool.close().map_err(io::Error::other)?;
+            done
+        }
+    };
     say("dropped", &done, options.place.json)?;
     Ok(Exit::Clean)
+}
+
+/// Has it done by the agent that has the directory; `None`: there is none.
+fn live(place: &super::Place, order: impl FnOnce() -> Order) -> io::Result<Option<Vec<Done>>> {
+    let Some(holder) = place.holder()? else { return Ok(None) };
+    let bar = items_bar(None, place.json);
+    let answer = ask(&place.directory, order(), |items| bar.set_position(items));
+    bar.finish_and_clear();
+    let holder = shown(&holder);
+    match answer {
+        Ok(Answer::Done(done)) => Ok(Some(done)),
+        Ok(_) => Err(io::Error::other(format!("{holder} answered something else"))),
+        Err(error @ Refused::Failed(_)) => Err(io::Error::other(format!("{holder}: {error}"))),
+        Err(error) => Err(io::Error::other(format!("the directory is in use by {holder}: {error}; stop it first"))),
+    }
+}
+
+/// Items on a terminal, of `total` if it is known; nothing in a pipe.
+fn items_bar(total: Option<u64>, json: bool) -> ProgressBar {
+    let quiet = json || !io::stderr().is_terminal();
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
+    let template = match total {
+        Some(_) => "[{bar:30}] {human_pos}/{human_len} items, {per_sec}, {eta} left",
+        None => "{spinner} {human_pos} items, {per_sec}",
+    };
+    let style = ProgressStyle::with_template(template).expect("a template of ours");
+    ProgressBar::with_draw_target(total, target).with_style(style.progress_chars("=> "))
 }
 
 pub(super) fn repair(place: &super::Place) -> io::Result<Exit> {
@@ -153,7 +205,7 @@ pub(super) fn repair(place: &super::Place) -> io::Result<Exit> {
     Ok(Exit::Clean)
 }
 
-fn say(done: &str, all: &[(What, Mended)], as_json: bool) -> io::Result<()> {
+fn say(done: &str, all: &[Done], as_json: bool) -> io::Result<()> {
     let name = |what: What| match what {
         What::DeadLetters => "dead_letters",
         What::Quarantine => "quarantined",
@@ -161,12 +213,12 @@ fn say(done: &str, all: &[(What, Mended)], as_json: bool) -> io::Result<()> {
     };
     let mut out = io::stdout().lock();
     if as_json {
-        let one = |(what, m): &(What, Mended)| json!({"what": name(*what), "pipeline": m.pipeline, "exporter": m.exporter, "items": m.items, "left": m.left});
+        let one = |Done { what, mended: m }: &Done| json!({"what": name(*what), "pipeline": m.pipeline, "exporter": m.exporter, "items": m.items, "left": m.left});
         let mut answer = serde_json::Map::new();
         answer.insert(done.replace(' ', "_"), all.iter().map(one).collect());
         return writeln!(out, "{}", Value::Object(answer));
     }
-    for (what, m) in all {
+    for Done { what, mended: m } in all {
         writeln!(
             out,
             "{done}: {} items ({}) of {} for {}",

@@ -56,10 +56,10 @@ enum Command {
     Peek(peek::Options),
     /// Write what waits (or --dead letters, or --all) as OTLP files that can be sent elsewhere.
     Export(export::Options),
-    /// Have dead letters and quarantined blocks sent again, to their exporter alone. While no agent runs on the directory.
+    /// Have dead letters and quarantined blocks sent again, to their exporter alone. A running agent does it itself.
     Requeue(mend::Requeue),
-    /// Give up dead letters, quarantined blocks or what waits for an exporter that is gone; counted as lost{dropped}. While no
-    /// agent runs on the directory.
+    /// Give up dead letters, quarantined blocks or what waits for an exporter that is gone; counted as lost{dropped}. A running
+    /// agent does it itself.
     Drop(mend::Drop),
     /// Replace damaged segments by what can be read of them, and keep them in quarantine/. While no agent runs on the directory.
     Repair(Place),
@@ -100,11 +100,18 @@ pub(super) fn main(options: &Options) -> Exit {
 }
 
 impl Place {
+    /// Who has the directory.
+    fn holder(&self) -> io::Result<Option<String>> {
+        Survey::of(&self.directory).map(|survey| survey.holder).map_err(|error| self.named(error))
+    }
+
+    fn named(&self, error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("{}: {error}", self.directory.display()))
+    }
+
     /// Lists the directory, and says on stderr that it moves, if it does.
     fn survey(&self) -> io::Result<Survey> {
-        let with_name =
-            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.directory.display()));
-        let survey = Survey::of(&self.directory).map_err(with_name)?;
+        let survey = Survey::of(&self.directory).map_err(|error| self.named(error))?;
         if let Some(holder) = &survey.holder {
             eprintln!("spool: the directory is in use by {}: what you see is a moving picture", shown(holder));
         }

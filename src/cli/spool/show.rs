@@ -2,10 +2,10 @@
 
 use super::{Place, accepted, bar, lane_name, print_table, shown, time};
 use crate::base::{Bytes, Clock, Stamp};
-use crate::spool::Reason;
 use crate::spool::block::Header;
 use crate::spool::disk::State;
 use crate::spool::survey::{Contents, Reach, Survey, TheBook};
+use crate::spool::{Loss, Reason, Stretch};
 use crate::supervise::Exit;
 use crate::telemetry::gotime::duration;
 use serde_json::{Value, json};
@@ -98,6 +98,7 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
         .filter(|(lane, _, _, tip)| *tip > 0 && book.ledger.readers(*lane).next().is_none())
         .map(|(_, name, _, tip)| (name.to_owned(), tip))
         .collect();
+    let losses = book.ledger.losses(None);
     let mut out = io::stdout().lock();
     if place.json {
         let slot = survey
@@ -107,7 +108,7 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
         let all = json!({
             "directory": survey.directory, "spool": slot, "in_use_by": survey.holder, "bytes": survey.len(),
             "segments": survey.segments.len(), "set_aside": {"segments": survey.quarantine.len(), "bytes": aside},
-            "book": book.segment, "problems": book.problems, "books": books, "without_exporter": held,
+            "book": book.segment, "problems": book.problems, "books": books, "losses": losses.iter().map(loss_as_json).collect::<Vec<Value>>(), "without_exporter": held,
         });
         writeln!(out, "{all}")?;
         return Ok(Exit::Clean);
@@ -168,6 +169,14 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
         ],
         &rows,
     )?;
+    for loss in &losses {
+        let (lane, exporter, reason) = (shown(&loss.lane), shown(&loss.exporter), loss.reason.name());
+        let told = loss.told.min(loss.items);
+        writeln!(out, "{lane}: {} items lost for {exporter}, {reason}; its far end was told of {told}", loss.items)?;
+        for s in &loss.stretches {
+            writeln!(out, "    {} items of {} to {}", s.items, moment(s.from), moment(s.to))?;
+        }
+    }
     for (lane, items) in held {
         writeln!(out, "{}: {items} items that no exporter reads", shown(&lane))?;
     }
@@ -175,6 +184,19 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
         writeln!(out, "damaged: {problem}")?;
     }
     Ok(Exit::Clean)
+}
+
+fn moment(wall_ns: u64) -> String {
+    time(Stamp { wall_ns, mono_ms: 0 })
+}
+
+fn loss_as_json(loss: &Loss) -> Value {
+    let stretch = |s: &Stretch| json!({"from": moment(s.from), "to": moment(s.to), "items": s.items});
+    let stretches: Vec<Value> = loss.stretches.iter().map(stretch).collect();
+    json!({
+        "lane": loss.lane, "exporter": loss.exporter, "reason": loss.reason.name(), "items": loss.items,
+        "told": loss.told, "stretches": stretches,
+    })
 }
 
 fn books_as_json(book: &TheBook, oldest: &Oldest) -> Vec<Value> {

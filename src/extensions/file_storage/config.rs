@@ -26,6 +26,12 @@ pub struct FileStorageConfig {
     pub min_free: Bytes,
     /// `when_full`, ours: who gives way when the size is reached.
     pub when_full: WhenFull,
+    /// `dead_letter_max_mib`, ours: most MiB of what the far end refused, kept for a person; beyond it the oldest is
+    /// lost{rejected}. None (0 in the file): a tenth of the spool's size, at most 64 MiB.
+    pub dead_letter_max: Option<Bytes>,
+    /// `quarantine_max_mib`, ours: the same for blocks that nobody could handle, lost{corrupt} beyond it; and as much
+    /// again, beside `max_size_mib`, for segments that cannot be opened.
+    pub quarantine_max: Option<Bytes>,
     /// `commit_interval`, ours, 0: the least time between two syncs. Zero: the next sync starts when the last one
     /// ends. Flash that must live long wants seconds, and clients wait as long.
     pub commit_interval: Duration,
@@ -47,6 +53,8 @@ impl Default for FileStorageConfig {
             max_size: None,
             min_free: Bytes::mib(64),
             when_full: WhenFull::DropOldest,
+            dead_letter_max: None,
+            quarantine_max: None,
             commit_interval: Duration::ZERO,
         }
     }
@@ -108,6 +116,8 @@ impl FileStorageConfig {
             max_size: max_size(s),
             min_free: Bytes::mib(s.number("min_free_mib", default.min_free.0 / MIB, 0..=SIZE_MAX_MIB)),
             when_full: s.choice("when_full", default.when_full, &whens),
+            dead_letter_max: held_max(s, "dead_letter_max_mib"),
+            quarantine_max: held_max(s, "quarantine_max_mib"),
             commit_interval: s.duration("commit_interval", default.commit_interval),
         };
         s.unless(config.directory.is_absolute(), "directory", || {
@@ -124,6 +134,10 @@ impl FileStorageConfig {
         s.moot("recreate", "damaged parts are set aside and counted, and the rest goes on");
         config
     }
+}
+
+fn held_max(s: &Section<'_>, key: &'static str) -> Option<Bytes> {
+    Some(s.number(key, 0, 0..=SIZE_MAX_MIB)).filter(|mib| *mib > 0).map(Bytes::mib)
 }
 
 /// Octal, as in `chmod`, with or without quotes.
@@ -201,6 +215,15 @@ mod tests {
             let (config, said) = try_out(yaml, &[], FileStorageConfig::read);
             assert_eq!((config.max_size, said.as_str()), (expected, told), "{yaml}");
         }
+    }
+
+    #[test]
+    fn what_is_held_has_caps() {
+        let (config, told) = try_out("{dead_letter_max_mib: 7, quarantine_max_mib: 3}", &[], FileStorageConfig::read);
+        let mib = |n| Some(Bytes::mib(n));
+        assert_eq!((config.dead_letter_max, config.quarantine_max, &told[..]), (mib(7), mib(3), ""));
+        let (config, told) = try_out("{dead_letter_max_mib: 0}", &[], FileStorageConfig::read);
+        assert_eq!((config.dead_letter_max, config.quarantine_max, &told[..]), (None, None, ""));
     }
 
     #[test]

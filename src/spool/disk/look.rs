@@ -1,15 +1,18 @@
 //! Reading the row: which segment may hold a block, opening it with care, and what is in it.
 
-use super::{Disk, Entry, No, Spans, State, VALUE_MAX, extend, name};
+use super::{Disk, Entry, No, Span, Spans, State, VALUE_MAX, extend, name};
 use crate::spool::block::Header;
+use crate::spool::gaps::Dates;
 use crate::spool::ledger::{block_key, parse_block_key};
 use crate::spool::segment::{Segment, SegmentError};
 use crate::spool::shelf::{ShelfError, lock, try_lock};
 use crate::spool::{Lane, summary};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Sealed segments whose table stays open for the reader: the head, and one more while it moves on.
@@ -129,6 +132,25 @@ impl Disk {
         Ok(())
     }
 
+    /// When what a segment holds came from, by lane, as far as its first and last blocks can be read. It is about to go, so one that
+    /// cannot be opened is not set aside for it.
+    pub(super) fn dates_of(&self, no: No, spans: &Spans) -> BTreeMap<u32, Dates> {
+        let Some(door) = lock(&self.row).get(&no).map(|e| e.door.clone()) else { return BTreeMap::new() };
+        let open = lock(&door).clone();
+        let Some(segment) = open.or_else(|| guarded_open(&self.path(no)).ok().map(Arc::new)) else {
+            return BTreeMap::new();
+        };
+        let of_lane = |(lane, span): (&u32, &Span)| {
+            let (from, to) = (block_key(Lane(*lane), span.first), block_key(Lane(*lane), span.last));
+            let ends = [segment.first(&from, &to), segment.last(&from, &to)].map(|found| {
+                let (_, value) = found.ok()??;
+                Dates::of(&Header::read(&value).ok()?)
+            });
+            Some((*lane, Dates::hull(ends[0], ends[1])?))
+        };
+        spans.iter().filter_map(of_lane).collect()
+    }
+
     /// Sets a segment aside that is damaged.
     ///
     /// # Errors
@@ -139,6 +161,7 @@ impl Disk {
         }
         tracing::error!(segment = %name(no), %error, "spool segment cannot be opened and is set aside");
         lock(&self.row).remove(&no);
+        self.aside.store(true, Relaxed);
         let dir = self.settings.directory.join("quarantine");
         // Of a directory that goes in this moment nothing is made anew here.
         let made =

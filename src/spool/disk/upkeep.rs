@@ -309,10 +309,13 @@ impl Disk {
             self.learn(no)?;
             return Ok(true);
         };
-        let lost: u64 = spans
-            .iter()
-            .map(|(lane, s)| books.evict(Lane(*lane), s.last + 1, s.totals.1, Fate::Lost(Reason::Evicted)))
-            .sum();
+        let dates = self.dates_of(no, &spans);
+        let evict = |(lane, s): (&u32, &Span)| {
+            let lost = books.evict(Lane(*lane), s.last + 1, s.totals.1, Fate::Lost(Reason::Evicted));
+            books.date(Lane(*lane), Reason::Evicted, dates.get(lane).copied());
+            lost
+        };
+        let lost: u64 = spans.iter().map(evict).sum();
         if lost > 0 {
             tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.limits.get().max, "spool is full and its oldest segment gives way");
         }

@@ -1,11 +1,12 @@
 //! The ledger as the shelf sees it.
 
 use super::{Entered, Spool};
-use crate::spool::Lane;
 use crate::spool::block::Header;
 use crate::spool::cursor::Fate;
+use crate::spool::gaps::Dates;
 use crate::spool::ledger::{Ledger, Record};
 use crate::spool::shelf::{Bookkeeper, lock};
+use crate::spool::{Lane, Reason};
 use std::io;
 use std::ops::Range;
 
@@ -35,11 +36,7 @@ impl Bookkeeper for Books<'_> {
         // In one step: what moved is at no moment in both places or in none.
         let mut ledger = lock(&self.spool.ledger);
         ledger.committed(headers);
-        for e in self.entered {
-            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
-                cursor.confirm(&e.part);
-            }
-        }
+        self.entered.iter().for_each(|e| e.end(&mut ledger, true));
     }
     fn failed(&self, headers: &[Header]) {
         let mut ledger = lock(&self.spool.ledger);
@@ -61,6 +58,9 @@ impl Bookkeeper for Books<'_> {
             Some(slots) => slots.move_in(floor, found),
             None => Ok(()),
         }
+    }
+    fn date(&self, lane: Lane, reason: Reason, dates: Option<Dates>) {
+        lock(&self.spool.ledger).date_for_all(lane, reason, dates);
     }
     fn records(&self, all: bool) -> Vec<Record> {
         let mut ledger = lock(&self.spool.ledger);

@@ -2,16 +2,20 @@
 
 use super::{Books, Spool, subtract};
 use crate::otlp::{Cutter, count};
+use crate::spool::gaps::Dates;
 use crate::spool::ledger::{Beside, Ledger, Side};
 use crate::spool::shelf::lock;
-use crate::spool::{Cut, Lease, LeaseError, Outcome, Pos, Settlement, Store as _};
+use crate::spool::{Cut, ExporterNo, Lane, Lease, LeaseError, Outcome, Pos, Reason, Settlement, Store as _};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// Block by block: what cannot be sent stays where it is, alone.
 const ONE: Cut = Cut { enough_items: 1, max_items: 0, max_bytes: 0 };
 
 /// What is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum What {
     /// What the far end refused.
     DeadLetters,
@@ -22,7 +26,7 @@ pub(crate) enum What {
 }
 
 /// Whose.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Which {
     /// Every exporter's without.
     pub(crate) exporter: Option<String>,
@@ -31,7 +35,7 @@ pub(crate) struct Which {
 }
 
 /// What was done to one exporter's data of one pipeline.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mended {
     pub(crate) exporter: String,
     pub(crate) pipeline: String,
@@ -79,18 +83,30 @@ impl Spool {
 
     /// Dead letters or quarantined blocks wait again: each moves to its exporter's park lane, in one commit with the cursor that
     /// says so, and nobody else gets it. What is no request, or is one of which a part was settled before it was set aside, stays.
+    /// `progress` hears of each move how many items it was. Others may work on the spool meanwhile.
     ///
     /// # Errors
     /// The disk's, as text. What was moved until then is moved.
-    pub(crate) fn requeue(&self, what: What, which: &Which) -> Result<Vec<Mended>, String> {
-        self.lanes_of(what, which).into_iter().map(|lane| self.requeue_lane(lane)).collect()
+    pub(crate) fn requeue(&self, what: What, which: &Which, progress: &dyn Fn(u64)) -> Result<Vec<Mended>, String> {
+        let done = self.lanes_of(what, which).into_iter().map(|lane| self.requeue_lane(lane, progress)).collect();
+        self.asked.fetch_add(1, SeqCst);
+        self.news.send_modify(|n| *n += 1);
+        done
     }
 
-    fn requeue_lane(&self, from: Beside) -> Result<Mended, String> {
+    /// [`meant`] by the books of now.
+    pub(crate) fn meant(&self, what: What, which: &Which) -> Vec<Mended> {
+        meant(&lock(&self.ledger), what, which)
+    }
+
+    fn requeue_lane(&self, from: Beside, progress: &dyn Fn(u64)) -> Result<Mended, String> {
         let mut done = Mended { exporter: from.exporter, pipeline: from.pipeline, items: 0, left: 0 };
         let mut stays: Vec<Range<u64>> = Vec::new();
         let text = |error: LeaseError| error.to_string();
         let moved = loop {
+            if done.items + done.left >= from.items {
+                break Ok(()); // what comes back meanwhile, refused again, is not sent round in a circle
+            }
             let lease = match self.lease(from.owner, from.lane, ONE) {
                 Ok(Some(lease)) => lease,
                 Ok(None) => break Ok(()),
@@ -108,9 +124,17 @@ impl Spool {
                 break Err(text(error));
             }
             done.items += items;
+            progress(items);
         };
         stays.into_iter().for_each(|window| self.give_back(from.owner, from.lane, window));
         moved.map(|()| done)
+    }
+
+    /// Dates of the oldest block of the lane that the exporter is not done with, as far as it can be read.
+    fn oldest(&self, exporter: ExporterNo, lane: Lane) -> Option<Dates> {
+        let below = lock(&self.ledger).cursor_mut(exporter, lane)?.below;
+        let (header, _) = self.shelf.next(lane, below).ok()??;
+        Dates::of(&header)
     }
 
     /// Given up: lost, by the reason `dropped`. On stable storage when this returns.
@@ -120,11 +144,14 @@ impl Spool {
     pub(crate) fn discard(&self, what: What, which: &Which) -> Result<Vec<Mended>, String> {
         let lanes = self.lanes_of(what, which);
         let _gate = lock(&self.gate);
+        let first: Vec<Option<Dates>> = lanes.iter().map(|lane| self.oldest(lane.owner.exporter, lane.lane)).collect();
         let mut done = Vec::new();
         {
             let mut ledger = lock(&self.ledger);
-            for lane in lanes {
+            for (lane, first) in lanes.into_iter().zip(first) {
                 let items = ledger.discard(lane.owner.exporter, lane.lane);
+                let dates = Dates::hull(first, ledger.newest(lane.lane));
+                ledger.date(lane.owner.exporter, lane.lane, Reason::Dropped, dates);
                 tracing::warn!(
                     exporter = lane.exporter,
                     pipeline = lane.pipeline,

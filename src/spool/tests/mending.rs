@@ -89,11 +89,11 @@ fn held_data_is_sent_again_once_and_what_is_no_request_stays() {
         let news = *store.news().borrow();
         let mended = |items, left| vec![Mended { exporter: "otlphttp".into(), pipeline: "logs".into(), items, left }];
         let other = Which { exporter: Some("another".into()), pipeline: None };
-        assert_eq!(store.requeue(What::DeadLetters, &other), Ok(vec![]));
-        assert_eq!(store.requeue(What::DeadLetters, &Which::default()), Ok(mended(20, 2)));
-        assert_eq!(store.requeue(What::Quarantine, &Which::default()), Ok(mended(10, 0)));
+        assert_eq!(store.requeue(What::DeadLetters, &other, &|_| {}), Ok(vec![]));
+        assert_eq!(store.requeue(What::DeadLetters, &Which::default(), &|_| {}), Ok(mended(20, 2)));
+        assert_eq!(store.requeue(What::Quarantine, &Which::default(), &|_| {}), Ok(mended(10, 0)));
         assert_eq!(
-            store.requeue(What::DeadLetters, &Which::default()),
+            store.requeue(What::DeadLetters, &Which::default(), &|_| {}),
             Ok(mended(0, 2)),
             "it still stays, and it ends"
         );

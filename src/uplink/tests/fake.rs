@@ -3,7 +3,7 @@
 use crate::base::{Clock, Stamp};
 use crate::otlp::Signal;
 use crate::spool::{
-    Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, LeasedBlock, NewBlock, Outcome, Owner, Pos,
+    Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, LeasedBlock, Loss, NewBlock, Outcome, Owner, Pos,
     Settlement, Store, Waiting,
 };
 use crate::testing::far_end::{Answer, Manner};
@@ -259,7 +259,7 @@ impl Store for FakeStore {
             lane.windows.iter().filter(|window| !window.out).map(|window| u64::from(window.items)).sum::<u64>();
         let fresh: u64 = lane.blocks.range(lane.fresh..).map(|(_, (items, _, _))| u64::from(*items)).sum();
         let oldest = lane.blocks.range(lane.fresh..).next().map(|(_, (_, stamp, _))| *stamp);
-        Waiting { items: returned + fresh, oldest: if returned > 0 { None } else { oldest } }
+        Waiting { items: returned + fresh, oldest: if returned > 0 { None } else { oldest }, asked: 0 }
     }
 
     fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {
@@ -357,6 +357,16 @@ impl Store for FakeStore {
     fn books(&self) -> Vec<Book> {
         unreachable!("tests look at the outcomes")
     }
+
+    fn losses(&self) -> Vec<Loss> {
+        Vec::new()
+    }
+
+    fn to_tell(&self, _: Owner) -> Result<Vec<Loss>, LeaseError> {
+        Ok(Vec::new())
+    }
+
+    fn told(&self, _: Owner, _: &[Loss]) {}
 
     fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()

@@ -72,6 +72,7 @@ pub(super) fn settings(store: &dyn Store) -> UplinkSettings {
         encoding: Encoding::Gzip,
         level: LEVEL,
         budget: BUDGET,
+        gap_interval: Some(40 * MS),
         flush_at_stop: false,
     }
 }
