@@ -1,6 +1,7 @@
 //! `spool ls` and `spool stat`.
 
 use super::{Place, accepted, bar, lane_name, print_table, shown, time};
+use crate::app::control::{Answer, LiveBook, Order, ask};
 use crate::base::{Bytes, Clock, Stamp};
 use crate::spool::block::Header;
 use crate::spool::disk::State;
@@ -91,7 +92,13 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
     let oldest = oldest(&survey, &book, &progress);
     bar.finish_and_clear();
     let aside: u64 = survey.quarantine.iter().map(|found| found.bytes).sum();
-    let books: Vec<Value> = books_as_json(&book, &oldest);
+    let mut books: Vec<Value> = books_as_json(&book, &oldest);
+    // What it said last may not be on the disk yet.
+    let live = survey.holder.as_ref().and_then(|_| ask(&place.directory, Order::Books, |_| ()).ok());
+    let is_live = matches!(live, Some(Answer::Books { .. }));
+    if let Some(Answer::Books { books: live, .. }) = live {
+        as_of_now(&mut books, live);
+    }
     let held: Vec<(String, u64)> = book
         .ledger
         .lanes()
@@ -108,7 +115,7 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
         let all = json!({
             "directory": survey.directory, "spool": slot, "in_use_by": survey.holder, "bytes": survey.len(),
             "segments": survey.segments.len(), "set_aside": {"segments": survey.quarantine.len(), "bytes": aside},
-            "book": book.segment, "problems": book.problems, "books": books, "losses": losses.iter().map(loss_as_json).collect::<Vec<Value>>(), "without_exporter": held,
+            "book": book.segment, "live": is_live, "problems": book.problems, "books": books, "losses": losses.iter().map(loss_as_json).collect::<Vec<Value>>(), "without_exporter": held,
         });
         writeln!(out, "{all}")?;
         return Ok(Exit::Clean);
@@ -134,7 +141,8 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
         Bytes(aside),
         survey.quarantine.len()
     )?;
-    writeln!(out, "books as of {}\n", book.segment.as_deref().unwrap_or("nothing: no segment holds any"))?;
+    let as_of = if is_live { Some("now, by the agent") } else { book.segment.as_deref() };
+    writeln!(out, "books as of {}\n", as_of.unwrap_or("nothing: no segment holds any"))?;
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), shown);
     let row = |b: &Value| {
         let lost: Vec<String> = Reason::ALL
@@ -216,6 +224,26 @@ fn books_as_json(book: &TheBook, oldest: &Oldest) -> Vec<Value> {
         })
     };
     book.ledger.books_as_they_are().into_iter().map(one).collect()
+}
+
+/// The agent's own books take the place of those that the disk has.
+fn as_of_now(books: &mut Vec<Value>, live: Vec<LiveBook>) {
+    for b in live {
+        let lost: u64 = b.lost.values().sum();
+        let sum = b.delivered + b.waiting + b.dead_letters + b.quarantined + lost;
+        let known = books.iter_mut().find(|book| book["lane"] == b.lane && book["exporter"] == b.exporter);
+        let oldest_accepted = known.as_ref().filter(|_| b.waiting > 0).map(|book| book["oldest_accepted"].clone());
+        let now = json!({
+            "adds_up": sum == b.accepted, "lane": b.lane, "exporter": b.exporter, "accepted": b.accepted,
+            "delivered": b.delivered, "waiting": b.waiting, "dead_letters": b.dead_letters, "quarantined": b.quarantined,
+            "lost_items": lost, "lost": b.lost, "oldest_accepted": oldest_accepted,
+            "oldest_age_s": b.oldest_s.map(|s| s as u64),
+        });
+        match known {
+            Some(known) => *known = now,
+            None => books.push(now),
+        }
+    }
 }
 
 /// Looks through the segments from the oldest on, until something was found for everybody for whom something waits.
