@@ -119,6 +119,7 @@ fn sending(encoding: Encoding, items: u32) {
             items,
             raw_len: u32::try_from(raw.len()).expect("small"),
             accepted: clock.now(),
+            boot: None,
             data_ns: walked.data_ns,
             framed: frame(&raw),
         };

@@ -577,12 +577,8 @@ async fn a_running_agent_is_asked_to_do_it() {
     far_end.play(Script::new());
     agent.takes(3).await;
     agent.shows("waiting", 0).await;
-    assert!(
-        until(PATIENCE, || arrived() == agent.acknowledged() - 151).await,
-        "{} of {}",
-        arrived(),
-        agent.acknowledged()
-    );
+    // What an uplink had in hand when it was dropped may arrive all the same.
+    assert!(until(PATIENCE, || arrived() + 151 >= agent.acknowledged()).await, "{}", agent.log());
 }
 
 /// Goal: the socket is for the agent's own user and root, bounded, and answers nonsense with a sentence.

@@ -11,7 +11,7 @@ use crate::extensions::file_storage::config::{FileStorageConfig, WhenFull as Wan
 use crate::otlp::Signal;
 use crate::processors::batch::config::BatchConfig;
 use crate::processors::pipe::StoreNo;
-use crate::spool::disk::{DiskSettings, Limits, StartError, WhenFull};
+use crate::spool::disk::{DiskSettings, Limits, Shed, StartError, WhenFull};
 use crate::spool::store::{Caps, Spool};
 use crate::spool::{Cut, Lane, Store as _};
 use std::collections::BTreeMap;
@@ -167,7 +167,14 @@ impl Stores {
                 Some(_) => {}
                 None => {
                     let max = memory_budget(memory);
-                    let none = Limits { max, min_free: Bytes(0), when_full: WhenFull::Refuse, segment_max: max };
+                    let none = Limits {
+                        max,
+                        min_free: Bytes(0),
+                        when_full: WhenFull::Refuse,
+                        shed: Shed::default(),
+                        max_age: None,
+                        segment_max: max,
+                    };
                     stored.spool.limit(none);
                 }
             }
@@ -248,6 +255,8 @@ fn disk_settings(section: &FileStorageConfig, memory: Bytes) -> DiskSettings {
             Wanted::DropOldest => WhenFull::DropOldest,
             Wanted::Refuse => WhenFull::Refuse,
         },
+        shed: Shed::in_order(&section.shed),
+        max_age: section.max_age,
         segment_min: test_segment().unwrap_or(Bytes::mib(2)),
         segment_max: test_segment().unwrap_or(Bytes(segment_max)),
         seal: true,

@@ -21,15 +21,15 @@
 //! | `disk/start.rs` | taking over what an earlier life left |
 //! | `disk/look.rs` | reading the row: which segment, opening it, what is in it |
 //! | `disk/upkeep.rs` | housekeeping, one piece at a time |
-//! | `disk/reserve.rs` | room set aside for making room |
 //! | `disk/aside.rs` | how much of what was set aside is kept |
+//! | `disk/retention.rs` | what gives way: by size, by age, by signal |
 //! | `disk/repair.rs` | making a damaged directory whole by hand, while no agent has it |
 
 mod aside;
 mod home;
 mod look;
 mod repair;
-mod reserve;
+mod retention;
 mod start;
 mod upkeep;
 
@@ -37,7 +37,7 @@ use self::home::make_directory;
 pub(crate) use self::home::{identity, is_still};
 use self::look::{first_readable, guarded_open};
 pub(crate) use self::repair::{Repaired, repair};
-use self::reserve::Reserve;
+use self::retention::Retention;
 pub use self::start::StartError;
 pub(super) use self::start::arrange;
 pub(crate) use self::start::{Recovered, clear};
@@ -49,6 +49,7 @@ use super::phase::{Phase, during};
 use super::segment::{self, Segment, SegmentError};
 use super::shelf::{Bookkeeper, Shelf, ShelfError, Usage, lock};
 use crate::base::{Bytes, Clock, Stamp, Swap};
+use crate::otlp::Signal;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -83,6 +84,10 @@ pub struct DiskSettings {
     pub min_free: Bytes,
     /// What happens at the limit.
     pub when_full: WhenFull,
+    /// Whose data gives way first there.
+    pub shed: Shed,
+    /// What is older gives way; `None`: nothing does for its age.
+    pub max_age: Option<Duration>,
     /// Segments begin with this size,
     pub segment_min: Bytes,
     /// and grow to this one while intake is fast.
@@ -97,8 +102,8 @@ impl DiskSettings {
     /// What may change while it is open.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        let DiskSettings { max, min_free, when_full, segment_max, .. } = *self;
-        Limits { max, min_free, when_full, segment_max }
+        let DiskSettings { max, min_free, when_full, shed, max_age, segment_max, .. } = *self;
+        Limits { max, min_free, when_full, shed, max_age, segment_max }
     }
 }
 
@@ -111,6 +116,10 @@ pub struct Limits {
     pub min_free: Bytes,
     /// What happens at the limit.
     pub when_full: WhenFull,
+    /// Whose data gives way first there.
+    pub shed: Shed,
+    /// What is older gives way.
+    pub max_age: Option<Duration>,
     /// The largest size of a segment; counts for the next one.
     pub segment_max: Bytes,
 }
@@ -124,6 +133,31 @@ pub enum WhenFull {
     Refuse,
 }
 
+/// Signals in the order in which they give way at the limit; of the others, and without any, the oldest goes whatever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shed([Option<Signal>; 3]);
+
+impl Shed {
+    /// In this order; of a signal that stands there twice the first place counts.
+    #[must_use]
+    pub fn in_order(signals: &[Signal]) -> Shed {
+        let mut shed = Shed::default();
+        for signal in signals {
+            if !shed.0.contains(&Some(*signal))
+                && let Some(free) = shed.0.iter_mut().find(|place| place.is_none())
+            {
+                *free = Some(*signal);
+            }
+        }
+        shed
+    }
+
+    /// The first one first.
+    pub fn signals(&self) -> impl Iterator<Item = Signal> {
+        self.0.into_iter().flatten()
+    }
+}
+
 /// A segment's place in the row: its number and how often it was copied.
 pub(super) type No = (u64, u32);
 
@@ -134,6 +168,8 @@ pub(crate) struct Span {
     pub(crate) last: u64,
     /// The lane's total before the first and after the last block.
     pub(crate) totals: (u64, u64),
+    /// Of their values.
+    pub(crate) bytes: u64,
 }
 
 impl Span {
@@ -147,13 +183,15 @@ pub(crate) type Spans = BTreeMap<u32, Span>;
 
 /// Adds a block to what a segment holds.
 pub(crate) fn extend(spans: &mut Spans, h: &Header) {
-    let new = Span { first: h.index, last: h.index, totals: (h.accepted_before(), h.accepted_total) };
+    let bytes = h.value_len();
+    let new = Span { first: h.index, last: h.index, totals: (h.accepted_before(), h.accepted_total), bytes };
     spans
         .entry(h.lane.0)
         .and_modify(|s| {
             s.last = s.last.max(h.index);
             s.first = s.first.min(h.index);
             s.totals = (s.totals.0.min(new.totals.0), s.totals.1.max(new.totals.1));
+            s.bytes += new.bytes;
         })
         .or_insert(new);
 }
@@ -188,6 +226,8 @@ struct Entry {
     since: Stamp,
     /// When the disk first did not give what is in it.
     unread_since: Option<Stamp>,
+    /// More of it would have to be copied than shedding is worth, as was seen when it was tried.
+    unfit: bool,
 }
 
 impl Entry {
@@ -232,11 +272,15 @@ pub(crate) struct Disk {
     binned: AtomicBool,
     /// Something may lie in `quarantine/` that was not counted yet.
     aside: AtomicBool,
+    /// What an empty segment takes, as the last one did.
+    empty: AtomicU64,
+    /// Bytes set by for a copy on a full disk; in use like the others.
+    reserve: AtomicU64,
+    retention: Retention,
     /// Held while we live; the kernel releases it with us.
     lock: Mutex<File>,
-    reserve: Reserve,
     /// Segments nobody needs that could not be moved into the bin yet.
-    unbinned: Mutex<Vec<No>>,
+    unbinned: Mutex<Vec<(No, Door)>>,
     /// A block found no space, whatever the limits say, and nothing gave way for it yet.
     choked: AtomicBool,
 }
@@ -253,8 +297,8 @@ impl Disk {
         let held = take_lock(&dir)?;
         let mut row = list(&dir).map_err(bad)?;
         let recovered = read_book(&dir, &mut row);
-        let reserve = Reserve::of(&dir, !row.is_empty());
-        let used: u64 = row.values().map(|e| e.bytes).sum();
+        let reserve = fs::metadata(dir.join("reserve")).map_or(0, |m| m.blocks() * 512);
+        let used: u64 = reserve + row.values().map(|e| e.bytes).sum::<u64>();
         let disk = Disk {
             target: AtomicU64::new(settings.segment_min.0),
             limits: Swap::new(settings.limits()),
@@ -269,10 +313,12 @@ impl Disk {
             measured: Mutex::default(),
             binned: AtomicBool::new(true),
             lock: Mutex::new(held),
-            reserve,
             unbinned: Mutex::default(),
             choked: AtomicBool::new(false),
             aside: AtomicBool::new(true),
+            empty: AtomicU64::new(0),
+            reserve: AtomicU64::new(reserve),
+            retention: Retention::default(),
         };
         Ok((disk, recovered))
     }
@@ -303,6 +349,7 @@ impl Disk {
             door: Arc::new(Mutex::new(Some(segment.clone()))),
             since: self.clock.now(),
             unread_since: None,
+            unfit: false,
         };
         row.insert(no, entry);
         *active = Active {
@@ -346,7 +393,7 @@ impl Disk {
                 Some(Err(error)) => {
                     tracing::warn!(segment = %name(no), %error, "spool spare segment cannot be used");
                     lock(&self.row).remove(&no);
-                    self.bin(no);
+                    self.bin(no, Door::default());
                 }
                 None => {}
             }
@@ -364,7 +411,15 @@ impl Disk {
             let (spans, since) = (Some(Spans::new()), self.clock.now());
             row.insert(
                 no,
-                Entry { state: State::Making, spans, bytes: 0, door: door.clone(), since, unread_since: None },
+                Entry {
+                    state: State::Making,
+                    spans,
+                    bytes: 0,
+                    door: door.clone(),
+                    since,
+                    unread_since: None,
+                    unfit: false,
+                },
             );
             no
         };
@@ -373,6 +428,7 @@ impl Disk {
                 *open = Some(segment.clone());
                 let bytes = allocated(&self.path(no));
                 self.used.fetch_add(bytes, Relaxed);
+                self.empty.store(bytes, Relaxed);
                 if let Some(entry) = lock(&self.row).get_mut(&no) {
                     entry.state = becomes;
                     entry.bytes = bytes;
@@ -381,7 +437,7 @@ impl Disk {
             }
             Err(error) => {
                 lock(&self.row).remove(&no);
-                self.bin(no);
+                self.bin(no, Door::default());
                 Err(error)
             }
         }
@@ -397,11 +453,12 @@ impl Disk {
         }
     }
 
-    /// Renames a segment out of the row; upkeep removes it. Works with no byte free.
-    fn bin(&self, no: No) {
+    /// Renames a segment out of the row; upkeep removes it. Works with no byte free. It is closed after that: fjall writes what a
+    /// failed write left in its buffer when it closes a journal.
+    fn bin(&self, no: No, door: Door) {
         if let Err(error) = self.try_bin(no) {
             tracing::warn!(segment = %name(no), %error, "spool segment cannot be moved away and is tried again");
-            lock(&self.unbinned).push(no);
+            lock(&self.unbinned).push((no, door));
         }
         self.binned.store(true, Relaxed);
     }
@@ -421,29 +478,19 @@ impl Disk {
     }
 }
 
-impl Disk {
-    /// [`Shelf::append`]. `reserved`: it may use the room set aside for making room, when there is no other.
-    fn put(
-        &self,
-        blocks: Vec<(Header, Vec<u8>)>,
-        books: &dyn Bookkeeper,
-        sync: bool,
-        reserved: bool,
-    ) -> Result<(), ShelfError> {
+impl Shelf for Disk {
+    fn append(&self, blocks: Vec<(Header, Vec<u8>)>, books: &dyn Bookkeeper, sync: bool) -> Result<(), ShelfError> {
         let _phase = during(if blocks.is_empty() { Phase::Cursor } else { Phase::Commit });
-        if !blocks.is_empty() {
-            self.is_let_in().inspect_err(|_| self.choked.store(true, Relaxed))?;
-        }
         let mut active = lock(&self.active);
         let full = active.open.as_ref().is_none_or(|(_, s)| s.appended() >= active.full_at);
+        if !blocks.is_empty() && !self.has_room(&blocks, full) {
+            self.choked.store(true, Relaxed);
+            return Err(self.full());
+        }
         let mut all = false;
         if full {
             self.come_home(&mut active, books)?;
-            let rolled = match self.roll(&mut active) {
-                Err(error) if error.is_full() && reserved && self.reserve.release() => self.roll(&mut active),
-                rolled => rolled,
-            };
-            match rolled {
+            match self.roll(&mut active) {
                 Ok(()) => all = true,
                 // Better a segment that is too large than data that is not kept; but its memtable lies in memory.
                 Err(error)
@@ -459,6 +506,7 @@ impl Disk {
                 }
                 Err(error) if error.is_full() => {
                     self.choked.fetch_or(!blocks.is_empty(), Relaxed);
+                    self.retention.refused.store(true, Relaxed);
                     return Err(self.full());
                 }
                 Err(error) => return Err(ShelfError::Unavailable(error.to_string())),
@@ -508,13 +556,6 @@ impl Disk {
         }
         Ok(())
     }
-}
-
-impl Shelf for Disk {
-    fn append(&self, blocks: Vec<(Header, Vec<u8>)>, books: &dyn Bookkeeper, sync: bool) -> Result<(), ShelfError> {
-        let reserved = sync && blocks.is_empty(); // what is written before something goes
-        self.put(blocks, books, sync, reserved)
-    }
 
     fn next(&self, lane: Lane, from: u64) -> Result<Option<(Header, bytes::Bytes)>, ShelfError> {
         let mut from = from;
@@ -543,8 +584,11 @@ impl Shelf for Disk {
     }
 
     fn is_taking(&self, books: &dyn Bookkeeper) -> Result<(), ShelfError> {
-        self.is_let_in()?;
-        self.put(Vec::new(), books, true, false)
+        let rolls = lock(&self.active).open.is_none();
+        if !self.has_room(&[], rolls) {
+            return Err(self.full());
+        }
+        self.append(Vec::new(), books, true)
     }
 
     fn trim_quarantine(&self, most: Bytes) -> Result<bool, ShelfError> {
@@ -569,19 +613,18 @@ impl Shelf for Disk {
 }
 
 impl Disk {
-    /// By `when_full: refuse` nothing more is taken at the limit, and by neither while room for deleting is owed.
-    fn is_let_in(&self) -> Result<(), ShelfError> {
-        let refuses = self.limits.get().when_full == WhenFull::Refuse && self.is_over();
-        if refuses || !self.reserve.is_repaid() { Err(self.full()) } else { Ok(()) }
-    }
-
     fn full(&self) -> ShelfError {
         ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max }
     }
 
     fn lost_active(&self, active: &mut Active, error: &SegmentError) -> ShelfError {
         self.abandon(active, error);
-        if error.is_full() { self.full() } else { ShelfError::Unavailable(error.to_string()) }
+        if error.is_full() {
+            self.retention.refused.store(true, Relaxed);
+            self.full()
+        } else {
+            ShelfError::Unavailable(error.to_string())
+        }
     }
 }
 

@@ -4,14 +4,16 @@
 //! from the newest segment (`docs/spool-format.md` §1). Nothing here grows with the backlog (promise P5).
 
 use super::block::Header;
+use super::chronicle::Chronicle;
 use super::codec::{Damage, Eye, Pen};
 use super::cursor::{Cursor, Fate, Window};
 use super::gaps::{Dates, Gaps};
 use super::{Book, Cut, ExporterNo, Lane, LeaseError, NewBlock, Owner, Waiting};
-use crate::base::{BootId, Stamp};
+use crate::base::{BootId, Reading, Stamp};
 use crate::otlp::Signal;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
+use std::time::Duration;
 
 /// How many of a lane's newest blocks have their accept time in memory, for the `batch` timeout. Older ones are late
 /// anyway. 1,024 blocks of 24 bytes.
@@ -24,6 +26,7 @@ const LANE_RECORD: u8 = 1;
 const EXPORTER_RECORD: u8 = 2;
 const CURSOR_RECORD: u8 = 3;
 const GAPS_RECORD: u8 = 4;
+const BOOT_RECORD: u8 = 5;
 
 /// A key and its value, as they go to the disk.
 pub(crate) type Record = (Vec<u8>, Vec<u8>);
@@ -78,6 +81,7 @@ struct Recent {
     index: u64,
     before: u64,
     accepted: Stamp,
+    boot: BootId,
 }
 
 #[derive(Debug, Clone)]
@@ -103,6 +107,8 @@ pub(crate) struct Ledger {
     epoch_base: u64,
     /// Lane numbers below are taken, by whom is not known any more.
     lane_floor: u32,
+    /// Which boots there were, so that ages go over them.
+    chronicle: Chronicle,
 }
 
 /// What to read next for an exporter.
@@ -138,6 +144,7 @@ impl Ledger {
             reached: BTreeMap::new(),
             epoch_base: u64::from(epoch) << 32,
             lane_floor: 0,
+            chronicle: Chronicle::default(),
         }
     }
 
@@ -332,7 +339,8 @@ impl Ledger {
                 (lane.next_index, lane.tip)
             });
             *tip += u64::from(block.items);
-            let numbered = block.number(*index, *tip, boot);
+            let unset = self.chronicle.is_unset(block.accepted, block.boot.unwrap_or(boot));
+            let numbered = block.number(*index, *tip, boot, unset);
             *index += 1;
             numbered
         };
@@ -350,7 +358,12 @@ impl Ledger {
             if lane.recent.len() == RECENT_MAX {
                 lane.recent.pop_front();
             }
-            lane.recent.push_back(Recent { index: h.index, before: h.accepted_before(), accepted: h.accepted });
+            lane.recent.push_back(Recent {
+                index: h.index,
+                before: h.accepted_before(),
+                accepted: h.accepted,
+                boot: h.boot,
+            });
         }
     }
 
@@ -386,6 +399,8 @@ impl Ledger {
             records.push((control_key(CURSOR_RECORD, &[*exporter, *lane]), cursor.write()));
         }
         records.extend(self.gaps_records(all));
+        let boots = self.chronicle.take_records(all).into_iter();
+        records.extend(boots.map(|(epoch, record)| (control_key(BOOT_RECORD, &[epoch]), record)));
         records
     }
 
@@ -395,6 +410,38 @@ impl Ledger {
             || self.exporters.values().any(|e| e.dirty)
             || self.cursors.values().any(|c| c.dirty)
             || self.gaps.values().any(|g| g.dirty)
+            || self.chronicle.is_dirty()
+    }
+
+    /// This is what the clocks say now.
+    pub(crate) fn observe(&mut self, now: &Reading) {
+        let epoch = u32::try_from(self.epoch_base >> 32).expect("made of 32 bits");
+        self.chronicle.observe(now, epoch);
+    }
+
+    /// How long ago this came in, at least.
+    pub(crate) fn age(&self, came: Came, now: &Reading) -> Duration {
+        self.chronicle.age(came.accepted, came.boot, came.index, now)
+    }
+
+    /// Lanes of which somebody still needs something: from where on, to where nothing can be found that the books know.
+    pub(crate) fn open_lanes(&self) -> Vec<OpenLane> {
+        let mut open = BTreeMap::<u32, OpenLane>::new();
+        for ((_, lane), cursor) in &self.cursors {
+            let Some(state) = self.lanes.get(lane).filter(|state| state.waiting(cursor) > 0) else { continue };
+            let entry = open.entry(*lane).or_insert(OpenLane {
+                lane: Lane(*lane),
+                from: (cursor.below, cursor.below_total),
+                end: state.next_index,
+            });
+            entry.from = entry.from.min((cursor.below, cursor.below_total));
+        }
+        open.into_values().collect()
+    }
+
+    /// Which boots there were.
+    pub(crate) fn chronicle(&self) -> &Chronicle {
+        &self.chronicle
     }
 
     /// Reads one control record back, at start. Later records of the same key replace earlier ones.
@@ -427,6 +474,7 @@ impl Ledger {
                 let at = (number()?, number()?);
                 self.gaps.insert(at, Gaps::read(record)?);
             }
+            BOOT_RECORD => self.chronicle.restore(number()?, record)?,
             other => return Err(Damage::Unknown { what: "control record", found: other.into() }),
         }
         Ok(())
@@ -630,7 +678,10 @@ impl Ledger {
         let fresh = state.fresh(cursor);
         let oldest = match state.recent.partition_point(|r| r.index < index) {
             _ if returned > 0 => None,
-            at => state.recent.get(at).filter(|r| at > 0 || r.before <= total).map(|r| r.accepted),
+            at => {
+                let known = state.recent.get(at).filter(|r| at > 0 || r.before <= total);
+                known.filter(|r| self.chronicle.is_present(r.boot)).map(|r| r.accepted)
+            }
         };
         Waiting { items: returned + fresh, oldest, asked: 0 }
     }
@@ -662,7 +713,8 @@ impl Ledger {
                 return None;
             }
             let from = cursor.frontier().0;
-            let recent = state.recent.get(state.recent.partition_point(|r| r.index < from)).map(|r| r.accepted);
+            let recent = state.recent.get(state.recent.partition_point(|r| r.index < from));
+            let recent = recent.map(|r| Came { accepted: r.accepted, boot: r.boot, index: r.index });
             Some(Waits { pipeline, exporter: &owner.name, at: (ExporterNo(*exporter), Lane(*lane)), recent })
         };
         self.cursors.iter().filter_map(waits).collect()
@@ -783,13 +835,37 @@ pub(super) fn subtract(part: Range<u64>, ranges: &[Range<u64>]) -> Vec<Range<u64
     open
 }
 
+/// See [`Ledger::open_lanes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpenLane {
+    pub(crate) lane: Lane,
+    /// Nothing below this index and total is needed.
+    pub(crate) from: (u64, u64),
+    /// A block of this index or above was not entered yet.
+    pub(crate) end: u64,
+}
+
 /// See [`Ledger::waits`].
 #[derive(Debug)]
 pub(crate) struct Waits<'a> {
     pub(crate) pipeline: &'a str,
     pub(crate) exporter: &'a str,
     pub(crate) at: (ExporterNo, Lane),
-    pub(crate) recent: Option<Stamp>,
+    pub(crate) recent: Option<Came>,
+}
+
+/// When a block came in, as far as its age is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Came {
+    pub(crate) accepted: Stamp,
+    pub(crate) boot: BootId,
+    pub(crate) index: u64,
+}
+
+impl From<&Header> for Came {
+    fn from(h: &Header) -> Came {
+        Came { accepted: h.accepted, boot: h.boot, index: h.index }
+    }
 }
 
 /// What an exporter has in a lane.

@@ -15,6 +15,7 @@
 //! * accepted = delivered + waiting + held + lost, per lane and exporter, at every moment (promise P2).
 
 pub mod block;
+pub(crate) mod chronicle;
 pub(crate) mod codec;
 pub(crate) mod cursor;
 pub mod disk;
@@ -37,7 +38,7 @@ pub use gaps::{Loss, Stretch};
 
 pub mod crew;
 
-use crate::base::{Bytes, Stamp};
+use crate::base::{BootId, Bytes, Stamp};
 use crate::otlp::Signal;
 use std::fmt;
 use std::ops::Range;
@@ -78,8 +79,10 @@ pub struct NewBlock {
     pub items: u32,
     /// Length of the serialized request before compression, bytes.
     pub raw_len: u32,
-    /// When its first request was accepted.
+    /// When its first request was accepted,
     pub accepted: Stamp,
+    /// and in which boot; `None`: in this one.
+    pub boot: Option<BootId>,
     /// Earliest and latest time the data itself names, ns since 1970; 0 when it names none.
     pub data_ns: (u64, u64),
     /// [`block::HEADER_LEN`](crate::spool::block) bytes of room for the header, then the lz4 payload.

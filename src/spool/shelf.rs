@@ -5,14 +5,16 @@ use super::block::Header;
 use super::cursor::Fate;
 use super::disk::Limits;
 use super::gaps::Dates;
-use super::ledger::Record;
+use super::ledger::{OpenLane, Record};
 use super::{Lane, Reason};
 use crate::base::Bytes;
+use crate::otlp::Signal;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 /// What went wrong with the medium.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,12 @@ pub(crate) trait Bookkeeper {
     fn moved(&self, found: bool) -> io::Result<()>;
     /// What was evicted of the lane by this reason, and was not dated yet, came from then.
     fn date(&self, lane: Lane, reason: Reason, dates: Option<Dates>);
+    /// What the lane carries; `None` when the books do not know it.
+    fn signal(&self, lane: Lane) -> Option<Signal>;
+    /// Lanes of which somebody still needs something.
+    fn open_lanes(&self) -> Vec<OpenLane>;
+    /// How long ago the block came in, at least.
+    fn age(&self, header: &Header) -> Duration;
     /// The control records that changed, or all.
     fn records(&self, all: bool) -> Vec<Record>;
 }

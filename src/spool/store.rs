@@ -35,14 +35,14 @@ use super::block::{self, frame};
 use super::cursor::Fate;
 use super::disk::{Disk, DiskSettings, Limits, StartError, clear};
 use super::gaps::{Dates, Loss};
-use super::ledger::{Ledger, Side, subtract};
+use super::ledger::{Came, Ledger, Side, subtract};
 use super::shelf::{Memory, Shelf, ShelfError, Usage, lock, try_lock};
 use super::slots::Slots;
 use super::{
     Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, NewBlock, Outcome, Owner, Pos, Reason, Settlement,
     Store, Waiting,
 };
-use crate::base::{BootId, Bytes, Clock, Dice, Stamp};
+use crate::base::{Bytes, Clock, Dice};
 use crate::otlp::Signal;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -111,9 +111,9 @@ impl Entered {
 struct Out {
     /// Index of each block and the lane's total before it, in order.
     places: Vec<(u64, u64)>,
-    /// When its first block was accepted, and in which boot.
-    accepted: (Stamp, BootId),
-    /// Of each block.
+    /// When its first block came in.
+    came: Came,
+    /// When the items of each block came from.
     dates: Vec<Option<Dates>>,
 }
 
@@ -159,6 +159,7 @@ impl Spool {
             ledger.restore_tip(header);
         }
         ledger.heal();
+        ledger.observe(&clock.reading());
         let marks = slots.marks().into_iter().map(|m| m.ended_badly(DEATH_EVIDENCE)).collect();
         let uuid = slots.now().uuid;
         let suspects = Suspects { slots: Some(slots), marks };
@@ -281,7 +282,9 @@ impl Spool {
     pub fn upkeep(&self) -> Result<bool, String> {
         // One that fell while it held this left nothing broken in it.
         let Some(_keeping) = try_lock(&self.keeping) else { return Ok(false) };
-        let (kept, capped) = (self.shelf.upkeep(&Books::of(self)), self.keep_to_caps());
+        // One that fails keeps none of the others from being done.
+        let (noted, kept, capped) = (self.note_time(), self.shelf.upkeep(&Books::of(self)), self.keep_to_caps());
+        noted.map_err(|e| e.to_string())?;
         Ok(kept.map_err(|e| e.to_string())? | capped.map_err(|e| e.to_string())?)
     }
 
@@ -298,6 +301,17 @@ impl Spool {
             let taking = self.shelf.is_taking(&Books::of(self)).map_err(|e| e.to_string());
             *lock(&self.trouble) = taking.err();
         }
+    }
+
+    /// Notes what the clocks say, on the disk too when no commit has done it for long and something waits: the time that the
+    /// machine was on counts after a reboot.
+    fn note_time(&self) -> Result<(), ShelfError> {
+        let overdue = {
+            let mut ledger = lock(&self.ledger);
+            ledger.observe(&self.clock.reading());
+            ledger.chronicle().is_overdue() && ledger.waiting_items() > 0
+        };
+        if overdue { self.shelf.append(Vec::new(), &Books::of(self), false) } else { Ok(()) }
     }
 
     /// The lane where this exporter sets things aside.
@@ -336,6 +350,7 @@ impl Spool {
         let put = self.shelf.append(numbered.blocks, &Books { spool: self, entered }, true);
         if put.is_err() {
             self.release(entered);
+            self.work.send_modify(|n| *n += 1); // if it was for space: there may be some to make
         }
         put?;
         self.news.send_modify(|n| *n += 1);
@@ -542,15 +557,15 @@ impl Spool {
     /// Reserves one settlement's part; what it moves elsewhere is added to `blocks`.
     fn enter(&self, s: Settlement, blocks: &mut Vec<NewBlock>) -> Result<Entered, LeaseError> {
         let not_leased = LeaseError::NotLeased(s.lane, s.range.start, s.range.end);
-        let (part, dates) = {
+        let (part, came, dates) = {
             let out = lock(&self.out);
             let place = |at: Pos| {
                 out.iter()
                     .filter(|((e, l, _), _)| *e == s.owner.exporter && *l == s.lane)
-                    .find_map(|(_, out)| Some((total_of(&out.places, at)?, out.dates(&s.range))))
+                    .find_map(|(_, out)| Some((total_of(&out.places, at)?, out.came, out.dates(&s.range))))
             };
             match place(s.range.start) {
-                Some((start, dates)) => (start..start + u64::from(s.items), dates),
+                Some((start, came, dates)) => (start..start + u64::from(s.items), came, dates),
                 None => return Err(not_leased),
             }
         };
@@ -584,7 +599,9 @@ impl Spool {
                 block_id: lock(&self.dice).id128(),
                 items: s.items,
                 raw_len: u32::try_from(raw.len()).unwrap_or(u32::MAX),
-                accepted: self.clock.now(),
+                // What moves elsewhere is as old as it was.
+                accepted: came.accepted,
+                boot: Some(came.boot),
                 data_ns: dates.map_or((0, 0), |dates| (dates.from, dates.to)),
                 framed: frame(&raw),
             });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tfo_otel_agent::base::{Bytes, Clock, Dice};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::spool::block::frame;
-use tfo_otel_agent::spool::disk::{DiskSettings, StartError, WhenFull};
+use tfo_otel_agent::spool::disk::{DiskSettings, Shed, StartError, WhenFull};
 use tfo_otel_agent::spool::store::Spool;
 use tfo_otel_agent::spool::{self, Lane, NewBlock, Outcome, Owner, Pos, Reason, Settlement, Store as _};
 use tfo_otel_agent::testing::numbered::numbers;
@@ -28,6 +28,8 @@ pub(crate) fn open(queue: &Path) -> Result<Spool, String> {
         max: Bytes::mib(256),
         min_free: Bytes(0),
         when_full: WhenFull::Refuse,
+        shed: Shed::default(),
+        max_age: None,
         segment_min: Bytes(192 << 10),
         segment_max: Bytes(192 << 10),
         seal: true,
@@ -156,6 +158,7 @@ fn judged(queue: &Path, story: &Story, cut: Cut, evicts: Evicts) -> Result<(), S
             items: 7,
             raw_len: u32::try_from(raw.len()).expect("small"),
             accepted: Clock::system().now(),
+            boot: None,
             data_ns: (0, 0),
             framed: frame(&raw),
         };

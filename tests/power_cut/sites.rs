@@ -50,7 +50,7 @@ fn every_line_that_syncs_is_on_a_list() {
         "segment.rs",
         "disk.rs",
         "disk/home.rs",
-        "disk/reserve.rs",
+        "disk/retention.rs",
         "disk/start.rs",
         "disk/look.rs",
         "disk/upkeep.rs",

@@ -28,6 +28,7 @@ pub(super) fn ls(place: &Place) -> io::Result<Exit> {
     let bar = bar(survey.len() * 2, place.json);
     let progress = |bytes| bar.inc(bytes);
     let book = survey.book(&progress);
+    let now = Clock::system().reading();
     let mut rows = Vec::new();
     let mut all = Vec::new();
     for found in survey.segments.iter().chain(&survey.quarantine) {
@@ -37,11 +38,12 @@ pub(super) fn ls(place: &Place) -> io::Result<Exit> {
             Ok(contents) => (contents, None),
             Err(error) => (&nothing, Some(error.to_string())),
         };
+        let age = |h: &Header| book.ledger.age(h.into(), &now);
         let headers: Vec<&Header> = contents.blocks.values().map(|spot| &spot.header).collect();
         let items: u64 = headers.iter().map(|h| u64::from(h.items)).sum();
         let lanes: BTreeSet<String> = headers.iter().map(|h| lane_name(&book, h.lane)).collect();
-        let first = headers.iter().min_by_key(|h| h.accepted.wall_ns).map(|h| accepted(h));
-        let last = headers.iter().max_by_key(|h| h.accepted.wall_ns).map(|h| accepted(h));
+        let first = headers.iter().max_by_key(|h| age(h)).map(|h| accepted(&book, h));
+        let last = headers.iter().min_by_key(|h| age(h)).map(|h| accepted(&book, h));
         let lanes: Vec<String> = lanes.iter().map(|name| shown(name)).collect();
         let damage = contents.damage.len() + usize::from(error.is_some());
         rows.push(vec![
@@ -208,14 +210,11 @@ fn loss_as_json(loss: &Loss) -> Value {
 }
 
 fn books_as_json(book: &TheBook, oldest: &Oldest) -> Vec<Value> {
-    let (now, boot) = (Clock::system().now(), Clock::system().boot_id());
+    let now = Clock::system().reading();
     let one = |b: crate::spool::Book| {
         let lost: BTreeMap<&str, u64> = Reason::ALL.iter().map(|r| (r.name(), b.lost[*r as usize])).collect();
         let first = oldest.get(&(b.lane.clone(), b.exporter.clone()));
-        let age = first.map(|h| match h.boot == boot {
-            true => now.since(h.accepted).as_secs(),
-            false => Duration::from_nanos(now.wall_ns.saturating_sub(h.accepted.wall_ns)).as_secs(),
-        });
+        let age = first.map(|h| book.ledger.age(h.into(), &now).as_secs());
         json!({
             "adds_up": b.sum() == b.accepted, "lane": b.lane, "exporter": b.exporter, "accepted": b.accepted,
             "delivered": b.delivered, "waiting": b.waiting, "dead_letters": b.dead_letters, "quarantined": b.quarantined,
@@ -249,6 +248,8 @@ fn as_of_now(books: &mut Vec<Value>, live: Vec<LiveBook>) {
 /// Looks through the segments from the oldest on, until something was found for everybody for whom something waits.
 fn oldest(survey: &Survey, book: &TheBook, progress: &dyn Fn(u64)) -> Oldest {
     let mut oldest = Oldest::new();
+    let now = Clock::system().reading();
+    let age = |h: &Header| book.ledger.age(h.into(), &now);
     let waits = book.ledger.books_as_they_are().iter().filter(|b| b.waiting > 0).count();
     for found in survey.filled() {
         let Ok(contents) = survey.contents(found, progress) else { continue };
@@ -261,7 +262,7 @@ fn oldest(survey: &Survey, book: &TheBook, progress: &dyn Fn(u64)) -> Oldest {
                     continue;
                 }
                 let known = oldest.entry((pipeline.to_owned(), name.to_owned())).or_insert(*header);
-                if older(header.accepted, known.accepted) {
+                if age(header) > age(known) {
                     *known = *header;
                 }
             }
@@ -271,8 +272,4 @@ fn oldest(survey: &Survey, book: &TheBook, progress: &dyn Fn(u64)) -> Oldest {
         }
     }
     oldest
-}
-
-fn older(a: Stamp, b: Stamp) -> bool {
-    a.wall_ns < b.wall_ns
 }

@@ -92,7 +92,7 @@ impl Disk {
         row.extend(back);
         drop(row);
         *lock(&self.lock) = held;
-        self.reserve.look_again();
+        self.look_at_reserve();
         self.binned.store(true, Relaxed);
         Ok(())
     }

@@ -215,7 +215,7 @@ pub(super) fn first_readable(
     Ok(None)
 }
 
-/// What an open segment holds.
+/// What an open segment holds; how many bytes of each lane is an estimate.
 pub(super) fn spans_of(segment: &Segment) -> Result<Spans, SegmentError> {
     let mut spans = Spans::new();
     let mut at = 0_u32;
@@ -223,10 +223,12 @@ pub(super) fn spans_of(segment: &Segment) -> Result<Spans, SegmentError> {
     while let Some((key, _)) = segment.first(&block_key(Lane(at), 0), &end)? {
         let Some((lane, _)) = parse_block_key(&key) else { break };
         let (from, to) = (block_key(lane, 0), block_key(lane, u64::MAX));
-        for (_, value) in [segment.first(&from, &to)?, segment.last(&from, &to)?].into_iter().flatten() {
-            if let Ok(header) = Header::read(&value) {
-                extend(&mut spans, &header);
-            }
+        let ends = [segment.first(&from, &to)?, segment.last(&from, &to)?].into_iter().flatten();
+        let ends: Vec<Header> = ends.filter_map(|(_, value)| Header::read(&value).ok()).collect();
+        ends.iter().for_each(|header| extend(&mut spans, header));
+        if let Some(span) = spans.get_mut(&lane.0) {
+            // Of those between nobody knows without reading them.
+            span.bytes = span.bytes / ends.len() as u64 * (span.last + 1 - span.first);
         }
         let Some(next) = lane.0.checked_add(1) else { break };
         at = next;

@@ -171,7 +171,18 @@ pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
     let entry = |(no, state)| {
         let spans = (state == State::Spare).then(Spans::new);
         let bytes = allocated(&dir.join(name(no)));
-        (no, Entry { state, spans, bytes, door: Arc::default(), since: Stamp::default(), unread_since: None })
+        (
+            no,
+            Entry {
+                state,
+                spans,
+                bytes,
+                door: Arc::default(),
+                since: Stamp::default(),
+                unread_since: None,
+                unfit: false,
+            },
+        )
     };
     Ok(arranged.row.into_iter().map(entry).collect())
 }

@@ -1,14 +1,16 @@
 //! The ledger as the shelf sees it.
 
 use super::{Entered, Spool};
+use crate::otlp::Signal;
 use crate::spool::block::Header;
 use crate::spool::cursor::Fate;
 use crate::spool::gaps::Dates;
-use crate::spool::ledger::{Ledger, Record};
+use crate::spool::ledger::{Ledger, OpenLane, Record};
 use crate::spool::shelf::{Bookkeeper, lock};
 use crate::spool::{Lane, Reason};
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 /// The ledger as the shelf sees it: each question takes its lock for a moment.
 pub(super) struct Books<'a> {
@@ -61,6 +63,15 @@ impl Bookkeeper for Books<'_> {
     }
     fn date(&self, lane: Lane, reason: Reason, dates: Option<Dates>) {
         lock(&self.spool.ledger).date_for_all(lane, reason, dates);
+    }
+    fn signal(&self, lane: Lane) -> Option<Signal> {
+        lock(&self.spool.ledger).lane_signal(lane)
+    }
+    fn open_lanes(&self) -> Vec<OpenLane> {
+        lock(&self.spool.ledger).open_lanes()
+    }
+    fn age(&self, header: &Header) -> Duration {
+        lock(&self.spool.ledger).age(header.into(), &self.spool.clock.reading())
     }
     fn records(&self, all: bool) -> Vec<Record> {
         let mut ledger = lock(&self.spool.ledger);

@@ -7,7 +7,7 @@ use crate::otlp::Signal;
 use crate::spool::block::{Header, unframe};
 use crate::spool::cursor::{Fate, Window};
 use crate::spool::gaps::Dates;
-use crate::spool::ledger::Plan;
+use crate::spool::ledger::{Came, Plan};
 use crate::spool::shelf::lock;
 use crate::spool::{Cut, Lane, Lease, LeaseError, LeasedBlock, Owner, Pos, Reason, Store as _};
 use std::ops::Range;
@@ -269,13 +269,15 @@ impl Spool {
         life: u64,
     ) -> Result<Lease, LeaseError> {
         let places: Vec<(u64, u64)> = blocks.iter().map(|(h, _)| (h.index, h.accepted_before())).collect();
-        let accepted = blocks.first().map_or_else(Default::default, |(h, _)| (h.accepted, h.boot));
         let dates = blocks.iter().map(|(h, _)| Dates::of(h)).collect();
+        let came = blocks.iter().map(|(h, _)| Came::from(h)).next();
         let settled = window.settled.iter().map(|s| pos_of(&places, s.start)..pos_of(&places, s.end)).collect();
         {
             let _ledger = lock(&self.ledger); // a reader's fall is entered under it
             self.is_present(life)?;
-            lock(&self.out).insert((owner.exporter, lane, window.index.end), Out { places, accepted, dates });
+            if let Some(came) = came {
+                lock(&self.out).insert((owner.exporter, lane, window.index.end), Out { places, came, dates });
+            }
         }
         let blocks = blocks
             .into_iter()

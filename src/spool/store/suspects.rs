@@ -114,6 +114,7 @@ impl Spool {
             items: u32::try_from(items).expect("no more than the block's"),
             raw_len: header.raw_len,
             accepted: header.accepted,
+            boot: Some(header.boot),
             data_ns: header.data_ns,
             framed: value.to_vec(),
         };

@@ -173,6 +173,7 @@ impl World {
             items: walked.items,
             raw_len: u32::try_from(request.bytes.len()).expect("small"),
             accepted: self.clock.now(),
+            boot: None,
             data_ns: walked.data_ns,
             framed: frame(&request.bytes),
         };
