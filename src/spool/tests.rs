@@ -6,6 +6,7 @@ mod gaps;
 mod mending;
 mod retention;
 mod survey;
+mod wrecks;
 
 use super::block::frame;
 use super::disk::{DiskSettings, Shed, WhenFull};
@@ -395,7 +396,7 @@ proptest! {
     }
 }
 
-fn fill(store: &Spool, lane: Lane, clock: &Clock, blocks: u64, first: u64) {
+pub(super) fn fill(store: &Spool, lane: Lane, clock: &Clock, blocks: u64, first: u64) {
     for n in first..first + blocks {
         let items: Vec<u64> = (n * 20..n * 20 + 20).collect();
         store.commit(vec![block(lane, &items, u128::from(n) + 1, clock)]).expect("there is space");

@@ -8,6 +8,7 @@
 //! ```
 
 use super::look::Found;
+use super::upkeep::Evidence;
 use super::{Disk, Entry, Limits, No, Span, Spans, State, WhenFull, name};
 use crate::base::{Bytes, Stamp};
 use crate::otlp::Signal;
@@ -146,6 +147,12 @@ impl Disk {
         !self.is_over() && self.used.load(Relaxed) + self.empty.load(Relaxed) <= self.limits.get().max.0
     }
 
+    /// Whether a segment of so many bytes can be written once more, as its table.
+    pub(super) fn has_space_to_seal(&self, bytes: u64) -> bool {
+        let free = free(&self.settings.directory).unwrap_or(u64::MAX);
+        !self.retention.lent.load(Relaxed) && free >= bytes + SEAL_ADDS + LAST_BYTES
+    }
+
     /// Whether these blocks may be taken: never while space is just being made, nor without a byte for them; where the oldest gives
     /// way always else, and otherwise when they fit. `rolls`: a segment is
     /// begun with them.
@@ -235,6 +242,9 @@ impl Disk {
 
     /// At the limit: the signals of `shed` give way, or else the oldest.
     pub(super) fn evict_one(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
+        if self.is_over() && self.yield_aside() {
+            return Ok(true); // what nobody sends any more goes first
+        }
         if self.limits.get().when_full != WhenFull::DropOldest {
             return Ok(false);
         }
@@ -261,7 +271,7 @@ impl Disk {
         let lost: u64 = spans.iter().map(evict).sum();
         tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.limits.get().max, "spool is full and its oldest segment gives way");
         self.note(books)?;
-        self.delete(&[no]);
+        self.delete(&[no], Evidence::Gone);
         self.choked.store(false, Relaxed);
         Ok(true)
     }
@@ -351,7 +361,7 @@ impl Disk {
             let live = self.live_of(no, &lanes, u64::MAX, books)?;
             self.note(books)?;
             match live {
-                Some(live) if live.is_empty() => self.delete(&[no]),
+                Some(live) if live.is_empty() => self.delete(&[no], Evidence::Gone),
                 Some(live) => self.replace(no, bytes, live)?,
                 None => {} // it was set aside
             }

@@ -10,10 +10,11 @@ use crate::spool::block::{self, Header};
 use crate::spool::ledger::{Record, block_key, parse_block_key};
 use crate::spool::phase::{Phase, during};
 use crate::spool::segment::Segment;
-use crate::spool::shelf::{Bookkeeper, Shelf as _, ShelfError, lock};
+use crate::spool::shelf::{Bookkeeper, Shelf as _, ShelfError, lock, try_lock};
 use crate::spool::{Lane, summary};
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -80,7 +81,7 @@ impl Disk {
             if entry.file_name().to_string_lossy().starts_with("trash-") {
                 let _phase = during(Phase::Delete);
                 self.binned.store(true, Relaxed); // there may be more, or this fails and is tried again
-                fs::remove_dir_all(entry.path())?;
+                remove(&entry.path())?;
                 return Ok(true);
             }
         }
@@ -111,7 +112,7 @@ impl Disk {
             return Ok(false);
         }
         self.note(books)?; // the cursors that say so
-        self.delete(&gone);
+        self.delete(&gone, Evidence::Kept);
         Ok(true)
     }
 
@@ -126,13 +127,19 @@ impl Disk {
         old.into_iter().filter(|(_, spans)| done(spans)).map(|(no, _)| no).collect()
     }
 
-    pub(super) fn delete(&self, gone: &[No]) {
+    pub(super) fn delete(&self, gone: &[No], evidence: Evidence) {
         let _phase = during(Phase::Delete);
         for no in gone {
             let entry = lock(&self.row).remove(no);
             let bytes = entry.as_ref().map_or(0, |entry| entry.bytes);
             self.used.fetch_sub(bytes.min(self.used.load(Relaxed)), Relaxed);
-            self.bin(*no, entry.map(|entry| entry.door).unwrap_or_default());
+            match entry {
+                Some(entry) if entry.damaged && evidence == Evidence::Kept => {
+                    *lock(&entry.door) = None;
+                    self.keep_aside(*no);
+                }
+                entry => self.bin(*no, entry.map(|entry| entry.door).unwrap_or_default()),
+            }
         }
     }
 
@@ -161,24 +168,31 @@ impl Disk {
 
     /// A closed segment that will stay for a while: seal it. In the steady state a segment is consumed before.
     fn seal_one(&self) -> Result<bool, ShelfError> {
-        let (no, door, spans) = {
+        let (no, door, spans, bytes) = {
             let row = lock(&self.row);
             let mut closed = row.iter().filter(|(_, e)| e.state == State::Closed);
             let Some((no, e)) = closed.next() else { return Ok(false) };
             if closed.next().is_none() && self.clock.now().since(e.since) < SEAL_AFTER {
                 return Ok(false);
             }
-            (*no, e.door.clone(), e.spans.clone())
+            (*no, e.door.clone(), e.spans.clone(), e.bytes)
         };
+        if !self.has_space_to_seal(bytes) {
+            // A table that finds no space leaves half of itself there, and nobody could write at all.
+            self.let_memory_go();
+            return Ok(false);
+        }
         let _phase = during(Phase::Seal);
         let mut door = lock(&door);
         let segment = match door.take() {
             Some(open) => open,
-            None => match self.open_again(no)? {
-                Some(segment) => Arc::new(segment),
-                None => return Ok(true),
-            },
+            None if self.open_at(no, &mut door)? => door.take().expect("opened into it"),
+            None => return Ok(true),
         };
+        if segment.damaged().is_some() {
+            *door = Some(segment); // it is broken from now on, and stays as it is
+            return Ok(true);
+        }
         let spans = match spans {
             Some(spans) => spans,
             None => spans_of(&segment).map_err(|e| ShelfError::Unavailable(e.to_string()))?,
@@ -191,7 +205,7 @@ impl Disk {
             }
         };
         let sealed = segment.seal();
-        summary::write(&self.path(no), &spans);
+        summary::write(&self.path(no), no, &spans);
         let bytes = allocated(&self.path(no));
         let mut row = lock(&self.row);
         if let Some(entry) = row.get_mut(&no) {
@@ -202,6 +216,20 @@ impl Disk {
             entry.state = if sealed.is_ok() { State::Sealed } else { State::Broken };
         }
         sealed.map(|()| true).map_err(|e| ShelfError::Unavailable(format!("segment not sealed: {e}")))
+    }
+
+    /// Closes what is not sealed and not read next: it is in memory whole as long as it is open.
+    fn let_memory_go(&self) {
+        let row = lock(&self.row);
+        let closed = row.iter().skip(1).filter(|(_, e)| e.state == State::Closed);
+        let mut doors: Vec<_> = closed.map(|(_, e)| e.door.clone()).collect();
+        drop(row);
+        doors.pop(); // the newest is sealed last, and may be the one that is written to its end
+        for door in doors {
+            if let Some(mut door) = try_lock(&door) {
+                *door = None;
+            }
+        }
     }
 
     /// Copies what is live out of a segment that is mostly consumed; the copy takes its place in the row.
@@ -244,7 +272,7 @@ impl Disk {
         most: u64,
         books: &dyn Bookkeeper,
     ) -> Result<Option<Vec<Live>>, ShelfError> {
-        let live = self.with(no, |segment, _| {
+        let live = self.with(no, |segment| {
             let (mut live, mut size) = (Vec::new(), 0);
             for (lane, span) in lanes {
                 let mut at = span.first;
@@ -286,18 +314,11 @@ impl Disk {
                 let size = allocated(&self.path(to));
                 self.used.fetch_add(size, Relaxed);
                 self.written.fetch_add(copy.appended(), Relaxed);
-                let entry = Entry {
-                    state: State::Closed,
-                    spans: Some(spans),
-                    bytes: size,
-                    door: Arc::new(Mutex::new(Some(Arc::new(copy)))),
-                    since: self.clock.now(),
-                    unread_since: None,
-                    unfit: false,
-                };
+                let door = Arc::new(Mutex::new(Some(Arc::new(copy))));
+                let entry = Entry::new(State::Closed, Some(spans), size, door, self.clock.now());
                 lock(&self.row).insert(to, entry);
                 tracing::info!(from = %name(no), to = %name(to), before = %Bytes(bytes), after = %Bytes(size), "spool segment copied forward");
-                self.delete(&[no]);
+                self.delete(&[no], Evidence::Kept);
                 Ok(())
             }
             Err(error) => {
@@ -327,6 +348,20 @@ impl Disk {
                 entry.bytes = bytes;
             }
         }
-        self.used.store(self.reserve.load(Relaxed) + row.values().map(|e| e.bytes).sum::<u64>(), Relaxed);
+        let (reserve, aside) = (self.reserve.load(Relaxed), self.aside_bytes.load(Relaxed));
+        self.used.store(reserve + row.values().map(|e| e.bytes).sum::<u64>() + aside, Relaxed);
     }
+}
+
+/// What becomes of a damaged segment that nobody needs any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    Kept,
+    /// Its space is needed.
+    Gone,
+}
+
+/// Removes whatever stands there.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
