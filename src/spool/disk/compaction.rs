@@ -12,7 +12,7 @@
 //! A copy is made beside the active segment, so that intake waits for no more than the commit that syncs the cursors.
 
 use super::upkeep::Evidence;
-use super::{Compaction, Disk, Entry, No, Span, Spans, State, allocated, extend, name};
+use super::{Compaction, Disk, Door, Entry, No, Span, Spans, State, allocated, extend, name};
 use crate::base::Bytes;
 use crate::spool::Lane;
 use crate::spool::block::{self, Header};
@@ -217,7 +217,7 @@ impl Disk {
                 Ok(())
             }
             Err(error) => {
-                self.bin(to);
+                self.bin(to, Door::default());
                 Err(ShelfError::Unavailable(format!("segment not copied forward: {error}")))
             }
         }
