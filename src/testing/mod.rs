@@ -12,7 +12,7 @@
 //! | `tally.rs` | lost, duplicated, never issued, reordered: decided in a bit per item |
 //! | `far_end.rs` | the scripted collector: what it answers, and what it took |
 //! | `far_end/script.rs` | what it does when, and its standing rules |
-//! | `far_end/socket.rs` | the same on a real socket |
+//! | `far_end/socket.rs`, `far_end/grpc.rs` | the same on a real socket, over HTTP and gRPC |
 //! | `child.rs` | the agent as a child process that is never left behind, and a port for it |
 //! | `wire.rs` | as much protobuf as that needs |
 

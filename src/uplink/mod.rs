@@ -32,12 +32,13 @@
 //! | `desk.rs`, `hand.rs`, `fate.rs` | one lane's uploads: whose fault, whose turn |
 //! | `flow.rs` | all lanes of one exporter |
 //! | `depot.rs`, `transport.rs` | what is asked of the spool and of the network |
-//! | `otlp_http.rs` | OTLP over HTTP |
+//! | `otlp_http.rs`, `otlp_grpc.rs`, `client.rs` | OTLP over HTTP and gRPC, and what both share |
 //! | `wiring.rs`, `actor.rs`, `metrics.rs` | the actor, what it is told, what it tells |
 //! | `debug.rs` | the `logging` and `debug` exporters |
 
 pub mod actor;
 pub mod assemble;
+pub mod client;
 pub mod config;
 pub mod debug;
 pub mod depot;
@@ -48,6 +49,7 @@ pub mod flow;
 pub mod hand;
 pub mod link;
 pub mod metrics;
+pub mod otlp_grpc;
 pub mod otlp_http;
 pub mod pack;
 pub mod prepare;
@@ -60,6 +62,7 @@ pub mod wiring;
 pub use actor::Uplink;
 pub use debug::DebugExporter;
 pub use metrics::UplinkMetrics;
+pub use otlp_grpc::OtlpGrpc;
 pub use otlp_http::OtlpHttp;
 pub use wiring::{LaneSettings, Lines, UplinkSettings, View};
 

@@ -11,6 +11,7 @@
 //! search for the guilty item.
 
 mod body;
+pub mod grpc;
 
 use super::link::Trouble;
 use bytes::Bytes;

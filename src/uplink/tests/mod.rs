@@ -4,7 +4,9 @@
 //! hours is proved in virtual time beside the decisions (`flow/tests.rs`).
 
 pub(crate) mod fake;
+mod grpc;
 mod http;
+mod json;
 mod misfortunes;
 mod tls;
 mod virtual_time;
