@@ -12,7 +12,7 @@ use std::path::Path;
 use tfo_otel_agent::base::{Bytes, Clock, Dice};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::spool::block::{Header, frame, unframe};
-use tfo_otel_agent::spool::disk::{DiskSettings, WhenFull};
+use tfo_otel_agent::spool::disk::{DiskSettings, Shed, WhenFull};
 use tfo_otel_agent::spool::store::Spool;
 use tfo_otel_agent::spool::{Cut, Lane, NewBlock, Outcome, Pos, Settlement, Store};
 use tfo_otel_agent::testing::numbered::{Numbered, Source};
@@ -29,6 +29,7 @@ fn block(lane: Lane, raw: &[u8], id: u128, clock: &Clock) -> NewBlock {
         items: 1_000,
         raw_len: u32::try_from(raw.len()).expect("small"),
         accepted: clock.now(),
+        boot: None,
         data_ns: (1, 2),
         framed: frame(raw),
     }
@@ -43,6 +44,8 @@ fn spool() -> (tempfile::TempDir, Spool) {
         max: Bytes::mib(4_096),
         min_free: Bytes(0),
         when_full: WhenFull::DropOldest,
+        shed: Shed::default(),
+        max_age: None,
         segment_min: Bytes::mib(2),
         segment_max: Bytes::mib(48),
         seal: true,
@@ -60,9 +63,13 @@ fn block_encode(c: &mut Criterion) {
     group.bench_function("frame (lz4)", |b| b.iter(|| black_box(frame(black_box(&raw)))));
     group.bench_function("number (header and checksums)", |b| {
         let new = block(Lane(0), &raw, 1, &clock);
-        b.iter_batched(|| new.clone(), |new| black_box(new.number(1, 1_000, clock.boot_id())), BatchSize::SmallInput);
+        b.iter_batched(
+            || new.clone(),
+            |new| black_box(new.number(1, 1_000, clock.boot_id(), false)),
+            BatchSize::SmallInput,
+        );
     });
-    let (header, value) = block(Lane(0), &raw, 1, &clock).number(1, 1_000, clock.boot_id());
+    let (header, value) = block(Lane(0), &raw, 1, &clock).number(1, 1_000, clock.boot_id(), false);
     println!(
         "{} bytes raw, {} on disk, per record: {:.1} and {:.1}",
         raw.len(),

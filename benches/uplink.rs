@@ -119,6 +119,7 @@ fn sending(encoding: Encoding, items: u32) {
             items,
             raw_len: u32::try_from(raw.len()).expect("small"),
             accepted: clock.now(),
+            boot: None,
             data_ns: walked.data_ns,
             framed: frame(&raw),
         };
@@ -142,6 +143,7 @@ fn sending(encoding: Encoding, items: u32) {
         level: LEVEL,
         budget: BUDGET,
         added: tokio::sync::watch::Sender::new(Vec::new()).subscribe(),
+        gap_interval: None,
         flush_at_stop: false,
     });
     let config = OtlpHttpConfig { endpoint: Some(far_end.endpoint()), ..OtlpHttpConfig::default() };

@@ -12,12 +12,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::testing::books::{self, Bound};
 use tfo_otel_agent::testing::child::{self, Child, free_port};
 use tfo_otel_agent::testing::far_end::{Act, Script};
 use tfo_otel_agent::testing::load::{Load, Running, until};
 use tfo_otel_agent::testing::{FarEnd, Tally};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Items of each request.
+const ITEMS: u32 = 100;
+/// Most items on the way to the far end at a time: ten uploads of `send_batch_size` and one request more.
+const UNDER_WAY: u64 = 10 * (8_192 + ITEMS as u64);
 /// Tells the test that it runs inside.
 const INSIDE: &str = "TFO_TEST_TMPFS";
 
@@ -65,7 +70,9 @@ extensions: {{file_storage: {{directory: '{}', {storage}}}}}
 service:
   extensions: [file_storage]
   telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
-  pipelines: {{logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}}}
+  pipelines:
+    logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+    traces: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
 ",
             far_end.endpoint(),
             dir.join("spool").display(),
@@ -85,9 +92,17 @@ service:
     }
 
     fn load(&self) -> Running {
+        self.load_of(Signal::Logs, 20_000, 1)
+    }
+
+    fn load_of(&self, signal: Signal, rate: u64, first_source: u32) -> Running {
         let endpoint = format!("http://127.0.0.1:{}", self.port);
-        Load { endpoint, signals: vec![Signal::Logs], rate: 20_000, request_items: 100, clients: 2, first_source: 1 }
-            .start()
+        Load { endpoint, signals: vec![signal], rate, request_items: ITEMS, clients: 2, first_source }.start()
+    }
+
+    async fn evicted(&self, pipeline: &str) -> u64 {
+        self.metric(&format!("tfo_agent_items_lost{{exporter=\"otlphttp\",pipeline=\"{pipeline}\",reason=\"evicted\""))
+            .await
     }
 
     async fn metric(&self, name: &str) -> u64 {
@@ -124,6 +139,12 @@ service:
         let evicted =
             self.metric("tfo_agent_items_lost{exporter=\"otlphttp\",pipeline=\"logs\",reason=\"evicted\"").await;
         assert_eq!(lost, evicted, "nothing is lost for another reason; {}", self.log());
+        // What the clients heard no success of may be kept all the same; what is evicted may be under way.
+        let bound = Bound { twice: load.refused() * u64::from(ITEMS), late: UNDER_WAY };
+        let agreed = books::agree(self.metrics, "otlphttp", bound, PATIENCE, || self.books(load)).await;
+        if let Err(no) = agreed {
+            panic!("the books and the far end: {no}; {}", self.log());
+        }
         assert!(self.is_alive(), "{}", self.log());
         drop(std::fs::remove_dir_all(&self.dir));
     }
@@ -152,7 +173,8 @@ fn fill_inodes(dir: &Path) -> PathBuf {
     path
 }
 
-/// Somebody else fills the disk while the far end is away; the oldest gives way, with not a byte free, and intake goes on.
+/// Somebody else fills the disk while the far end is away; the oldest gives way, with not a byte free, and intake goes on. While
+/// somebody takes whatever becomes free, not everything is given up for nothing.
 #[actix::test]
 async fn without_a_free_byte_the_oldest_gives_way_and_intake_goes_on() {
     let name = "without_a_free_byte_the_oldest_gives_way_and_intake_goes_on";
@@ -162,6 +184,11 @@ async fn without_a_free_byte_the_oldest_gives_way_and_intake_goes_on() {
     let load = rig.load();
     assert!(until(PATIENCE, || load.acknowledged() > 60_000).await, "{}", rig.log());
     let filler = fill_bytes(&disk);
+    // Nobody takes anything any more: what comes in takes the place of the oldest.
+    let before = load.acknowledged();
+    assert!(until(PATIENCE, || load.acknowledged() > before + 60_000).await, "intake goes on: {}", rig.log());
+    let helped = rig.evicted("logs").await;
+    assert!(helped > 0, "the oldest gave way without a free byte; {}", rig.log());
     // Somebody is faster than the spool: whatever becomes free is taken at once.
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (until_then, at) = (stop.clone(), disk.clone());
@@ -177,8 +204,8 @@ async fn without_a_free_byte_the_oldest_gives_way_and_intake_goes_on() {
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     greedy.join().expect("it only writes");
-    let evicted = rig.metric("tfo_agent_items_lost{exporter=\"otlphttp\",pipeline=\"logs\",reason=\"evicted\"").await;
-    assert!(evicted > 0, "the oldest gave way without a free byte; {}", rig.log());
+    let (gone, waiting) = (rig.evicted("logs").await - helped, rig.metric("tfo_agent_items_waiting").await);
+    assert!(waiting > gone, "{waiting} wait, {gone} were given up for somebody who took it all; {}", rig.log());
     std::fs::remove_file(filler).expect("it is there");
     let before = load.acknowledged();
     assert!(until(PATIENCE, || load.acknowledged() > before + 20_000).await, "intake goes on: {}", rig.log());
@@ -230,4 +257,50 @@ async fn without_a_free_inode_nothing_is_lost_and_it_comes_back() {
     assert!(until(PATIENCE, || load.acknowledged() > before + 20_000).await, "intake goes on: {}", rig.log());
     load.stop();
     rig.ends_well(&load).await;
+}
+
+/// Somebody else fills the disk, to the last byte: traces give way, logs are copied into what was set by, and none is lost.
+#[actix::test]
+async fn without_a_free_byte_the_signal_that_is_missed_least_gives_way() {
+    let Some(disk) = tmpfs("without_a_free_byte_the_signal_that_is_missed_least_gives_way", "size=64m") else { return };
+    let mut rig = Rig::start(&disk, "max_size_mib: 56, min_free_mib: 2, when_full: drop_oldest, shed: [traces]");
+    assert!(until(PATIENCE, || rig.log().contains("Everything is ready")).await, "{}", rig.log());
+    let reserve = disk.join("spool/reserve");
+    assert!(until(PATIENCE, || reserve.exists()).await, "space is set by; {}", rig.log());
+    let traces = rig.load_of(Signal::Traces, 16_000, 1);
+    let logs = rig.load_of(Signal::Logs, 4_000, 11);
+    let used = || std::fs::read_dir(disk.join("spool")).map_or(0, |dir| dir.count());
+    assert!(until(PATIENCE, || traces.acknowledged() > 220_000 && used() > 12).await, "{}", rig.log());
+    let filler = fill_bytes(&disk);
+    let mut gone = 0;
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(rig.is_alive(), "{}", rig.log());
+        gone = rig.evicted("traces").await;
+        if gone > 20_000 {
+            break;
+        }
+    }
+    assert!(gone > 0, "traces gave way without a free byte; {}", rig.log());
+    assert_eq!(rig.evicted("logs").await, 0, "and logs did not; {}", rig.log());
+    std::fs::remove_file(filler).expect("it is there");
+    let before = traces.acknowledged();
+    assert!(until(PATIENCE, || traces.acknowledged() > before + 20_000).await, "intake goes on: {}", rig.log());
+    traces.stop();
+    logs.stop();
+    assert_eq!(rig.evicted("logs").await, 0, "{}", rig.log());
+    rig.far_end.play(Script::new());
+    let mut missing = u64::MAX;
+    for _ in 0..600 {
+        let mut books = rig.books(&logs);
+        books.merge(&traces.tally());
+        missing = books.report().lost().saturating_sub(rig.evicted("traces").await);
+        if missing == 0 && rig.metric("tfo_agent_items_waiting").await == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(missing, 0, "acknowledged, not arrived, not told as lost; {}", rig.log());
+    assert_eq!(rig.books(&logs).report().lost(), 0, "every log record arrived; {}", rig.log());
+    drop(std::fs::remove_dir_all(&rig.dir));
 }

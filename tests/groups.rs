@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::testing::FarEnd;
+use tfo_otel_agent::testing::books;
 use tfo_otel_agent::testing::child::{self, Child, free_port};
 use tfo_otel_agent::testing::far_end::{Act, Script};
 use tfo_otel_agent::testing::load::{install_client, until};
@@ -134,5 +135,9 @@ async fn tenants_travel_apart_and_are_as_many_as_allowed() {
         assert_eq!(all().await, delivered, "{lane}");
     }
     assert_eq!(rig.metric("tfo_agent_items_accepted").await, 14_330);
+    // Summed over the groups; b's three went with the books of its lane, which is c's now.
+    let books = books::shown(rig.metrics, "otlphttp").await.expect("it listens")[&Signal::Logs];
+    assert!(books.adds_up() && books.waiting == 0, "{books:?}");
+    assert_eq!(books.delivered + 3, rig.far_end.with(|c| c.counts().items), "{books:?}");
     drop(child);
 }

@@ -14,12 +14,16 @@ use std::time::{Duration, Instant};
 use tfo_otel_agent::base::Dice;
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::spool::phase::Phase;
+use tfo_otel_agent::testing::books::{self, Bound};
 use tfo_otel_agent::testing::child::{self, Child, free_port};
 use tfo_otel_agent::testing::far_end::{Act, Script};
 use tfo_otel_agent::testing::load::{Load, Running, until};
-use tfo_otel_agent::testing::{FarEnd, Report};
+use tfo_otel_agent::testing::{FarEnd, Report, Tally};
 
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Clients of each signal, and items of each of their requests.
+const CLIENTS: u32 = 2;
+const ITEMS: u32 = 50;
 
 struct Agent {
     child: Child,
@@ -31,6 +35,7 @@ struct Place {
     phases: PathBuf,
     log: PathBuf,
     port: u16,
+    metrics: u16,
 }
 
 impl Place {
@@ -60,7 +65,7 @@ service:
             at("queue").display()
         );
         std::fs::write(&config, text).expect("space");
-        Place { config, phases: at("phases"), log: at("agent.log"), port, dir }
+        Place { config, phases: at("phases"), log: at("agent.log"), port, metrics, dir }
     }
 
     fn start(&self) -> Agent {
@@ -121,15 +126,19 @@ fn phases_at_death(path: &Path) -> Vec<Phase> {
 
 fn load(port: u16, signal: Signal, rate: u64, first: u32) -> Running {
     let endpoint = format!("http://127.0.0.1:{port}");
-    Load { endpoint, signals: vec![signal], rate, request_items: 50, clients: 2, first_source: first }.start()
+    Load { endpoint, signals: vec![signal], rate, request_items: ITEMS, clients: CLIENTS, first_source: first }.start()
 }
 
-fn report(loads: &[Running], far_end: &FarEnd) -> Report {
+fn tally(loads: &[Running], far_end: &FarEnd) -> Tally {
     far_end.with(|collector| {
         let mut all = collector.tally().clone();
         loads.iter().for_each(|l| all.merge(&l.tally()));
-        all.report()
+        all
     })
+}
+
+fn report(loads: &[Running], far_end: &FarEnd) -> Report {
+    tally(loads, far_end).report()
 }
 
 /// What the far end does next: away, so that a backlog is sealed; there, so that segments are consumed; picky, so that one
@@ -185,6 +194,17 @@ async fn no_acknowledged_item_is_lost_however_often_and_whenever_it_is_killed() 
     );
     assert!(home, "seed {seed}: acknowledged and lost: {report:?}\n{}", place.last_words());
     assert_eq!(report.never_issued(), 0, "seed {seed}: nothing is invented");
+    // Each kill cuts off the answers of the requests that are under way, one of each of a signal's clients.
+    let bound = Bound { twice: done as u64 * u64::from(CLIENTS) * u64::from(ITEMS), late: 0 };
+    let tally = || tally(&loads, &far_end);
+    let agreed = books::agree(place.metrics, "otlphttp", bound, PATIENCE, tally).await;
+    let agreed =
+        agreed.unwrap_or_else(|no| panic!("seed {seed}: the books and the far end: {no}\n{}", place.last_words()));
+    println!("the books: {agreed:?}");
+    assert!(
+        agreed.values().all(|book| book.lost + book.held == 0),
+        "seed {seed}: nothing is lost for the books: {agreed:?}"
+    );
     assert!(report.acknowledged() > 100 * done as u64, "seed {seed}: there was load between the kills: {report:?}");
     assert!(!fell_in.contains(&0), "seed {seed}: some phase was never hit: {}", shown(&fell_in));
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::testing::books::{self, Bound};
 use tfo_otel_agent::testing::child::{self, Child, free_port};
 use tfo_otel_agent::testing::far_end::Script;
 use tfo_otel_agent::testing::load::{Load, Running, until};
@@ -148,10 +149,18 @@ processors:
 }
 
 /// What was acknowledged, and what either of them has.
-fn books(load: &Running, far_ends: &[&FarEnd]) -> Tally {
+fn books_of(load: &Running, far_ends: &[&FarEnd]) -> Tally {
     let mut books = load.tally();
     far_ends.iter().for_each(|end| end.with(|collector| books.merge(collector.tally())));
     books
+}
+
+/// The exporter's books, and the count of its one far end; no answer was lost, so they are the same.
+async fn books_agree(rig: &Rig, exporter: &str, load: &Running, far_end: &FarEnd) {
+    let agreed = books::agree(rig.metrics, exporter, Bound::default(), PATIENCE, || books_of(load, &[far_end])).await;
+    if let Err(no) = agreed {
+        panic!("the books and the far end: {no}\n{}", rig.log());
+    }
 }
 
 /// Requests of every client are answered meanwhile.
@@ -194,9 +203,14 @@ async fn reloads_under_load_lose_and_refuse_nothing() {
     goes_on(&load).await;
     let _ = rig.metric("tfo_agent_spool_seconds_to_full").await; // there is a rate from the second scrape on
     load.stop();
-    let whole = || books(&load, &[&a, &b]).report().lost() == 0;
-    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&load, &[&a, &b]).report(), rig.log());
+    let whole = || books_of(&load, &[&a, &b]).report().lost() == 0;
+    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books_of(&load, &[&a, &b]).report(), rig.log());
     assert!(b.with(|b| b.tally().arrivals(Signal::Logs)) > 0, "the second far end took part");
+    for exporter in ["otlphttp", "otlphttp/two", "otlphttp/memory"] {
+        for (signal, book) in books::shown(rig.metrics, exporter).await.expect("it listens") {
+            assert!(book.accepted > 0 && book.adds_up(), "{exporter} {signal}: {book:?}");
+        }
+    }
     assert_eq!(load.refused(), 0, "{}", rig.log());
     assert!(load.acknowledged() > 10_000, "{}", load.acknowledged());
     assert_eq!(rig.metric("tfo_agent_config_reloads{outcome=\"applied\"").await, 7, "{}", rig.log());
@@ -420,7 +434,7 @@ async fn receivers_come_change_and_go_under_load() {
     let all = [load, load_changed, load_gone, load_fresh];
     all.iter().for_each(Running::stop);
     let tally = || {
-        let mut books = books(&all[0], &[&a]);
+        let mut books = books_of(&all[0], &[&a]);
         all[1..].iter().for_each(|load| books.merge(&load.tally()));
         books
     };
@@ -538,8 +552,8 @@ async fn many_reloads_leave_nothing_behind() {
     assert_eq!(now.posts, before.posts, "seed {seed}");
     assert!(now.files <= before.files + 12, "{} and {} files, seed {seed}", before.files, now.files);
     load.stop();
-    let whole = || books(&load, &[&a]).report().lost() == 0;
-    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&load, &[&a]).report(), rig.log());
+    let whole = || books_of(&load, &[&a]).report().lost() == 0;
+    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books_of(&load, &[&a]).report(), rig.log());
     assert_eq!(load.refused(), 0, "seed {seed}: {}", rig.log());
 }
 
@@ -554,9 +568,10 @@ async fn what_waits_goes_by_the_new_settings() {
     assert!(until(PATIENCE, || load.acknowledged() > 5_000).await);
     load.stop();
     rig.reload(&Wish::to(b.endpoint()), IN_FORCE).await;
-    let whole = || books(&load, &[&b]).report().lost() == 0;
-    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&load, &[&b]).report(), rig.log());
+    let whole = || books_of(&load, &[&b]).report().lost() == 0;
+    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books_of(&load, &[&b]).report(), rig.log());
     assert_eq!(load.refused(), 0);
+    books_agree(&rig, "otlphttp", &load, &b).await;
 }
 
 /// Goal: an exporter that a reload takes out holds nobody up: what came in before waits for its return, what comes in
@@ -585,8 +600,9 @@ async fn an_exporter_that_goes_keeps_what_it_had_and_no_more() {
     let had = before;
     goes_on(&load).await;
     load.stop();
-    let whole = || books(&load, &[&a]).report().lost() == 0;
-    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&load, &[&a]).report(), rig.log());
+    let whole = || books_of(&load, &[&a]).report().lost() == 0;
+    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books_of(&load, &[&a]).report(), rig.log());
+    books_agree(&rig, "otlphttp", &load, &a).await;
     assert_eq!(accepted().await, had, "what comes in while it is away is not its own");
     assert_eq!(rig.metric("tfo_agent_items_waiting{exporter=\"otlphttp/b\"").await, had);
 
@@ -595,8 +611,8 @@ async fn an_exporter_that_goes_keeps_what_it_had_and_no_more() {
     let later = rig.load_from(100);
     assert!(until(PATIENCE, || later.acknowledged() > 5_000).await);
     later.stop();
-    let whole = || books(&later, &[&b]).report().lost() == 0;
-    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&later, &[&b]).report(), rig.log());
+    let whole = || books_of(&later, &[&b]).report().lost() == 0;
+    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books_of(&later, &[&b]).report(), rig.log());
     let all = had + later.acknowledged();
     assert!(until(PATIENCE, || b.with(|c| c.counts().items) >= all).await);
     assert_eq!(b.with(|c| c.counts().items), all, "nothing of its absence");
@@ -620,9 +636,10 @@ async fn what_cannot_be_carried_out_changes_nothing() {
     rig.reload(&first, "configuration is unchanged").await;
     goes_on(&load).await;
     load.stop();
-    let whole = || books(&load, &[&a]).report().lost() == 0;
-    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books(&load, &[&a]).report(), rig.log());
+    let whole = || books_of(&load, &[&a]).report().lost() == 0;
+    assert!(until(PATIENCE, whole).await, "{:?}\n{}", books_of(&load, &[&a]).report(), rig.log());
     assert_eq!(load.refused(), 0);
+    books_agree(&rig, "otlphttp", &load, &a).await;
 }
 
 /// Goal: a log file that was moved away (logrotate) is made anew.

@@ -1,6 +1,8 @@
 //! `tfo-otel-agent spool` with the real binary, on directories that the real agent left, runs on, or that were damaged: what it
 //! shows is what was acknowledged, and looking changes nothing.
 
+#![allow(clippy::print_stdout)] // what cannot be tried is said
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -562,6 +564,7 @@ async fn a_running_agent_is_asked_to_do_it() {
         (&0.into(), &1.into(), &true.into()),
         "{after}"
     );
+    assert_eq!(json(&["stat"], &dir)["live"], true, "its own books, not what the disk has of them");
     // What waits for an exporter that is there is not dropped by mistake, and on request is.
     far_end.play(Script::new().always(Act::Refuse));
     agent.takes(3).await;
@@ -574,12 +577,8 @@ async fn a_running_agent_is_asked_to_do_it() {
     far_end.play(Script::new());
     agent.takes(3).await;
     agent.shows("waiting", 0).await;
-    assert!(
-        until(PATIENCE, || arrived() == agent.acknowledged() - 151).await,
-        "{} of {}",
-        arrived(),
-        agent.acknowledged()
-    );
+    // What an uplink had in hand when it was dropped may arrive all the same.
+    assert!(until(PATIENCE, || arrived() + 151 >= agent.acknowledged()).await, "{}", agent.log());
 }
 
 /// Goal: the socket is for the agent's own user and root, bounded, and answers nonsense with a sentence.

@@ -90,7 +90,7 @@ impl Door {
                 tees: Vec::new(),
             })
         };
-        let outlet = Outlet { batcher, durable: true, readers: Vec::new() };
+        let outlet = Outlet { batcher, durable: true, losses: None, readers: Vec::new() };
         let budget = Budget::new(BUDGET);
         let intake = Arc::new(Intake::new(Signal::ALL.map(pipe), vec![outlet], budget.clone()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");

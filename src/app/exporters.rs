@@ -8,6 +8,7 @@ use super::wire::{Crew, StartError};
 use crate::base::{Clock, Dice};
 use crate::config::Id;
 use crate::extensions::authenticators::config::BearerTokenConfig;
+use crate::otlp::Signal;
 use crate::processors::Tee;
 use crate::processors::pipe::StoreNo;
 use crate::supervise::Supervisor;
@@ -27,6 +28,7 @@ use crate::uplink::transport::Transport;
 use crate::uplink::wiring::{LaneSettings, Lines, UplinkSettings, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// What one uplink works by: as long as it stays the same, a reload leaves the uplink alone.
@@ -159,6 +161,8 @@ fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkS
         encoding,
         level,
         budget: BUDGET,
+        // Where there is no address for metrics nothing can be reported.
+        gap_interval: gap_interval(section),
         flush_at_stop: !stored.durable,
     }
 }
@@ -179,6 +183,16 @@ fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) {
         Compression::Zstd => Encoding::Zstd,
     };
     (retry, encoding, level.unwrap_or(LEVEL))
+}
+
+/// Least time between two gap reports, where the exporter has a place for them.
+fn gap_interval(section: &ExporterConfig) -> Option<Duration> {
+    let (report, has_place) = match section {
+        ExporterConfig::OtlpHttp(s) => (&s.gap_report, s.url(Signal::Metrics).is_some()),
+        ExporterConfig::OtlpGrpc(s) => (&s.gap_report, true),
+        ExporterConfig::Debug(_) => return None,
+    };
+    Some(report.interval).filter(|_| report.enabled && has_place)
 }
 
 /// Uploads of a lane on the way at one time.

@@ -11,8 +11,8 @@ use crate::extensions::file_storage::config::{FileStorageConfig, WhenFull as Wan
 use crate::otlp::Signal;
 use crate::processors::batch::config::BatchConfig;
 use crate::processors::pipe::StoreNo;
-use crate::spool::disk::{DiskSettings, Limits, StartError, WhenFull};
-use crate::spool::store::Spool;
+use crate::spool::disk::{DiskSettings, Limits, Shed, StartError, WhenFull};
+use crate::spool::store::{Caps, Spool};
 use crate::spool::{Cut, Lane, Store as _};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -160,12 +160,20 @@ impl Stores {
             match storage.as_ref().map(|id| config.extensions.get(id)) {
                 Some(Some(ExtensionConfig::FileStorage(section))) => {
                     stored.spool.limit(disk_settings(section, memory).limits());
+                    stored.spool.cap(caps(section));
                     stored.commit_interval.set(section.commit_interval);
                 }
                 Some(_) => {}
                 None => {
                     let max = memory_budget(memory);
-                    let none = Limits { max, min_free: Bytes(0), when_full: WhenFull::Refuse, segment_max: max };
+                    let none = Limits {
+                        max,
+                        min_free: Bytes(0),
+                        when_full: WhenFull::Refuse,
+                        shed: Shed::default(),
+                        max_age: None,
+                        segment_max: max,
+                    };
                     stored.spool.limit(none);
                 }
             }
@@ -216,6 +224,7 @@ fn open_one(config: &Config, storage: Option<&Id>, memory: Bytes, clock: &Clock)
     let settings = disk_settings(section, memory);
     tracing::info!(storage = %id, directory = %settings.directory.display(), budget = %settings.max, segment_max = %settings.segment_max, "opening spool");
     let spool = Arc::new(Spool::on_disk(settings, clock.clone(), Dice::shaken())?);
+    spool.cap(caps(section));
     Ok(Stored {
         name: id.to_string(),
         durable: true,
@@ -227,6 +236,10 @@ fn open_one(config: &Config, storage: Option<&Id>, memory: Bytes, clock: &Clock)
 
 fn memory_budget(memory: Bytes) -> Bytes {
     Bytes((memory.0 / 4).clamp(MEMORY_STORE.0 / 4, MEMORY_STORE.0 * 4))
+}
+
+fn caps(section: &FileStorageConfig) -> Caps {
+    Caps { dead_letters: section.dead_letter_max, quarantine: section.quarantine_max }
 }
 
 fn disk_settings(section: &FileStorageConfig, memory: Bytes) -> DiskSettings {
@@ -241,6 +254,8 @@ fn disk_settings(section: &FileStorageConfig, memory: Bytes) -> DiskSettings {
             Wanted::DropOldest => WhenFull::DropOldest,
             Wanted::Refuse => WhenFull::Refuse,
         },
+        shed: Shed::in_order(&section.shed),
+        max_age: section.max_age,
         segment_min: test_segment().unwrap_or(Bytes::mib(2)),
         segment_max: test_segment().unwrap_or(Bytes(segment_max)),
         seal: true,

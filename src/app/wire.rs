@@ -312,7 +312,8 @@ pub(super) fn outlets(stores: &Stores, crews: &[Crew], metrics: &Metrics) -> Vec
         let here = stores.exporters.iter().filter(|(_, (no, _))| *no == StoreNo(n));
         let reads = here.flat_map(|(id, (_, sources))| sources.iter().map(move |source| (source.lane, id)));
         let readers = reads.map(|(lane, id)| (lane, ExporterMetrics::new(metrics, &id.to_string()))).collect();
-        Outlet { batcher: crew.batcher.clone(), durable: stored.durable, readers }
+        let losses = (!stored.durable).then(|| stored.spool.clone());
+        Outlet { batcher: crew.batcher.clone(), durable: stored.durable, losses, readers }
     };
     stores.all.iter().zip(crews).enumerate().map(outlet).collect()
 }

@@ -14,7 +14,7 @@ pub mod dice;
 pub mod swap;
 pub mod units;
 
-pub use clock::{BootId, Clock, Stamp};
+pub use clock::{BootId, Clock, Reading, Stamp};
 pub use dice::Dice;
 pub use swap::Swap;
 pub use units::Bytes;

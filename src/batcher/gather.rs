@@ -142,6 +142,7 @@ impl Draft {
             items: self.parts.iter().map(|(p, _)| p.walked.items).sum(),
             raw_len: u32::try_from(raw.len()).expect("requests are bounded far below 4 GiB"),
             accepted: self.name.1,
+            boot: None,
             data_ns: (
                 self.parts.iter().map(|(p, _)| p.walked.data_ns.0).filter(known).min().unwrap_or(0),
                 self.parts.iter().map(|(p, _)| p.walked.data_ns.1).max().unwrap_or(0),

@@ -8,10 +8,11 @@
 
 use crate::otlp::Signal;
 use crate::supervise::Exit;
+use crate::testing::books::{self, Bound};
 use crate::testing::child::{self, Child, free_port};
 use crate::testing::far_end::{Act, FarEnd, Script};
 use crate::testing::load::{Load, Running};
-use crate::testing::tally::Report;
+use crate::testing::tally::{Report, Tally};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt;
@@ -40,6 +41,10 @@ const DRAIN: Duration = Duration::from_secs(60);
 const START: Duration = Duration::from_secs(10);
 /// How long the agent may take to say what it lost, for the bar.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long the agent's books may be a moment behind the far end's count.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Items of a request.
+const ITEMS: u32 = 100;
 /// How long an agent may take to stop.
 const STOP: Duration = Duration::from_secs(20);
 
@@ -68,6 +73,8 @@ struct Outcome {
     /// Items acknowledged and not delivered when the agent was killed.
     unsent_at_kill: u64,
     killed: bool,
+    /// The agent's own books say the same as the far end's count.
+    books_agree: bool,
 }
 
 impl Outcome {
@@ -78,6 +85,7 @@ impl Outcome {
             && self.accepted > 0
             && self.killed
             && self.unsent_at_kill > 0
+            && self.books_agree
     }
 }
 
@@ -97,12 +105,14 @@ pub(super) fn main(options: &Options) -> Exit {
     match shown {
         Ok(outcome) => {
             if options.json {
-                let Outcome { accepted, delivered, lost, duplicates, invented, unsent_at_kill, killed } = outcome;
+                let Outcome { accepted, delivered, lost, duplicates, invented, unsent_at_kill, killed, books_agree } =
+                    outcome;
                 println!(
                     "{}",
                     serde_json::json!({
                         "accepted": accepted, "delivered": delivered, "lost": lost, "duplicates": duplicates,
-                        "invented": invented, "unsent_at_kill": unsent_at_kill, "killed": killed, "proved": outcome.is_proof(),
+                        "invented": invented, "unsent_at_kill": unsent_at_kill, "killed": killed,
+                        "books_agree": books_agree, "proved": outcome.is_proof(),
                     })
                 );
             } else {
@@ -128,7 +138,7 @@ async fn show(options: &Options, far_end: &FarEnd) -> Result<Outcome, Broken> {
         endpoint: format!("http://127.0.0.1:{}", ports[0]),
         signals: Signal::ALL.into(),
         rate: options.rate,
-        request_items: 100,
+        request_items: ITEMS,
         clients: 1,
         first_source: 1,
     }
@@ -170,6 +180,12 @@ async fn show(options: &Options, far_end: &FarEnd) -> Result<Outcome, Broken> {
     sleep(Duration::from_millis(500)).await;
     let (accepted, report) = delivered(&load, far_end);
     stage.end();
+    // The kill cut off the answer of one request of each signal: it was offered again.
+    let bound = Bound { twice: if killed { ITEMS.into() } else { 0 }, late: 0 };
+    let agreed = books::agree(ports[1], "otlphttp", bound, LOOK_AGAIN, || both(&load, far_end)).await;
+    if let Err(no) = &agreed {
+        eprintln!("demo: the agent's books and the far end's count: {no}");
+    }
     agent.child.stop(STOP).await?;
     let outcome = Outcome {
         accepted,
@@ -179,6 +195,7 @@ async fn show(options: &Options, far_end: &FarEnd) -> Result<Outcome, Broken> {
         invented: report.never_issued(),
         unsent_at_kill,
         killed,
+        books_agree: agreed.is_ok(),
     };
     if outcome.is_proof() {
         dir.discard();
@@ -188,11 +205,16 @@ async fn show(options: &Options, far_end: &FarEnd) -> Result<Outcome, Broken> {
     Ok(outcome)
 }
 
-/// What was acknowledged, and the books of load and far end together.
-fn delivered(load: &Running, far_end: &FarEnd) -> (u64, Report) {
+/// The books of load and far end together.
+fn both(load: &Running, far_end: &FarEnd) -> Tally {
     let mut tally = load.tally();
     far_end.with(|collector| tally.merge(collector.tally()));
-    let report = tally.report();
+    tally
+}
+
+/// What was acknowledged, and what became of it.
+fn delivered(load: &Running, far_end: &FarEnd) -> (u64, Report) {
+    let report = both(load, far_end).report();
     (report.acknowledged(), report)
 }
 
@@ -339,7 +361,7 @@ mod tests {
     #[test]
     #[rustfmt::skip]
     fn only_a_whole_count_after_a_kill_with_unsent_data_is_a_proof() {
-        let whole = || Outcome { accepted: 9, delivered: 9, lost: 0, duplicates: 2, invented: 0, unsent_at_kill: 3, killed: true };
+        let whole = || Outcome { accepted: 9, delivered: 9, lost: 0, duplicates: 2, invented: 0, unsent_at_kill: 3, killed: true, books_agree: true };
         assert!(whole().is_proof());
         assert_eq!(whole().to_string(), "accepted 9, delivered 9, lost 0, duplicates 2");
         for no in [
@@ -349,6 +371,7 @@ mod tests {
             Outcome { accepted: 0, delivered: 0, ..whole() },
             Outcome { killed: false, ..whole() },
             Outcome { unsent_at_kill: 0, ..whole() },
+            Outcome { books_agree: false, ..whole() },
         ] {
             assert!(!no.is_proof(), "{no:?}");
         }

@@ -7,6 +7,7 @@ use crate::batcher::{Offer, OfferError, Part};
 use crate::otlp::{Caller, Signal, Walked, is_deprecated, walk};
 use crate::processors::pipe::{Passed, Pipe, Refusal, StoreNo};
 use crate::spool::Lane;
+use crate::spool::store::Spool;
 use crate::supervise::{Fallen, Line, Wire, contained, tripwire};
 use crate::telemetry::{ExporterMetrics, ReceiverMetrics};
 use bytes::Bytes;
@@ -44,6 +45,8 @@ pub struct Outlet {
     pub batcher: Line<Offer>,
     /// On disk. A store in memory beside one on disk loses for itself (architecture §4, "Fan-out").
     pub durable: bool,
+    /// Where its losses are counted; `None`: on disk, where it takes all or nothing of a request is taken.
+    pub losses: Option<Arc<Spool>>,
     /// Who reads which pipeline's lane, for `enqueue_failed`.
     pub readers: Vec<(Lane, ExporterMetrics)>,
 }
@@ -241,6 +244,9 @@ impl Routes {
             if outlet.durable || !kept {
                 return Err(refusal);
             }
+            if let Some(spool) = &outlet.losses {
+                sizes.iter().for_each(|(lane, items)| spool.missed(*lane, (*items).into()));
+            }
             tracing::warn!(%refusal, signal = %signal, "an exporter without storage lost what others keep");
         }
         Ok(())
@@ -293,7 +299,8 @@ impl From<Fallen> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Bytes as Size;
+    use crate::base::{Bytes as Size, Clock, Dice};
+    use crate::spool::{Reason, Store as _};
     use crate::telemetry::Metrics;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -310,7 +317,8 @@ mod tests {
             told.lock().expect("whole").push((offer, answer));
             async move { answered.await.map_err(|_| Fallen::Down("batcher".into())) }
         });
-        (Outlet { batcher, durable, readers: Vec::new() }, waiting)
+        let losses = (!durable).then(|| Arc::new(Spool::in_memory(Size::mib(1), Clock::system(), Dice::seeded(1))));
+        (Outlet { batcher, durable, losses, readers: Vec::new() }, waiting)
     }
 
     fn pipe(stores: usize, shown: &Arc<AtomicUsize>) -> Arc<Pipe> {
@@ -377,6 +385,10 @@ mod tests {
         ] {
             let ((in_memory, asked_memory), (on_disk, asked_disk)) = (outlet(false), outlet(true));
             let (shown, metrics) = (Arc::default(), Metrics::detached());
+            let kept = in_memory.losses.clone().expect("it is in memory");
+            kept.lane("traces", Signal::Traces);
+            kept.own("otlphttp", &[kept.lane("logs", Signal::Logs)]); // lane 1, as the pipe has it
+            let lost = u64::from(taken && memory.as_ref().is_some_and(Result::is_err));
             let intake = Arc::new(Intake::new([pipe(2, &shown)], vec![in_memory, on_disk], Budget::new(Size(1_000))));
             let counts = ReceiverMetrics::new(&metrics, "otlp", "http");
             let charge = intake.budget.open();
@@ -393,6 +405,10 @@ mod tests {
             }
             assert_eq!(client.await.expect("not aborted").is_ok(), taken);
             assert_eq!((accepted(&metrics), shown.load(SeqCst)), (u64::from(taken), usize::from(taken)));
+            let book = kept.books().remove(0);
+            let losses = kept.losses();
+            assert_eq!((book.accepted, book.sum(), book.lost[Reason::Evicted as usize]), (lost, lost, lost));
+            assert_eq!(losses.iter().map(|loss| loss.items).sum::<u64>(), lost, "it is in the gap report: {losses:?}");
         }
     }
 

@@ -21,13 +21,14 @@ pub const RAW_MAX: usize = 64 << 20;
 const MAGIC: u16 = 0x4254; // "TB", little endian
 const VERSION: u8 = 1;
 
-/// The accept time was taken before the wall clock was set (a year before 2020).
+/// The accept time was taken before the wall clock was set: in a year before 2020, or in a time that earlier boots prove to
+/// be over.
 pub const FLAG_CLOCK_UNSET: u16 = 1;
 /// The block was copied forward: an older segment may hold it too.
 pub const FLAG_COPIED: u16 = 2;
 
 /// 2020-01-01: no gateway of ours was built before; an earlier wall clock has not been set yet.
-const CLOCK_SET_NS: u64 = 1_577_836_800_000_000_000;
+pub(crate) const CLOCK_SET_NS: u64 = 1_577_836_800_000_000_000;
 
 /// What a block says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,12 @@ impl Header {
     #[must_use]
     pub fn accepted_before(&self) -> u64 {
         self.accepted_total.saturating_sub(u64::from(self.items))
+    }
+
+    /// Length of the whole value.
+    #[must_use]
+    pub fn value_len(&self) -> u64 {
+        HEADER_LEN as u64 + u64::from(self.payload_len)
     }
 
     fn write(&self, to: &mut [u8; HEADER_LEN]) {
@@ -143,14 +150,16 @@ impl Header {
 }
 
 impl NewBlock {
-    /// Fills the room in front of the payload with the header: from here on the block has its number.
+    /// Fills the room in front of the payload with the header: from here on the block has its number. `boot` is the present
+    /// one; `clock_unset`: the wall part of its accept time is certainly wrong.
     #[must_use]
-    pub fn number(mut self, index: u64, accepted_total: u64, boot: BootId) -> (Header, Vec<u8>) {
+    pub fn number(mut self, index: u64, accepted_total: u64, boot: BootId, clock_unset: bool) -> (Header, Vec<u8>) {
+        let boot = self.boot.unwrap_or(boot);
         let (head, payload) =
             self.framed.split_first_chunk_mut::<HEADER_LEN>().expect("framed begins with the header's room");
         let header = Header {
             signal: self.signal,
-            flags: if self.accepted.wall_ns < CLOCK_SET_NS { FLAG_CLOCK_UNSET } else { 0 },
+            flags: if clock_unset { FLAG_CLOCK_UNSET } else { 0 },
             lane: self.lane,
             items: self.items,
             index,
@@ -237,6 +246,7 @@ mod tests {
             items: 5,
             raw_len: u32::try_from(raw.len()).expect("small"),
             accepted: Stamp { wall_ns: CLOCK_SET_NS, mono_ms: 9 },
+            boot: None,
             data_ns: (1, 2),
             framed: frame(raw),
         }
@@ -245,7 +255,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_framed_comes_back(raw in proptest::collection::vec(any::<u8>(), 0..5_000)) {
-            let (header, value) = block(&raw).number(4, 100, BootId([6; 16]));
+            let (header, value) = block(&raw).number(4, 100, BootId([6; 16]), false);
             prop_assert_eq!(Header::read(&value), Ok(header));
             prop_assert_eq!(header.accepted_before(), 95);
             prop_assert_eq!(&unframe(&header, &value).expect("intact")[..], &raw[..]);
@@ -253,7 +263,7 @@ mod tests {
 
         #[test]
         fn any_flipped_bit_is_seen(raw in proptest::collection::vec(any::<u8>(), 1..300), at in any::<prop::sample::Index>()) {
-            let (_, mut value) = block(&raw).number(4, 100, BootId([6; 16]));
+            let (_, mut value) = block(&raw).number(4, 100, BootId([6; 16]), false);
             let bit = at.index(value.len() * 8);
             value[bit / 8] ^= 1 << (bit % 8);
             let read = Header::read(&value).and_then(|h| unframe(&h, &value));
@@ -267,15 +277,17 @@ mod tests {
     }
 
     #[test]
-    fn a_block_accepted_before_the_clock_was_set_says_so() {
-        let early = NewBlock { accepted: Stamp { wall_ns: 5, mono_ms: 1 }, ..block(b"x") };
-        assert_eq!(early.number(1, 1, BootId::default()).0.flags, FLAG_CLOCK_UNSET);
-        assert_eq!(block(b"x").number(1, 1, BootId::default()).0.flags, 0);
+    fn a_block_says_when_it_came_in_and_whether_the_clock_was_set() {
+        let (now, then) = (BootId([6; 16]), BootId([5; 16]));
+        let early = block(b"x").number(1, 1, now, true).0;
+        assert_eq!((early.flags, early.boot), (FLAG_CLOCK_UNSET, now));
+        let moved = NewBlock { boot: Some(then), ..block(b"x") }.number(1, 1, now, false).0;
+        assert_eq!((moved.flags, moved.boot), (0, then), "what moves to another lane keeps the boot of its time");
     }
 
     #[test]
     fn a_relabelled_block_is_the_same_data_under_another_number() {
-        let (header, value) = block(b"hello").number(4, 100, BootId::default());
+        let (header, value) = block(b"hello").number(4, 100, BootId::default(), false);
         let moved = relabel(&value, &Header { lane: Lane(9), index: 1, flags: FLAG_COPIED, ..header });
         let read = Header::read(&moved).expect("intact");
         assert_eq!((read.lane, read.index, read.block_id), (Lane(9), 1, 77));

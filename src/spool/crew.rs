@@ -10,7 +10,7 @@
 //! They hold no state of their own: a fall costs the answer of one message, and the spool knows what it did.
 
 use super::store::Spool;
-use super::{CommitError, Cut, Lane, Lease, LeaseError, NewBlock, Owner, Settlement, Store as _};
+use super::{CommitError, Cut, Lane, Lease, LeaseError, Loss, NewBlock, Owner, Settlement, Store as _};
 use crate::supervise::{Drain, beat};
 use crate::supervised;
 use crate::telemetry::metrics::Histogram;
@@ -39,6 +39,25 @@ pub struct Commit(pub Vec<NewBlock>);
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), LeaseError>")]
 pub struct Settle(pub Vec<Settlement>);
+
+/// What is this exporter's far end to be told? Synced before it is answered.
+///
+/// `Uplink` → [`SpoolWriter`].
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Vec<Loss>, LeaseError>")]
+pub struct ToTell(pub Owner);
+
+/// The far end of this exporter has acknowledged to know of these losses.
+///
+/// `Uplink` → [`SpoolWriter`]. Should the answer get lost, they are told once more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct NoteTold {
+    /// Whose far end.
+    pub owner: Owner,
+    /// Of what.
+    pub losses: Vec<Loss>,
+}
 
 /// What is next in this lane?
 ///
@@ -84,6 +103,22 @@ impl Handler<Settle> for SpoolWriter {
 
     fn handle(&mut self, Settle(settlements): Settle, _: &mut Self::Context) -> Self::Result {
         self.spool.settle(settlements)
+    }
+}
+
+impl Handler<ToTell> for SpoolWriter {
+    type Result = Result<Vec<Loss>, LeaseError>;
+
+    fn handle(&mut self, ToTell(owner): ToTell, _: &mut Self::Context) -> Self::Result {
+        self.spool.to_tell(owner)
+    }
+}
+
+impl Handler<NoteTold> for SpoolWriter {
+    type Result = ();
+
+    fn handle(&mut self, NoteTold { owner, losses }: NoteTold, _: &mut Self::Context) {
+        self.spool.told(owner, &losses);
     }
 }
 

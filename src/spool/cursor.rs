@@ -120,6 +120,8 @@ struct Held {
     fate: Fate,
     /// The commit being written is its own: the record in it says that the part is settled.
     writing: bool,
+    /// What became of that of it which gave way meanwhile, should the settlement fail.
+    gone: Fate,
 }
 
 /// A stretch of the lane that came in while the exporter did not read it: nothing of it is its own.
@@ -336,7 +338,7 @@ impl Cursor {
         if !inside || taken {
             return Err(NotOut);
         }
-        self.held.push(Held { part: part.clone(), fate, writing: false });
+        self.held.push(Held { part: part.clone(), fate, writing: false, gone: Fate::Lost(Reason::Evicted) });
         Ok(part)
     }
 
@@ -383,7 +385,7 @@ impl Cursor {
     }
 
     fn give_up(&mut self, held: &Held) {
-        self.counts.add(common(&held.part, &(0..self.below_total)), Fate::Lost(Reason::Evicted));
+        self.counts.add(common(&held.part, &(0..self.below_total)), held.gone);
         self.dirty = true;
     }
 
@@ -443,6 +445,7 @@ impl Cursor {
             gone += total - frontier_total - burnt;
             self.counts.add(burnt, Fate::Burnt);
         }
+        self.held.iter_mut().filter(|h| h.part.start < total).for_each(|h| h.gone = fate);
         self.windows.retain(|w| w.totals.end > total || w.index.end > index);
         self.counts.add(gone, fate);
         self.below = index;
@@ -667,6 +670,22 @@ mod tests {
                 c.add(1, *fate);
             }
             c
+        }
+    }
+
+    /// What gives way while its settlement is on the way to the disk has the reason it gave way for, should that fail.
+    #[test]
+    fn what_expires_while_it_is_held_is_expired() {
+        for (fate, reason) in
+            [(Fate::Lost(Reason::Expired), Reason::Expired), (Fate::Lost(Reason::Evicted), Reason::Evicted)]
+        {
+            let mut c = Cursor::at_tip(0, 0);
+            c.take_new(0..2, 0..20, CUT);
+            let part = c.settle(&(0..10), Fate::Parked).expect("it is out");
+            assert_eq!(c.evict_below(1, 10, 0, fate), 0, "what becomes of it is said when the settlement ends");
+            c.release(&part);
+            c.audit();
+            assert_eq!((c.counts.lost[reason as usize], c.counts.settled()), (10, 10), "{fate:?}");
         }
     }
 

@@ -20,15 +20,20 @@
 //! | `disk/start.rs` | taking over what an earlier life left |
 //! | `disk/look.rs` | reading the row: which segment, opening it, what is in it |
 //! | `disk/upkeep.rs` | housekeeping, one piece at a time |
+//! | `disk/aside.rs` | how much of what was set aside is kept |
+//! | `disk/retention.rs` | what gives way: by size, by age, by signal |
 //! | `disk/repair.rs` | making a damaged directory whole by hand, while no agent has it |
 
+mod aside;
 mod look;
 mod repair;
+mod retention;
 mod start;
 mod upkeep;
 
 use self::look::{first_readable, guarded_open};
 pub(crate) use self::repair::{Repaired, repair};
+use self::retention::Retention;
 pub use self::start::StartError;
 pub(super) use self::start::arrange;
 pub(crate) use self::start::{Recovered, clear};
@@ -40,6 +45,7 @@ use super::phase::{Phase, during};
 use super::segment::{self, Segment, SegmentError};
 use super::shelf::{Bookkeeper, Shelf, ShelfError, Usage, lock};
 use crate::base::{Bytes, Clock, Stamp, Swap};
+use crate::otlp::Signal;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -74,6 +80,10 @@ pub struct DiskSettings {
     pub min_free: Bytes,
     /// What happens at the limit.
     pub when_full: WhenFull,
+    /// Whose data gives way first there.
+    pub shed: Shed,
+    /// What is older gives way; `None`: nothing does for its age.
+    pub max_age: Option<Duration>,
     /// Segments begin with this size,
     pub segment_min: Bytes,
     /// and grow to this one while intake is fast.
@@ -88,8 +98,8 @@ impl DiskSettings {
     /// What may change while it is open.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        let DiskSettings { max, min_free, when_full, segment_max, .. } = *self;
-        Limits { max, min_free, when_full, segment_max }
+        let DiskSettings { max, min_free, when_full, shed, max_age, segment_max, .. } = *self;
+        Limits { max, min_free, when_full, shed, max_age, segment_max }
     }
 }
 
@@ -102,6 +112,10 @@ pub struct Limits {
     pub min_free: Bytes,
     /// What happens at the limit.
     pub when_full: WhenFull,
+    /// Whose data gives way first there.
+    pub shed: Shed,
+    /// What is older gives way.
+    pub max_age: Option<Duration>,
     /// The largest size of a segment; counts for the next one.
     pub segment_max: Bytes,
 }
@@ -115,6 +129,31 @@ pub enum WhenFull {
     Refuse,
 }
 
+/// Signals in the order in which they give way at the limit; of the others, and without any, the oldest goes whatever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shed([Option<Signal>; 3]);
+
+impl Shed {
+    /// In this order; of a signal that stands there twice the first place counts.
+    #[must_use]
+    pub fn in_order(signals: &[Signal]) -> Shed {
+        let mut shed = Shed::default();
+        for signal in signals {
+            if !shed.0.contains(&Some(*signal))
+                && let Some(free) = shed.0.iter_mut().find(|place| place.is_none())
+            {
+                *free = Some(*signal);
+            }
+        }
+        shed
+    }
+
+    /// The first one first.
+    pub fn signals(&self) -> impl Iterator<Item = Signal> {
+        self.0.into_iter().flatten()
+    }
+}
+
 /// A segment's place in the row: its number and how often it was copied.
 pub(super) type No = (u64, u32);
 
@@ -125,6 +164,8 @@ pub(crate) struct Span {
     pub(crate) last: u64,
     /// The lane's total before the first and after the last block.
     pub(crate) totals: (u64, u64),
+    /// Of their values.
+    pub(crate) bytes: u64,
 }
 
 impl Span {
@@ -138,13 +179,15 @@ pub(crate) type Spans = BTreeMap<u32, Span>;
 
 /// Adds a block to what a segment holds.
 pub(crate) fn extend(spans: &mut Spans, h: &Header) {
-    let new = Span { first: h.index, last: h.index, totals: (h.accepted_before(), h.accepted_total) };
+    let bytes = h.value_len();
+    let new = Span { first: h.index, last: h.index, totals: (h.accepted_before(), h.accepted_total), bytes };
     spans
         .entry(h.lane.0)
         .and_modify(|s| {
             s.last = s.last.max(h.index);
             s.first = s.first.min(h.index);
             s.totals = (s.totals.0.min(new.totals.0), s.totals.1.max(new.totals.1));
+            s.bytes += new.bytes;
         })
         .or_insert(new);
 }
@@ -177,6 +220,8 @@ struct Entry {
     door: Door,
     /// When it got its state.
     since: Stamp,
+    /// More of it would have to be copied than shedding is worth, as was seen when it was tried.
+    unfit: bool,
 }
 
 impl Entry {
@@ -217,6 +262,13 @@ pub(crate) struct Disk {
     measured: Mutex<Option<Stamp>>,
     /// Something may lie in the bin.
     binned: AtomicBool,
+    /// Something may lie in `quarantine/` that was not counted yet.
+    aside: AtomicBool,
+    /// What an empty segment takes, as the last one did.
+    empty: AtomicU64,
+    /// Bytes set by for a copy on a full disk; in use like the others.
+    reserve: AtomicU64,
+    retention: Retention,
     /// Held while we live; the kernel releases it with us.
     _lock: File,
 }
@@ -239,7 +291,8 @@ impl Disk {
         let lock = take_lock(&dir)?;
         let mut row = list(&dir).map_err(bad)?;
         let recovered = read_book(&dir, &mut row);
-        let used: u64 = row.values().map(|e| e.bytes).sum();
+        let reserve = fs::metadata(dir.join("reserve")).map_or(0, |m| m.blocks() * 512);
+        let used: u64 = reserve + row.values().map(|e| e.bytes).sum::<u64>();
         let disk = Disk {
             target: AtomicU64::new(settings.segment_min.0),
             limits: Swap::new(settings.limits()),
@@ -253,6 +306,10 @@ impl Disk {
             used: AtomicU64::new(used),
             measured: Mutex::default(),
             binned: AtomicBool::new(true),
+            aside: AtomicBool::new(true),
+            empty: AtomicU64::new(0),
+            reserve: AtomicU64::new(reserve),
+            retention: Retention::default(),
             _lock: lock,
         };
         Ok((disk, recovered))
@@ -283,6 +340,7 @@ impl Disk {
             bytes: 0,
             door: Arc::new(Mutex::new(Some(segment.clone()))),
             since: self.clock.now(),
+            unfit: false,
         };
         row.insert(no, entry);
         *active =
@@ -338,7 +396,7 @@ impl Disk {
             let mut row = lock(&self.row);
             let no = (row.last_key_value().map_or(1, |((n, _), _)| n + 1), 0);
             let (spans, since) = (Some(Spans::new()), self.clock.now());
-            row.insert(no, Entry { state: State::Making, spans, bytes: 0, door: door.clone(), since });
+            row.insert(no, Entry { state: State::Making, spans, bytes: 0, door: door.clone(), since, unfit: false });
             no
         };
         match Segment::create(&self.path(no)).map(Arc::new) {
@@ -346,6 +404,7 @@ impl Disk {
                 *open = Some(segment.clone());
                 let bytes = allocated(&self.path(no));
                 self.used.fetch_add(bytes, Relaxed);
+                self.empty.store(bytes, Relaxed);
                 if let Some(entry) = lock(&self.row).get_mut(&no) {
                     entry.state = becomes;
                     entry.bytes = bytes;
@@ -390,11 +449,11 @@ impl Disk {
 impl Shelf for Disk {
     fn append(&self, blocks: Vec<(Header, Vec<u8>)>, books: &dyn Bookkeeper, sync: bool) -> Result<(), ShelfError> {
         let _phase = during(if blocks.is_empty() { Phase::Cursor } else { Phase::Commit });
-        if !blocks.is_empty() && self.limits.get().when_full == WhenFull::Refuse && self.is_over() {
-            return Err(ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max });
-        }
         let mut active = lock(&self.active);
         let full = active.open.as_ref().is_none_or(|(_, s)| s.appended() >= active.full_at);
+        if !blocks.is_empty() && !self.has_room(&blocks, full) {
+            return Err(ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max });
+        }
         let mut all = false;
         if full {
             match self.roll(&mut active) {
@@ -409,6 +468,7 @@ impl Shelf for Disk {
                     tracing::warn!(%error, "spool cannot turn to a new segment yet")
                 }
                 Err(error) if error.is_full() => {
+                    self.retention.refused.store(true, Relaxed);
                     return Err(ShelfError::Full {
                         used: Bytes(self.used.load(Relaxed)),
                         budget: self.limits.get().max,
@@ -486,8 +546,13 @@ impl Shelf for Disk {
         self.keep_house(books)
     }
 
+    fn trim_quarantine(&self, most: Bytes) -> Result<bool, ShelfError> {
+        self.trim_aside(most)
+    }
+
     fn limit(&self, limits: Limits) {
         self.limits.set(limits);
+        self.aside.store(true, Relaxed);
     }
 
     fn usage(&self) -> Usage {
@@ -506,6 +571,7 @@ impl Disk {
     fn lost_active(&self, active: &mut Active, error: &SegmentError) -> ShelfError {
         self.abandon(active, error);
         if error.is_full() {
+            self.retention.refused.store(true, Relaxed);
             ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max }
         } else {
             ShelfError::Unavailable(error.to_string())

@@ -4,13 +4,16 @@
 //! from the newest segment (`docs/spool-format.md` §1). Nothing here grows with the backlog (promise P5).
 
 use super::block::Header;
+use super::chronicle::Chronicle;
 use super::codec::{Damage, Eye, Pen};
 use super::cursor::{Cursor, Fate, Window};
+use super::gaps::{Dates, Gaps};
 use super::{Book, Cut, ExporterNo, Lane, LeaseError, NewBlock, Owner, Waiting};
-use crate::base::{BootId, Stamp};
+use crate::base::{BootId, Reading, Stamp};
 use crate::otlp::Signal;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
+use std::time::Duration;
 
 /// How many of a lane's newest blocks have their accept time in memory, for the `batch` timeout. Older ones are late
 /// anyway. 1,024 blocks of 24 bytes.
@@ -22,6 +25,8 @@ const CONTROL: [u8; 4] = [0xFF; 4];
 const LANE_RECORD: u8 = 1;
 const EXPORTER_RECORD: u8 = 2;
 const CURSOR_RECORD: u8 = 3;
+const GAPS_RECORD: u8 = 4;
+const BOOT_RECORD: u8 = 5;
 
 /// A key and its value, as they go to the disk.
 pub(crate) type Record = (Vec<u8>, Vec<u8>);
@@ -66,6 +71,8 @@ struct LaneState {
     /// Totals whose commit was answered with an error, where a cursor has still to pass.
     burnt: Vec<Range<u64>>,
     recent: VecDeque<Recent>,
+    /// Dates of its newest block, as far as this life knows it.
+    newest: Option<Dates>,
     dirty: bool,
 }
 
@@ -74,6 +81,7 @@ struct Recent {
     index: u64,
     before: u64,
     accepted: Stamp,
+    boot: BootId,
 }
 
 #[derive(Debug, Clone)]
@@ -91,10 +99,16 @@ pub(crate) struct Ledger {
     exporters: BTreeMap<u32, ExporterState>,
     /// By exporter, then lane.
     cursors: BTreeMap<(u32, u32), Cursor>,
+    /// When their losses came from.
+    gaps: BTreeMap<(u32, u32), Gaps>,
+    /// Dates of the newest block each was handed, in this life.
+    reached: BTreeMap<(u32, u32), Dates>,
     /// Indices of this life start here.
     epoch_base: u64,
     /// Lane numbers below are taken, by whom is not known any more.
     lane_floor: u32,
+    /// Which boots there were, so that ages go over them.
+    chronicle: Chronicle,
 }
 
 /// What to read next for an exporter.
@@ -121,8 +135,11 @@ impl Ledger {
             lanes: BTreeMap::new(),
             exporters: BTreeMap::new(),
             cursors: BTreeMap::new(),
+            gaps: BTreeMap::new(),
+            reached: BTreeMap::new(),
             epoch_base: u64::from(epoch) << 32,
             lane_floor: 0,
+            chronicle: Chronicle::default(),
         }
     }
 
@@ -140,6 +157,7 @@ impl Ledger {
             tip: 0,
             burnt: Vec::new(),
             recent: VecDeque::new(),
+            newest: None,
             dirty: true,
         };
         self.lanes.insert(no, fresh);
@@ -178,7 +196,7 @@ impl Ledger {
             let mut family = self.family(name);
             family.any(|(no, _)| {
                 let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == no);
-                cursors.any(|(_, c)| c.counts.lost.iter().any(|n| *n > 0))
+                cursors.any(|((e, l), c)| c.counts.lost.iter().any(|n| *n > 0) || self.missed_of(*e, *l) > 0)
             })
         };
         let mut names = self.lanes.values().map(|lane| &lane.name).filter(|name| name.starts_with(prefix));
@@ -316,7 +334,8 @@ impl Ledger {
                 (lane.next_index, lane.tip)
             });
             *tip += u64::from(block.items);
-            let numbered = block.number(*index, *tip, boot);
+            let unset = self.chronicle.is_unset(block.accepted, block.boot.unwrap_or(boot));
+            let numbered = block.number(*index, *tip, boot, unset);
             *index += 1;
             numbered
         };
@@ -329,11 +348,17 @@ impl Ledger {
             let Some(lane) = self.lanes.get_mut(&h.lane.0) else { continue };
             lane.next_index = h.index + 1;
             lane.tip = h.accepted_total;
+            lane.newest = Dates::of(h).or(lane.newest);
             lane.dirty = true;
             if lane.recent.len() == RECENT_MAX {
                 lane.recent.pop_front();
             }
-            lane.recent.push_back(Recent { index: h.index, before: h.accepted_before(), accepted: h.accepted });
+            lane.recent.push_back(Recent {
+                index: h.index,
+                before: h.accepted_before(),
+                accepted: h.accepted,
+                boot: h.boot,
+            });
         }
     }
 
@@ -368,6 +393,9 @@ impl Ledger {
             cursor.dirty = false;
             records.push((control_key(CURSOR_RECORD, &[*exporter, *lane]), cursor.write()));
         }
+        records.extend(self.gaps_records(all));
+        let boots = self.chronicle.take_records(all).into_iter();
+        records.extend(boots.map(|(epoch, record)| (control_key(BOOT_RECORD, &[epoch]), record)));
         records
     }
 
@@ -376,6 +404,39 @@ impl Ledger {
         self.lanes.values().any(|l| l.dirty)
             || self.exporters.values().any(|e| e.dirty)
             || self.cursors.values().any(|c| c.dirty)
+            || self.gaps.values().any(|g| g.dirty)
+            || self.chronicle.is_dirty()
+    }
+
+    /// This is what the clocks say now.
+    pub(crate) fn observe(&mut self, now: &Reading) {
+        let epoch = u32::try_from(self.epoch_base >> 32).expect("made of 32 bits");
+        self.chronicle.observe(now, epoch);
+    }
+
+    /// How long ago this came in, at least.
+    pub(crate) fn age(&self, came: Came, now: &Reading) -> Duration {
+        self.chronicle.age(came.accepted, came.boot, came.index, now)
+    }
+
+    /// Lanes of which somebody still needs something: from where on, to where nothing can be found that the books know.
+    pub(crate) fn open_lanes(&self) -> Vec<OpenLane> {
+        let mut open = BTreeMap::<u32, OpenLane>::new();
+        for ((_, lane), cursor) in &self.cursors {
+            let Some(state) = self.lanes.get(lane).filter(|state| state.waiting(cursor) > 0) else { continue };
+            let entry = open.entry(*lane).or_insert(OpenLane {
+                lane: Lane(*lane),
+                from: (cursor.below, cursor.below_total),
+                end: state.next_index,
+            });
+            entry.from = entry.from.min((cursor.below, cursor.below_total));
+        }
+        open.into_values().collect()
+    }
+
+    /// Which boots there were.
+    pub(crate) fn chronicle(&self) -> &Chronicle {
+        &self.chronicle
     }
 
     /// Reads one control record back, at start. Later records of the same key replace earlier ones.
@@ -404,6 +465,11 @@ impl Ledger {
                 let at = (number()?, number()?);
                 self.cursors.insert(at, Cursor::read(record)?);
             }
+            GAPS_RECORD => {
+                let at = (number()?, number()?);
+                self.gaps.insert(at, Gaps::read(record)?);
+            }
+            BOOT_RECORD => self.chronicle.restore(number()?, record)?,
             other => return Err(Damage::Unknown { what: "control record", found: other.into() }),
         }
         Ok(())
@@ -412,9 +478,9 @@ impl Ledger {
     /// A block that the newest segment holds, found at start: the tip is behind it.
     pub(crate) fn restore_tip(&mut self, h: &Header) {
         self.lane_floor = self.lane_floor.max(h.lane.0 + 1);
-        if let Some(lane) = self.lanes.get_mut(&h.lane.0)
-            && h.accepted_total > lane.tip
-        {
+        let Some(lane) = self.lanes.get_mut(&h.lane.0) else { return };
+        lane.newest = Dates::of(h).into_iter().chain(lane.newest).max_by_key(|dates| dates.to);
+        if h.accepted_total > lane.tip {
             lane.tip = h.accepted_total;
             lane.dirty = true;
         }
@@ -437,6 +503,7 @@ impl Ledger {
         }
         let lanes = &self.lanes;
         self.cursors.retain(|(_, lane), _| lanes.contains_key(lane));
+        self.heal_gaps();
     }
 
     /// What to read next. A returned window is out from now on; for new data [`Ledger::take_new`] follows.
@@ -571,6 +638,19 @@ impl Ledger {
         self.cursors.iter().filter_map(own).collect()
     }
 
+    /// Whether somebody has a window of the lane.
+    pub(crate) fn is_out(&self, lane: Lane) -> bool {
+        let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == lane.0);
+        cursors.any(|(_, cursor)| cursor.windows.iter().any(|window| window.out && !window.done()))
+    }
+
+    /// A side lane: from where on its one reader still has something there, and its end, as indices.
+    pub(crate) fn held_range(&self, lane: Lane) -> (u64, u64) {
+        let below = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c.below).min();
+        let end = self.lanes.get(&lane.0).map_or(0, |state| state.next_index);
+        (below.unwrap_or(end), end)
+    }
+
     fn forget_burnt(&mut self, lane: Lane) {
         // Who was away then does not come to it.
         let minds = |c: &Cursor, r: &Range<u64>| {
@@ -593,7 +673,10 @@ impl Ledger {
         let fresh = state.fresh(cursor);
         let oldest = match state.recent.partition_point(|r| r.index < index) {
             _ if returned > 0 => None,
-            at => state.recent.get(at).filter(|r| at > 0 || r.before <= total).map(|r| r.accepted),
+            at => {
+                let known = state.recent.get(at).filter(|r| at > 0 || r.before <= total);
+                known.filter(|r| self.chronicle.is_present(r.boot)).map(|r| r.accepted)
+            }
         };
         Waiting { items: returned + fresh, oldest, asked: 0 }
     }
@@ -625,7 +708,8 @@ impl Ledger {
                 return None;
             }
             let from = cursor.frontier().0;
-            let recent = state.recent.get(state.recent.partition_point(|r| r.index < from)).map(|r| r.accepted);
+            let recent = state.recent.get(state.recent.partition_point(|r| r.index < from));
+            let recent = recent.map(|r| Came { accepted: r.accepted, boot: r.boot, index: r.index });
             Some(Waits { pipeline, exporter: &owner.name, at: (ExporterNo(*exporter), Lane(*lane)), recent })
         };
         self.cursors.iter().filter_map(waits).collect()
@@ -674,6 +758,9 @@ impl Ledger {
             book.delivered = cursor.counts.delivered;
             book.waiting = state.waiting(cursor);
             book.lost = cursor.counts.lost;
+            let missed = self.missed_of(*exporter, *lane);
+            book.accepted += missed;
+            book.lost[super::Reason::Evicted as usize] += missed;
             for side in [Side::Park, Side::Dead, Side::Quarantine] {
                 let name = format!("{}/{}/{}", side.name(), owner.name, state.name);
                 let beside = by_name.get(&name[..]).and_then(|no| Some((*no, self.lanes.get(no)?)));
@@ -743,13 +830,37 @@ pub(super) fn subtract(part: Range<u64>, ranges: &[Range<u64>]) -> Vec<Range<u64
     open
 }
 
+/// See [`Ledger::open_lanes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpenLane {
+    pub(crate) lane: Lane,
+    /// Nothing below this index and total is needed.
+    pub(crate) from: (u64, u64),
+    /// A block of this index or above was not entered yet.
+    pub(crate) end: u64,
+}
+
 /// See [`Ledger::waits`].
 #[derive(Debug)]
 pub(crate) struct Waits<'a> {
     pub(crate) pipeline: &'a str,
     pub(crate) exporter: &'a str,
     pub(crate) at: (ExporterNo, Lane),
-    pub(crate) recent: Option<Stamp>,
+    pub(crate) recent: Option<Came>,
+}
+
+/// When a block came in, as far as its age is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Came {
+    pub(crate) accepted: Stamp,
+    pub(crate) boot: BootId,
+    pub(crate) index: u64,
+}
+
+impl From<&Header> for Came {
+    fn from(h: &Header) -> Came {
+        Came { accepted: h.accepted, boot: h.boot, index: h.index }
+    }
 }
 
 /// What an exporter has in a lane.
@@ -843,6 +954,7 @@ impl LaneState {
             tip: eye.u64()?,
             burnt: Vec::new(),
             recent: VecDeque::new(),
+            newest: None,
             dirty: false,
         };
         for _ in 0..eye.count(16)? {
@@ -865,5 +977,6 @@ fn push_range(ranges: &mut Vec<Range<u64>>, new: Range<u64>) {
     }
 }
 
+mod losses;
 #[cfg(test)]
 mod tests;

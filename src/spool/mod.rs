@@ -15,9 +15,11 @@
 //! * accepted = delivered + waiting + held + lost, per lane and exporter, at every moment (promise P2).
 
 pub mod block;
+pub(crate) mod chronicle;
 pub(crate) mod codec;
 pub(crate) mod cursor;
 pub mod disk;
+pub mod gaps;
 pub(crate) mod journal;
 pub(crate) mod ledger;
 pub mod phase;
@@ -32,10 +34,11 @@ pub(crate) mod table;
 mod tests;
 
 pub use codec::Damage;
+pub use gaps::{Loss, Stretch};
 
 pub mod crew;
 
-use crate::base::{Bytes, Stamp};
+use crate::base::{BootId, Bytes, Stamp};
 use crate::otlp::Signal;
 use std::fmt;
 use std::ops::Range;
@@ -76,8 +79,10 @@ pub struct NewBlock {
     pub items: u32,
     /// Length of the serialized request before compression, bytes.
     pub raw_len: u32,
-    /// When its first request was accepted.
+    /// When its first request was accepted,
     pub accepted: Stamp,
+    /// and in which boot; `None`: in this one.
+    pub boot: Option<BootId>,
     /// Earliest and latest time the data itself names, ns since 1970; 0 when it names none.
     pub data_ns: (u64, u64),
     /// [`block::HEADER_LEN`](crate::spool::block) bytes of room for the header, then the lz4 payload.
@@ -337,6 +342,20 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The books, one per lane and exporter.
     fn books(&self) -> Vec<Book>;
+
+    /// What was lost, one per lane, exporter and reason, with when it came from.
+    fn losses(&self) -> Vec<Loss>;
+
+    /// All losses of an exporter, if its far end does not know of some of them; else nothing. They are on stable storage, so that
+    /// no power cut takes back what was told.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    fn to_tell(&self, owner: Owner) -> Result<Vec<Loss>, LeaseError>;
+
+    /// The far end has acknowledged to know of these. Remembered over restarts; a crash may forget it, and then they are told
+    /// once more.
+    fn told(&self, owner: Owner, losses: &[Loss]);
 
     /// Changes with every commit: wait on it instead of polling.
     fn news(&self) -> tokio::sync::watch::Receiver<u64>;

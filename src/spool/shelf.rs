@@ -1,16 +1,19 @@
 //! Where blocks are: the part of a store that touches a medium. Two kinds obey it, [`super::disk::Disk`] and
 //! [`Memory`]; the ledger above is the same for both, so their books cannot differ.
 
-use super::Lane;
 use super::block::Header;
 use super::cursor::Fate;
 use super::disk::Limits;
-use super::ledger::Record;
+use super::gaps::Dates;
+use super::ledger::{OpenLane, Record};
+use super::{Lane, Reason};
 use crate::base::Bytes;
+use crate::otlp::Signal;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 /// What went wrong with the medium.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,14 @@ pub(crate) trait Bookkeeper {
     fn is_live(&self, lane: Lane, index: u64) -> bool;
     /// Everything of the lane below this place is about to be removed, needed or not.
     fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64;
+    /// What was evicted of the lane by this reason, and was not dated yet, came from then.
+    fn date(&self, lane: Lane, reason: Reason, dates: Option<Dates>);
+    /// What the lane carries; `None` when the books do not know it.
+    fn signal(&self, lane: Lane) -> Option<Signal>;
+    /// Lanes of which somebody still needs something.
+    fn open_lanes(&self) -> Vec<OpenLane>;
+    /// How long ago the block came in, at least.
+    fn age(&self, header: &Header) -> Duration;
     /// The control records that changed, or all.
     fn records(&self, all: bool) -> Vec<Record>;
 }
@@ -69,6 +80,11 @@ pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
 
     /// Does one piece of housekeeping: deletes, seals, copies forward, makes spare room. `true` when there is more.
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError>;
+
+    /// Removes the oldest of what was set aside whole, beyond so many bytes. `true` when there may be more.
+    fn trim_quarantine(&self, _: Bytes) -> Result<bool, ShelfError> {
+        Ok(false)
+    }
 
     /// From now on by these limits; what is too much for them gives way as at any other time.
     fn limit(&self, limits: Limits);

@@ -15,29 +15,34 @@
 //! | `store/ages.rs` | how long data has waited |
 //! | `store/leasing.rs` | handing out windows |
 //! | `store/suspects.rs` | evidence against blocks, and what becomes of those with too much of it |
+//! | `store/caps.rs` | how much is held for a person |
 //! | `store/books.rs` | the ledger as the shelf sees it |
 //! | `store/mending.rs` | what a person decides about held data |
 
 mod ages;
 mod books;
+mod caps;
 mod leasing;
 mod mending;
 mod suspects;
 
 use self::books::Books;
+pub use self::caps::Caps;
+use self::caps::Weights;
 pub(crate) use self::mending::{Mended, What, Which, meant};
 use self::suspects::{DEATH_EVIDENCE, Suspects};
 use super::block::{self, frame};
 use super::cursor::Fate;
 use super::disk::{Disk, DiskSettings, Limits, StartError, clear};
-use super::ledger::{Ledger, Side, subtract};
+use super::gaps::{Dates, Loss};
+use super::ledger::{Came, Ledger, Side, subtract};
 use super::shelf::{Memory, Shelf, ShelfError, Usage, lock, try_lock};
 use super::slots::Slots;
 use super::{
     Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, NewBlock, Outcome, Owner, Pos, Reason, Settlement,
     Store, Waiting,
 };
-use crate::base::{BootId, Bytes, Clock, Dice, Stamp};
+use crate::base::{Bytes, Clock, Dice};
 use crate::otlp::Signal;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -66,6 +71,8 @@ pub struct Spool {
     uuid: u128,
     /// Grows with each reader that fell: one that was given up and wakes all the same takes nothing any more.
     reader_life: AtomicU64,
+    caps: Mutex<Caps>,
+    weights: Mutex<Weights>,
     /// [`Waiting::asked`].
     asked: AtomicU64,
     /// Held by whoever keeps house: a keeper that was given up and wakes must not meet its successor.
@@ -78,6 +85,23 @@ struct Entered {
     exporter: ExporterNo,
     lane: Lane,
     part: Range<u64>,
+    /// When its items came from.
+    dates: Option<Dates>,
+}
+
+impl Entered {
+    /// Enters the outcome: it is final, or it is taken back.
+    fn end(&self, ledger: &mut Ledger, stands: bool) {
+        let Some(cursor) = ledger.cursor_mut(self.exporter, self.lane) else { return };
+        if stands {
+            cursor.confirm(&self.part)
+        } else {
+            cursor.release(&self.part)
+        }
+        for reason in Reason::ALL {
+            ledger.date(self.exporter, self.lane, reason, self.dates);
+        }
+    }
 }
 
 /// A window that is out.
@@ -85,8 +109,19 @@ struct Entered {
 struct Out {
     /// Index of each block and the lane's total before it, in order.
     places: Vec<(u64, u64)>,
-    /// When its first block was accepted, and in which boot.
-    accepted: (Stamp, BootId),
+    /// When its first block came in.
+    came: Came,
+    /// When the items of each block came from.
+    dates: Vec<Option<Dates>>,
+}
+
+impl Out {
+    /// When the items of a range came from.
+    fn dates(&self, range: &Range<Pos>) -> Option<Dates> {
+        let is_in = |index: u64| range.start.index <= index && (index, 0) < (range.end.index, range.end.item);
+        let blocks = self.places.iter().zip(&self.dates).filter(|((index, _), _)| is_in(*index));
+        blocks.map(|(_, dates)| *dates).fold(None, Dates::hull)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -122,6 +157,7 @@ impl Spool {
             ledger.restore_tip(header);
         }
         ledger.heal();
+        ledger.observe(&clock.reading());
         let marks = slots.marks().into_iter().map(|m| m.ended_badly(DEATH_EVIDENCE)).collect();
         let uuid = slots.now().uuid;
         let suspects = Suspects { slots: Some(slots), marks };
@@ -154,6 +190,8 @@ impl Spool {
             dice: Mutex::new(dice),
             uuid,
             reader_life: AtomicU64::new(0),
+            caps: Mutex::default(),
+            weights: Mutex::default(),
             asked: AtomicU64::new(0),
             keeping: Mutex::default(),
         }
@@ -201,6 +239,12 @@ impl Spool {
         self.work.send_modify(|n| *n += 1);
     }
 
+    /// Items of a lane that this spool, in memory, did not take, while others of the pipeline did: to its exporters they are lost,
+    /// as if evicted at once.
+    pub fn missed(&self, lane: Lane, items: u64) {
+        lock(&self.ledger).missed(lane, items, self.clock.now().wall_ns);
+    }
+
     /// Bytes and segments in use.
     #[must_use]
     pub fn usage(&self) -> SpoolUsage {
@@ -235,7 +279,21 @@ impl Spool {
     pub fn upkeep(&self) -> Result<bool, String> {
         // One that fell while it held this left nothing broken in it.
         let Some(_keeping) = try_lock(&self.keeping) else { return Ok(false) };
-        self.shelf.upkeep(&Books::of(self)).map_err(|e| e.to_string())
+        // One that fails keeps none of the others from being done.
+        let (noted, kept, capped) = (self.note_time(), self.shelf.upkeep(&Books::of(self)), self.keep_to_caps());
+        noted.map_err(|e| e.to_string())?;
+        Ok(kept.map_err(|e| e.to_string())? | capped.map_err(|e| e.to_string())?)
+    }
+
+    /// Notes what the clocks say, on the disk too when no commit has done it for long and something waits: the time that the
+    /// machine was on counts after a reboot.
+    fn note_time(&self) -> Result<(), ShelfError> {
+        let overdue = {
+            let mut ledger = lock(&self.ledger);
+            ledger.observe(&self.clock.reading());
+            ledger.chronicle().is_overdue() && ledger.waiting_items() > 0
+        };
+        if overdue { self.shelf.append(Vec::new(), &Books::of(self), false) } else { Ok(()) }
     }
 
     /// The lane where this exporter sets things aside.
@@ -274,6 +332,7 @@ impl Spool {
         let put = self.shelf.append(numbered.blocks, &Books { spool: self, entered }, true);
         if put.is_err() {
             self.release(entered);
+            self.work.send_modify(|n| *n += 1); // if it was for space: there may be some to make
         }
         put?;
         self.news.send_modify(|n| *n += 1);
@@ -283,20 +342,12 @@ impl Spool {
 
     fn release(&self, entered: &[Entered]) {
         let mut ledger = lock(&self.ledger);
-        for e in entered {
-            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
-                cursor.release(&e.part);
-            }
-        }
+        entered.iter().for_each(|e| e.end(&mut ledger, false));
     }
 
     fn confirm(&self, entered: &[Entered]) {
         let mut ledger = lock(&self.ledger);
-        for e in entered {
-            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
-                cursor.confirm(&e.part);
-            }
-        }
+        entered.iter().for_each(|e| e.end(&mut ledger, true));
     }
 }
 
@@ -450,6 +501,33 @@ impl Store for Spool {
         lock(&self.ledger).books()
     }
 
+    fn losses(&self) -> Vec<Loss> {
+        lock(&self.ledger).losses(None)
+    }
+
+    fn to_tell(&self, owner: Owner) -> Result<Vec<Loss>, LeaseError> {
+        let losses = {
+            let mut ledger = lock(&self.ledger);
+            if !ledger.is_current(owner) {
+                return Err(LeaseError::Retired);
+            }
+            ledger.untold(owner.exporter, self.clock.now().wall_ns)
+        };
+        if !losses.is_empty() {
+            let synced = self.shelf.append(Vec::new(), &Books::of(self), true);
+            synced.map_err(|error| LeaseError::Unavailable(error.to_string()))?;
+        }
+        Ok(losses)
+    }
+
+    fn told(&self, owner: Owner, losses: &[Loss]) {
+        lock(&self.ledger).told(owner.exporter, losses);
+        // Should this fail, or the power, the far end hears once more what it knows: the counts are cumulative.
+        if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
+            tracing::debug!(%error, "spool gaps not written; the next commit does");
+        }
+    }
+
     fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }
@@ -459,15 +537,15 @@ impl Spool {
     /// Reserves one settlement's part; what it moves elsewhere is added to `blocks`.
     fn enter(&self, s: Settlement, blocks: &mut Vec<NewBlock>) -> Result<Entered, LeaseError> {
         let not_leased = LeaseError::NotLeased(s.lane, s.range.start, s.range.end);
-        let part = {
+        let (part, came, dates) = {
             let out = lock(&self.out);
             let place = |at: Pos| {
                 out.iter()
                     .filter(|((e, l, _), _)| *e == s.owner.exporter && *l == s.lane)
-                    .find_map(|(_, out)| total_of(&out.places, at))
+                    .find_map(|(_, out)| Some((total_of(&out.places, at)?, out.came, out.dates(&s.range))))
             };
             match place(s.range.start) {
-                Some(start) => start..start + u64::from(s.items),
+                Some((start, came, dates)) => (start..start + u64::from(s.items), came, dates),
                 None => return Err(not_leased),
             }
         };
@@ -501,12 +579,14 @@ impl Spool {
                 block_id: lock(&self.dice).id128(),
                 items: s.items,
                 raw_len: u32::try_from(raw.len()).unwrap_or(u32::MAX),
-                accepted: self.clock.now(),
-                data_ns: (0, 0),
+                // What moves elsewhere is as old as it was.
+                accepted: came.accepted,
+                boot: Some(came.boot),
+                data_ns: dates.map_or((0, 0), |dates| (dates.from, dates.to)),
                 framed: frame(&raw),
             });
         }
-        Ok(Entered { exporter: s.owner.exporter, lane: s.lane, part: reserved })
+        Ok(Entered { exporter: s.owner.exporter, lane: s.lane, part: reserved, dates })
     }
 
     /// Drops the places of windows that are done.

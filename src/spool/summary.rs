@@ -11,11 +11,11 @@ const NAME: &str = "summary";
 /// Writes it; a failure costs an opening later and nothing else.
 pub(crate) fn write(segment: &Path, spans: &Spans) {
     let mut pen = Pen::default();
-    pen.u8(1);
+    pen.u8(2);
     pen.count(spans.len());
     for (lane, s) in spans {
         pen.u32(*lane);
-        for n in [s.first, s.last, s.totals.0, s.totals.1] {
+        for n in [s.first, s.last, s.totals.0, s.totals.1, s.bytes] {
             pen.u64(n);
         }
     }
@@ -33,12 +33,15 @@ pub(crate) fn read(segment: &Path) -> Option<Spans> {
 fn parse(record: &[u8]) -> Result<Spans, Damage> {
     let mut eye = Eye::unseal(record)?;
     match eye.u8()? {
-        1 => {}
+        2 => {} // 1 did not say how many bytes
         other => return Err(Damage::Unknown { what: "summary version", found: other.into() }),
     }
-    let n = eye.count(36)?;
+    let n = eye.count(44)?;
     (0..n)
-        .map(|_| Ok((eye.u32()?, Span { first: eye.u64()?, last: eye.u64()?, totals: (eye.u64()?, eye.u64()?) })))
+        .map(|_| {
+            let (lane, first, last) = (eye.u32()?, eye.u64()?, eye.u64()?);
+            Ok((lane, Span { first, last, totals: (eye.u64()?, eye.u64()?), bytes: eye.u64()? }))
+        })
         .collect()
 }
 
@@ -50,7 +53,7 @@ mod tests {
     fn a_summary_reads_back_and_a_damaged_one_is_none() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         assert_eq!(read(dir.path()), None);
-        let spans: Spans = [(3, Span { first: 1, last: 9, totals: (10, 90) })].into();
+        let spans: Spans = [(3, Span { first: 1, last: 9, totals: (10, 90), bytes: 800 })].into();
         write(dir.path(), &spans);
         assert_eq!(read(dir.path()), Some(spans));
         fs::write(dir.path().join(NAME), b"\x01\xff\xff\xff\xff").expect("writable");

@@ -105,11 +105,19 @@ pub fn free_port() -> io::Result<u16> {
 /// # Errors
 /// When nobody serves metrics at that port of 127.0.0.1.
 pub async fn metric(port: u16, name: &str) -> io::Result<f64> {
+    Ok(sum(&metrics(port).await?, name))
+}
+
+/// All of an agent's own metrics.
+///
+/// # Errors
+/// As [`metric`].
+pub async fn metrics(port: u16) -> io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;
-    Ok(sum(&text, name))
+    Ok(text)
 }
 
 fn sum(text: &str, name: &str) -> f64 {

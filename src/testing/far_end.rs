@@ -24,11 +24,17 @@ use super::tally::Tally;
 use super::wire::put_varint;
 use crate::otlp::Signal;
 use bytes::Bytes;
-use std::collections::VecDeque;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::{metric, number_data_point};
+use prost::Message as _;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Read as _;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The metric of a gap report that counts.
+pub const LOST: &str = "tfo.agent.lost";
 /// Where an upload bears its id.
 pub const UPLOAD_ID: &str = "x-tfo-upload-id";
 /// Most a body may inflate to: 64 MiB, what OTLP recommends to servers (opentelemetry-proto, docs/specification.md).
@@ -152,7 +158,11 @@ pub struct Collector {
     counts: Counts,
     seen: VecDeque<Seen>,
     tally: Tally,
+    told: Losses,
 }
+
+/// What gap reports said, by the spool's name, exporter, lane and reason.
+pub type Losses = BTreeMap<[String; 4], u64>;
 
 impl Collector {
     /// Behaves as `script` says.
@@ -175,6 +185,12 @@ impl Collector {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// What the gap reports that it took said last.
+    #[must_use]
+    pub fn told(&self) -> &Losses {
+        &self.told
     }
 
     /// The last [`SEEN_MAX`] requests, oldest first.
@@ -288,6 +304,9 @@ impl Collector {
         for mark in &marks[..usize::try_from(looked.taken).expect("they are in memory")] {
             self.tally.arrived(signal, *mark);
         }
+        if signal == Signal::Metrics && marks.iter().all(Option::is_none) {
+            self.told.extend(losses(&raw));
+        }
         (success(rejected, message), looked)
     }
 
@@ -311,6 +330,32 @@ impl Collector {
             headers: request.headers.clone(),
         });
     }
+}
+
+/// The counts of a gap report; nothing of other metrics.
+fn losses(raw: &[u8]) -> Losses {
+    let export = ExportMetricsServiceRequest::decode(raw).unwrap_or_default();
+    let text =
+        |attributes: &[KeyValue], key: &str| match attributes.iter().find(|a| a.key == key)?.value.as_ref()?.value {
+            Some(any_value::Value::StringValue(ref text)) => Some(text.clone()),
+            _ => None,
+        };
+    let mut losses = Losses::new();
+    for of_resource in &export.resource_metrics {
+        let resource = of_resource.resource.as_ref().map_or(&[][..], |resource| &resource.attributes);
+        let metrics = of_resource.scope_metrics.iter().flat_map(|scope| &scope.metrics);
+        for metric in metrics.filter(|metric| metric.name == LOST) {
+            let Some(metric::Data::Sum(sum)) = &metric.data else { continue };
+            for point in &sum.data_points {
+                let of = |key: &str| text(&point.attributes, key).unwrap_or_default();
+                let spool = text(resource, "service.instance.id").unwrap_or_default();
+                let Some(number_data_point::Value::AsInt(items)) = point.value else { continue };
+                let key = [spool, of("exporter"), of("lane"), of("reason")];
+                losses.insert(key, u64::try_from(items).unwrap_or_default());
+            }
+        }
+    }
+    losses
 }
 
 /// What a look into a body told.
@@ -446,7 +491,6 @@ mod tests {
     use super::*;
     use crate::testing::numbered::{Numbered, Source};
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
-    use prost::Message as _;
 
     const SOURCE: Source = Source(1);
 

@@ -10,12 +10,14 @@
 //! |---|---|
 //! | `numbered.rs` | requests whose every item bears a number, fast; and the numbers of a request |
 //! | `tally.rs` | lost, duplicated, never issued, reordered: decided in a bit per item |
+//! | `books.rs` | the agent's own books against the far end's count |
 //! | `far_end.rs` | the scripted collector: what it answers, and what it took |
 //! | `far_end/script.rs` | what it does when, and its standing rules |
 //! | `far_end/socket.rs`, `far_end/grpc.rs` | the same on a real socket, over HTTP and gRPC |
 //! | `child.rs` | the agent as a child process that is never left behind, and a port for it |
 //! | `wire.rs` | as much protobuf as that needs |
 
+pub mod books;
 pub mod child;
 pub mod far_end;
 pub mod load;

@@ -17,6 +17,7 @@ use super::desk::{Desk, Order};
 use super::due::{due, trigger};
 use super::fate::{Fate, Told};
 use super::flow::{Do, Flow};
+use super::gap::{self, Heard, Pace};
 use super::link::Link;
 use super::pack::Packer;
 use super::prepare::{cut, prepare};
@@ -26,7 +27,7 @@ use super::verdict::Verdict;
 use super::wiring::{LaneSettings, LaneView, Lines, UplinkSettings, View};
 use crate::base::Dice;
 use crate::otlp::Signal;
-use crate::spool::{Cut, Lane, Lease, LeaseError, Outcome, Owner, Pos, Settlement};
+use crate::spool::{Cut, Lane, Lease, LeaseError, Loss, Outcome, Owner, Pos, Settlement};
 use crate::supervise::{Drain, contained};
 use crate::supervised;
 use actix::{
@@ -69,6 +70,8 @@ pub struct Uplink {
     /// What the view shows of the links.
     shown: Option<(Link, Vec<Link>)>,
     last_failure: String,
+    /// When losses are reported next; `None`: they are not.
+    gaps: Option<Pace>,
     /// Who waits for everything to come home.
     drained: Vec<oneshot::Sender<()>>,
 }
@@ -125,6 +128,7 @@ impl Uplink {
             wake: None,
             shown: None,
             last_failure: String::new(),
+            gaps: None,
             drained: Vec::new(),
         }
     }
@@ -159,6 +163,11 @@ impl Uplink {
         self.listen(news, ctx);
         self.take_in(ctx);
         self.listen_for_lanes(self.settings.added.clone(), ctx);
+        if let Some(interval) = self.settings.gap_interval {
+            let pace = Pace::new(interval);
+            ctx.run_later(pace.first(&mut self.dice), Self::report_gaps);
+            self.gaps = Some(pace);
+        }
         self.look(ctx);
     }
 
@@ -487,6 +496,56 @@ impl Uplink {
             uplink.pending(moving).under_way = false;
             uplink.step(ctx);
         });
+    }
+
+    /// Tells the far end what it will not get, if it does not know; the next look is after a rest. Beside the lanes: neither their
+    /// links nor their uploads know of it.
+    fn report_gaps(&mut self, ctx: &mut Context<Self>) {
+        let (Some(owner), Some(pace)) = (self.owner, &self.gaps) else { return };
+        if !self.flow.link().is_up() {
+            ctx.run_later(pace.idle(), Self::report_gaps);
+            return;
+        }
+        let asked = self.lines.depot.to_tell(owner);
+        ctx.spawn(asked.into_actor(self).map(|losses, uplink, ctx| uplink.report(losses, ctx)));
+    }
+
+    fn report(&mut self, losses: Result<Vec<Loss>, LeaseError>, ctx: &mut Context<Self>) {
+        let (Some(owner), Some(pace)) = (self.owner, &self.gaps) else { return };
+        let losses = match losses {
+            Ok(losses) => losses,
+            Err(LeaseError::Retired) => return, // its successor reports
+            Err(error) => {
+                self.lines.metrics.spool_failed("gap report", &error);
+                Vec::new()
+            }
+        };
+        if losses.is_empty() {
+            ctx.run_later(pace.idle(), Self::report_gaps);
+            return;
+        }
+        let spool = self.lines.depot.spool_id();
+        let raw = gap::request(&losses, &self.lines.metrics.speaker(&spool), self.lines.clock.now().wall_ns);
+        let body = self.packer.pack(&raw);
+        let parcel = Parcel { signal: Signal::Metrics, body, upload_id: format!("{spool}/gaps") };
+        self.lines.metrics.sent(&parcel.body);
+        let (sent, depot) = (self.transport.send(parcel), self.lines.depot.clone());
+        let told = async move {
+            let verdict = sent.await;
+            let known = Heard::of(&verdict) == Heard::Known;
+            // Should this get lost, they are told once more.
+            let noted = if known { depot.told(owner, losses.clone()).await } else { Ok(()) };
+            (losses, verdict, noted)
+        };
+        ctx.spawn(told.into_actor(self).map(|(losses, verdict, noted), uplink, ctx| {
+            let Some(pace) = &mut uplink.gaps else { return };
+            let (heard, rest) = pace.after(&verdict, &mut uplink.dice);
+            uplink.lines.metrics.reported(&losses, heard, verdict.why(), rest);
+            if let Err(error) = noted {
+                uplink.lines.metrics.spool_failed("gap report", &error);
+            }
+            ctx.run_later(rest, Self::report_gaps);
+        }));
     }
 
     /// Another uplink has taken over: nothing of this one counts any more.

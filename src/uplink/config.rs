@@ -54,6 +54,8 @@ pub struct OtlpHttpConfig {
     pub retry_on_failure: RetryConfig,
     /// `sending_queue`.
     pub sending_queue: QueueConfig,
+    /// `gap_report`, ours.
+    pub gap_report: GapReportConfig,
 }
 
 impl Default for OtlpHttpConfig {
@@ -79,6 +81,7 @@ impl Default for OtlpHttpConfig {
             auth: None,
             retry_on_failure: RetryConfig::default(),
             sending_queue: QueueConfig::default(),
+            gap_report: GapReportConfig::default(),
         }
     }
 }
@@ -231,6 +234,21 @@ impl Default for QueueConfig {
     }
 }
 
+/// `gap_report`: what will never arrive is said to the far end, as metrics (`docs/gap-report.md`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapReportConfig {
+    /// `enabled`, true: a loss nobody hears of is a silent one. Nothing is sent while nothing is lost.
+    pub enabled: bool,
+    /// `interval`, 1 min: least time between two reports.
+    pub interval: Duration,
+}
+
+impl Default for GapReportConfig {
+    fn default() -> GapReportConfig {
+        GapReportConfig { enabled: true, interval: Duration::from_secs(60) }
+    }
+}
+
 /// `exporters.logging` and `exporters.debug`: tells in the log what passes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DebugConfig {
@@ -286,6 +304,7 @@ impl OtlpHttpConfig {
             auth: authenticator(s),
             retry_on_failure: s.section("retry_on_failure", RetryConfig::read),
             sending_queue: s.section("sending_queue", QueueConfig::read),
+            gap_report: s.section("gap_report", GapReportConfig::read),
         };
         config.check_endpoints(s);
         s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
@@ -370,6 +389,18 @@ impl RetryConfig {
             });
         }
         config
+    }
+}
+
+impl GapReportConfig {
+    /// Reads `gap_report`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> GapReportConfig {
+        let default = GapReportConfig::default();
+        GapReportConfig {
+            enabled: s.flag("enabled", default.enabled),
+            interval: s.duration_above_zero("interval", default.interval),
+        }
     }
 }
 
@@ -468,7 +499,8 @@ mod tests {
                     http2_read_idle_timeout: 10s, http2_ping_timeout: 2s, proxy_url: 'http://p:1', tls: {insecure_skip_verify: true}, \
                     retry_on_failure: {enabled: false, initial_interval: 1s, randomization_factor: 0, multiplier: 2, \
                                        max_interval: 9s, max_elapsed_time: 0, on_expiry: drop}, \
-                    sending_queue: {enabled: true, num_consumers: 3, queue_size: 4, storage: file_storage/x}}";
+                    sending_queue: {enabled: true, num_consumers: 3, queue_size: 4, storage: file_storage/x}, \
+                    gap_report: {enabled: false, interval: 7s}}";
         let (config, told) = try_out(yaml, &[], OtlpHttpConfig::read);
         assert_eq!(told, "");
         let secs = Duration::from_secs;
@@ -506,6 +538,7 @@ mod tests {
                 queue_size: 4,
                 storage: Some(Id::parse("file_storage/x").expect("it is an id")),
             },
+            gap_report: GapReportConfig { enabled: false, interval: secs(7) },
         };
         assert_eq!(config, expected);
     }

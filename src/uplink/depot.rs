@@ -4,9 +4,9 @@
 //! spot ([`Direct`]). Every answer may be missing: an actor that fell leaves the outcome unknown, which the uplink treats as
 //! "not done" and the spool, asked again, as "done already" ([`LeaseError::NotLeased`]).
 
-use crate::spool::crew::{LeaseNext, Settle, SpoolReader, SpoolWriter};
+use crate::spool::crew::{LeaseNext, NoteTold, Settle, SpoolReader, SpoolWriter, ToTell};
 use crate::spool::store::Spool;
-use crate::spool::{Cut, Lane, Lease, LeaseError, Owner, Settlement, Store, Waiting};
+use crate::spool::{Cut, Lane, Lease, LeaseError, Loss, Owner, Settlement, Store, Waiting};
 use crate::supervise::{Fallen, Handle};
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use std::fmt;
@@ -39,6 +39,12 @@ pub trait Depot: Send + Sync + fmt::Debug {
 
     /// Enters what became of uploads: all of them or none.
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<()>;
+
+    /// All losses, if the far end does not know of some of them.
+    fn to_tell(&self, owner: Owner) -> Reply<Vec<Loss>>;
+
+    /// The far end knows of these.
+    fn told(&self, owner: Owner, losses: Vec<Loss>) -> Reply<()>;
 
     /// Changes with every commit.
     fn news(&self) -> watch::Receiver<u64>;
@@ -104,6 +110,15 @@ impl Depot for Direct {
         now(self.store.settle(settlements))
     }
 
+    fn to_tell(&self, owner: Owner) -> Reply<Vec<Loss>> {
+        now(self.store.to_tell(owner))
+    }
+
+    fn told(&self, owner: Owner, losses: Vec<Loss>) -> Reply<()> {
+        self.store.told(owner, &losses);
+        now(Ok(()))
+    }
+
     fn news(&self) -> watch::Receiver<u64> {
         self.store.news()
     }
@@ -163,6 +178,16 @@ impl Depot for Posted {
     fn settle(&self, settlements: Vec<Settlement>) -> Reply<()> {
         let writer = self.writer.clone();
         async move { writer.ask(Settle(settlements)).await.map_err(unanswered)? }.boxed()
+    }
+
+    fn to_tell(&self, owner: Owner) -> Reply<Vec<Loss>> {
+        let writer = self.writer.clone();
+        async move { writer.ask(ToTell(owner)).await.map_err(unanswered)? }.boxed()
+    }
+
+    fn told(&self, owner: Owner, losses: Vec<Loss>) -> Reply<()> {
+        let writer = self.writer.clone();
+        async move { writer.ask(NoteTold { owner, losses }).await.map_err(unanswered) }.boxed()
     }
 
     fn news(&self) -> watch::Receiver<u64> {

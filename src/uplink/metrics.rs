@@ -4,9 +4,11 @@
 //! failure (a window that ended, a refusal), once and not per try. Texts that people search for are the original's.
 
 use super::fate::Blame;
+use super::gap::{Heard, speaker};
 use super::link::Link;
 use super::pack::Body;
 use crate::otlp::Signal;
+use crate::spool::Loss;
 use crate::telemetry::metrics::{Counter, Counters, Gauge};
 use crate::telemetry::{ExporterMetrics, Health, Metrics};
 use std::time::Duration;
@@ -16,10 +18,12 @@ use tracing::{Span, error, info, warn};
 #[derive(Debug, Clone)]
 pub struct UplinkMetrics {
     exporter: String,
+    all: Metrics,
     otelcol: ExporterMetrics,
     requests: Counters,
     items: Counters,
     moves: Counters,
+    reports: Counters,
     up: Gauge,
     wire_bytes: Counter,
     raw_bytes: Counter,
@@ -37,6 +41,7 @@ impl UplinkMetrics {
         let up = up.with(&[exporter]);
         UplinkMetrics {
             exporter: exporter.to_owned(),
+            all: metrics.clone(),
             otelcol: ExporterMetrics::new(metrics, exporter),
             requests: counters(
                 "tfo_agent_uplink_requests",
@@ -52,6 +57,11 @@ impl UplinkMetrics {
                 "tfo_agent_uplink_link_moves",
                 "Changes of the belief about the far end as a whole.",
                 &["exporter", "to"],
+            ),
+            reports: counters(
+                "tfo_agent_gap_reports",
+                "Reports of losses to the far end by what its answer meant: known, again, refused.",
+                &["exporter", "outcome"],
             ),
             up,
             wire_bytes: counters("tfo_agent_uplink_wire_bytes", "Bytes of request bodies sent.", ALONE)
@@ -173,6 +183,32 @@ impl UplinkMetrics {
             self.health.degraded(&what, &format!("far end does not take it ({}): {why}", trouble(after)));
             error!(parent: &self.span, lane, from = %before, to = %after, error = why, "lane moved; its data is kept");
         }
+    }
+
+    /// Who speaks in a report of losses.
+    #[must_use]
+    pub fn speaker(&self, spool: &str) -> Vec<(String, String)> {
+        speaker(self.all.resource().iter(), spool)
+    }
+
+    /// Losses were reported to the far end.
+    pub fn reported(&self, losses: &[Loss], heard: Heard, why: &str, rest: Duration) {
+        let (items, next) = (losses.iter().map(|loss| loss.items).sum::<u64>(), seconds(rest));
+        let outcome = match heard {
+            Heard::Known => {
+                info!(parent: &self.span, items, "far end was told what is lost");
+                "known"
+            }
+            Heard::Again => {
+                info!(parent: &self.span, items, error = why, next, "report of losses did not get through; it goes again");
+                "again"
+            }
+            Heard::Refused => {
+                warn!(parent: &self.span, items, error = why, next, "far end refuses the report of losses (gap_report); its data goes on");
+                "refused"
+            }
+        };
+        self.reports.with(&[&self.exporter, outcome]).inc();
     }
 
     /// The spool did not do what it was asked.

@@ -31,6 +31,7 @@
 //! | `assemble.rs`, `pack.rs`, `prepare.rs` | from a lease to uploads |
 //! | `desk.rs`, `hand.rs`, `fate.rs` | one lane's uploads: whose fault, whose turn |
 //! | `flow.rs` | all lanes of one exporter |
+//! | `gap.rs` | saying what will never arrive |
 //! | `depot.rs`, `transport.rs` | what is asked of the spool and of the network |
 //! | `otlp_http.rs`, `otlp_grpc.rs`, `client.rs` | OTLP over HTTP and gRPC, and what both share |
 //! | `wiring.rs`, `actor.rs`, `metrics.rs` | the actor, what it is told, what it tells |
@@ -46,6 +47,7 @@ pub mod desk;
 pub mod due;
 pub mod fate;
 pub mod flow;
+pub mod gap;
 pub mod hand;
 pub mod link;
 pub mod metrics;

@@ -51,6 +51,8 @@ pub struct UplinkSettings {
     pub level: i32,
     /// Bytes of bodies in memory; [`super::flow::BUDGET`].
     pub budget: usize,
+    /// `gap_report`: least time between two reports of what is lost; `None`: the far end is not told.
+    pub gap_interval: Option<Duration>,
     /// What waits at a stop would be lost (a spool in memory): send all of it first while the far end takes it.
     pub flush_at_stop: bool,
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tfo_otel_agent::base::{Bytes, Clock, Dice};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::spool::block::frame;
-use tfo_otel_agent::spool::disk::{DiskSettings, StartError, WhenFull};
+use tfo_otel_agent::spool::disk::{DiskSettings, Shed, StartError, WhenFull};
 use tfo_otel_agent::spool::store::Spool;
 use tfo_otel_agent::spool::{self, Lane, NewBlock, Outcome, Owner, Pos, Reason, Settlement, Store as _};
 use tfo_otel_agent::testing::numbered::numbers;
@@ -28,6 +28,8 @@ pub(crate) fn open(queue: &Path) -> Result<Spool, String> {
         max: Bytes::mib(256),
         min_free: Bytes(0),
         when_full: WhenFull::Refuse,
+        shed: Shed::default(),
+        max_age: None,
         segment_min: Bytes(192 << 10),
         segment_max: Bytes(192 << 10),
         seal: true,
@@ -156,6 +158,7 @@ fn judged(queue: &Path, story: &Story, cut: Cut, evicts: Evicts) -> Result<(), S
             items: 7,
             raw_len: u32::try_from(raw.len()).expect("small"),
             accepted: Clock::system().now(),
+            boot: None,
             data_ns: (0, 0),
             framed: frame(&raw),
         };
@@ -190,6 +193,15 @@ fn lost_or_invented(tally: &Tally, spool: &Spool, evicts: Evicts) -> Result<(), 
         let allowed = if evicts == Evicts::Yes { evicted } else { 0 };
         if sum != book.accepted || book.waiting > 0 || book.quarantined > 0 || lost > allowed {
             return Err(format!("the books: {book:?}"));
+        }
+    }
+    // What arrived is called delivered, or (under way when it was evicted) lost: never less.
+    for (signal, lane) in SIGNALS.map(|signal| (signal, signal.name())) {
+        let arrived: u64 = report.streams.iter().filter(|s| s.signal == signal).map(|s| s.arrived).sum();
+        let known = books.iter().filter(|b| b.lane == lane).map(|b| b.delivered + b.lost[Reason::Evicted as usize]);
+        let known: u64 = known.sum();
+        if arrived > known {
+            return Err(format!("{arrived} {signal} arrived, and the books know of {known}: {books:?}"));
         }
     }
     for stream in &report.streams {

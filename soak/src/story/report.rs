@@ -115,7 +115,8 @@ impl Report {
             body += &plot.svg()?;
         }
         body += "<table><tr><th>Chapter</th>";
-        let columns: [(&str, fn(&Outcome) -> String); 9] = [
+        type Column = (&'static str, fn(&Outcome) -> String);
+        let columns: [Column; 9] = [
             ("acknowledged", |o| o.acknowledged.to_string()),
             ("missing", |o| o.missing.to_string()),
             ("lost, told", |o| (o.books.1.lost - o.books.0.lost.min(o.books.1.lost)).to_string()),

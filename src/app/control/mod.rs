@@ -20,7 +20,7 @@ mod protocol;
 mod serve;
 
 pub(crate) use ask::{Refused, ask};
-pub(crate) use protocol::{Answer, Done, Order};
+pub(crate) use protocol::{Answer, Done, LiveBook, Order};
 pub use serve::Control;
 
 use std::io;

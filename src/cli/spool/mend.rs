@@ -4,7 +4,7 @@
 use super::{bar, shown};
 use crate::app::control::{Answer, Done, Order, Refused, ask};
 use crate::base::{Bytes, Clock, Dice};
-use crate::spool::disk::{DiskSettings, StartError, WhenFull, repair as repair_directory};
+use crate::spool::disk::{DiskSettings, Shed, StartError, WhenFull, repair as repair_directory};
 use crate::spool::store::{Spool, What, Which, meant};
 use crate::spool::survey::Survey;
 use crate::supervise::Exit;
@@ -240,6 +240,8 @@ fn open(directory: &Path) -> io::Result<Spool> {
         max: Bytes(u64::MAX),
         min_free: Bytes(0),
         when_full: WhenFull::Refuse,
+        shed: Shed::default(),
+        max_age: None,
         segment_min: Bytes::mib(2),
         segment_max: Bytes::mib(48),
         seal: false,

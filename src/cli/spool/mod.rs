@@ -138,10 +138,15 @@ fn time(stamp: Stamp) -> String {
     rfc3339_nano(stamp.wall_ns, 0)
 }
 
-/// When a block was accepted; of a clock that was not set, it is said.
-fn accepted(header: &Header) -> String {
-    let unset = if header.flags & FLAG_CLOCK_UNSET == 0 { "" } else { " (the clock was not set)" };
-    format!("{}{unset}", time(header.accepted))
+/// When a block was accepted. Of a clock that was not set then, it is said; if it was in that boot later, the time is right.
+fn accepted(book: &TheBook, header: &Header) -> String {
+    if header.flags & FLAG_CLOCK_UNSET == 0 {
+        return time(header.accepted);
+    }
+    match book.ledger.chronicle().corrected_ns(header.accepted, header.boot) {
+        Some(right) => format!("{} (the clock was set later)", rfc3339_nano(right, 0)),
+        None => format!("{} (the clock was not set)", time(header.accepted)),
+    }
 }
 
 /// A bar on a terminal; nothing in a pipe.

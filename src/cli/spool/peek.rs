@@ -75,7 +75,7 @@ impl Picked<'_> {
                 lines.push_str("{\"lane\":");
                 put_text(&mut lines, self.lane);
                 let _ = write!(lines, ",\"index\":{},\"item\":{item},\"accepted\":", self.header.index);
-                put_text(&mut lines, &accepted(self.header));
+                put_text(&mut lines, &accepted(self.book, self.header));
                 lines.push(',');
                 lines.push_str(line);
                 lines.push_str("}\n");

@@ -33,6 +33,7 @@ pub(super) struct Pick {
 
 /// A block of which items are meant.
 pub(super) struct Picked<'a> {
+    pub(super) book: &'a TheBook,
     pub(super) lane: &'a str,
     pub(super) header: &'a Header,
     /// The whole request, walked.
@@ -202,7 +203,7 @@ impl Walk<'_> {
                     Ok((raw, items)) => {
                         // A block that was set aside in part has the whole request still.
                         let parts = if items == spot.header.items { parts } else { all_of(items) };
-                        let picked = Picked { lane: &lane, header: &spot.header, raw, parts };
+                        let picked = Picked { book: self.book, lane: &lane, header: &spot.header, raw, parts };
                         if found(picked)?.is_break() {
                             return Ok(ControlFlow::Break(()));
                         }

@@ -1,11 +1,12 @@
 //! `spool ls` and `spool stat`.
 
 use super::{Place, accepted, bar, lane_name, print_table, shown, time};
+use crate::app::control::{Answer, LiveBook, Order, ask};
 use crate::base::{Bytes, Clock, Stamp};
-use crate::spool::Reason;
 use crate::spool::block::Header;
 use crate::spool::disk::State;
 use crate::spool::survey::{Contents, Reach, Survey, TheBook};
+use crate::spool::{Loss, Reason, Stretch};
 use crate::supervise::Exit;
 use crate::telemetry::gotime::duration;
 use serde_json::{Value, json};
@@ -27,6 +28,7 @@ pub(super) fn ls(place: &Place) -> io::Result<Exit> {
     let bar = bar(survey.len() * 2, place.json);
     let progress = |bytes| bar.inc(bytes);
     let book = survey.book(&progress);
+    let now = Clock::system().reading();
     let mut rows = Vec::new();
     let mut all = Vec::new();
     for found in survey.segments.iter().chain(&survey.quarantine) {
@@ -36,11 +38,12 @@ pub(super) fn ls(place: &Place) -> io::Result<Exit> {
             Ok(contents) => (contents, None),
             Err(error) => (&nothing, Some(error.to_string())),
         };
+        let age = |h: &Header| book.ledger.age(h.into(), &now);
         let headers: Vec<&Header> = contents.blocks.values().map(|spot| &spot.header).collect();
         let items: u64 = headers.iter().map(|h| u64::from(h.items)).sum();
         let lanes: BTreeSet<String> = headers.iter().map(|h| lane_name(&book, h.lane)).collect();
-        let first = headers.iter().min_by_key(|h| h.accepted.wall_ns).map(|h| accepted(h));
-        let last = headers.iter().max_by_key(|h| h.accepted.wall_ns).map(|h| accepted(h));
+        let first = headers.iter().max_by_key(|h| age(h)).map(|h| accepted(&book, h));
+        let last = headers.iter().min_by_key(|h| age(h)).map(|h| accepted(&book, h));
         let lanes: Vec<String> = lanes.iter().map(|name| shown(name)).collect();
         let damage = contents.damage.len() + usize::from(error.is_some());
         rows.push(vec![
@@ -91,13 +94,20 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
     let oldest = oldest(&survey, &book, &progress);
     bar.finish_and_clear();
     let aside: u64 = survey.quarantine.iter().map(|found| found.bytes).sum();
-    let books: Vec<Value> = books_as_json(&book, &oldest);
+    let mut books: Vec<Value> = books_as_json(&book, &oldest);
+    // What it said last may not be on the disk yet.
+    let live = survey.holder.as_ref().and_then(|_| ask(&place.directory, Order::Books, |_| ()).ok());
+    let is_live = matches!(live, Some(Answer::Books { .. }));
+    if let Some(Answer::Books { books: live, .. }) = live {
+        as_of_now(&mut books, live);
+    }
     let held: Vec<(String, u64)> = book
         .ledger
         .lanes()
         .filter(|(lane, _, _, tip)| *tip > 0 && book.ledger.readers(*lane).next().is_none())
         .map(|(_, name, _, tip)| (name.to_owned(), tip))
         .collect();
+    let losses = book.ledger.losses(None);
     let mut out = io::stdout().lock();
     if place.json {
         let slot = survey
@@ -107,7 +117,7 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
         let all = json!({
             "directory": survey.directory, "spool": slot, "in_use_by": survey.holder, "bytes": survey.len(),
             "segments": survey.segments.len(), "set_aside": {"segments": survey.quarantine.len(), "bytes": aside},
-            "book": book.segment, "problems": book.problems, "books": books, "without_exporter": held,
+            "book": book.segment, "live": is_live, "problems": book.problems, "books": books, "losses": losses.iter().map(loss_as_json).collect::<Vec<Value>>(), "without_exporter": held,
         });
         writeln!(out, "{all}")?;
         return Ok(Exit::Clean);
@@ -133,7 +143,8 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
         Bytes(aside),
         survey.quarantine.len()
     )?;
-    writeln!(out, "books as of {}\n", book.segment.as_deref().unwrap_or("nothing: no segment holds any"))?;
+    let as_of = if is_live { Some("now, by the agent") } else { book.segment.as_deref() };
+    writeln!(out, "books as of {}\n", as_of.unwrap_or("nothing: no segment holds any"))?;
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), shown);
     let row = |b: &Value| {
         let lost: Vec<String> = Reason::ALL
@@ -168,6 +179,14 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
         ],
         &rows,
     )?;
+    for loss in &losses {
+        let (lane, exporter, reason) = (shown(&loss.lane), shown(&loss.exporter), loss.reason.name());
+        let told = loss.told.min(loss.items);
+        writeln!(out, "{lane}: {} items lost for {exporter}, {reason}; its far end was told of {told}", loss.items)?;
+        for s in &loss.stretches {
+            writeln!(out, "    {} items of {} to {}", s.items, moment(s.from), moment(s.to))?;
+        }
+    }
     for (lane, items) in held {
         writeln!(out, "{}: {items} items that no exporter reads", shown(&lane))?;
     }
@@ -177,15 +196,25 @@ pub(super) fn stat(place: &Place) -> io::Result<Exit> {
     Ok(Exit::Clean)
 }
 
+fn moment(wall_ns: u64) -> String {
+    time(Stamp { wall_ns, mono_ms: 0 })
+}
+
+fn loss_as_json(loss: &Loss) -> Value {
+    let stretch = |s: &Stretch| json!({"from": moment(s.from), "to": moment(s.to), "items": s.items});
+    let stretches: Vec<Value> = loss.stretches.iter().map(stretch).collect();
+    json!({
+        "lane": loss.lane, "exporter": loss.exporter, "reason": loss.reason.name(), "items": loss.items,
+        "told": loss.told, "stretches": stretches,
+    })
+}
+
 fn books_as_json(book: &TheBook, oldest: &Oldest) -> Vec<Value> {
-    let (now, boot) = (Clock::system().now(), Clock::system().boot_id());
+    let now = Clock::system().reading();
     let one = |b: crate::spool::Book| {
         let lost: BTreeMap<&str, u64> = Reason::ALL.iter().map(|r| (r.name(), b.lost[*r as usize])).collect();
         let first = oldest.get(&(b.lane.clone(), b.exporter.clone()));
-        let age = first.map(|h| match h.boot == boot {
-            true => now.since(h.accepted).as_secs(),
-            false => Duration::from_nanos(now.wall_ns.saturating_sub(h.accepted.wall_ns)).as_secs(),
-        });
+        let age = first.map(|h| book.ledger.age(h.into(), &now).as_secs());
         json!({
             "adds_up": b.sum() == b.accepted, "lane": b.lane, "exporter": b.exporter, "accepted": b.accepted,
             "delivered": b.delivered, "waiting": b.waiting, "dead_letters": b.dead_letters, "quarantined": b.quarantined,
@@ -196,9 +225,31 @@ fn books_as_json(book: &TheBook, oldest: &Oldest) -> Vec<Value> {
     book.ledger.books_as_they_are().into_iter().map(one).collect()
 }
 
+/// The agent's own books take the place of those that the disk has.
+fn as_of_now(books: &mut Vec<Value>, live: Vec<LiveBook>) {
+    for b in live {
+        let lost: u64 = b.lost.values().sum();
+        let sum = b.delivered + b.waiting + b.dead_letters + b.quarantined + lost;
+        let known = books.iter_mut().find(|book| book["lane"] == b.lane && book["exporter"] == b.exporter);
+        let oldest_accepted = known.as_ref().filter(|_| b.waiting > 0).map(|book| book["oldest_accepted"].clone());
+        let now = json!({
+            "adds_up": sum == b.accepted, "lane": b.lane, "exporter": b.exporter, "accepted": b.accepted,
+            "delivered": b.delivered, "waiting": b.waiting, "dead_letters": b.dead_letters, "quarantined": b.quarantined,
+            "lost_items": lost, "lost": b.lost, "oldest_accepted": oldest_accepted,
+            "oldest_age_s": b.oldest_s.map(|s| s as u64),
+        });
+        match known {
+            Some(known) => *known = now,
+            None => books.push(now),
+        }
+    }
+}
+
 /// Looks through the segments from the oldest on, until something was found for everybody for whom something waits.
 fn oldest(survey: &Survey, book: &TheBook, progress: &dyn Fn(u64)) -> Oldest {
     let mut oldest = Oldest::new();
+    let now = Clock::system().reading();
+    let age = |h: &Header| book.ledger.age(h.into(), &now);
     let waits = book.ledger.books_as_they_are().iter().filter(|b| b.waiting > 0).count();
     for found in survey.filled() {
         let Ok(contents) = survey.contents(found, progress) else { continue };
@@ -211,7 +262,7 @@ fn oldest(survey: &Survey, book: &TheBook, progress: &dyn Fn(u64)) -> Oldest {
                     continue;
                 }
                 let known = oldest.entry((pipeline.to_owned(), name.to_owned())).or_insert(*header);
-                if older(header.accepted, known.accepted) {
+                if age(header) > age(known) {
                     *known = *header;
                 }
             }
@@ -221,8 +272,4 @@ fn oldest(survey: &Survey, book: &TheBook, progress: &dyn Fn(u64)) -> Oldest {
         }
     }
     oldest
-}
-
-fn older(a: Stamp, b: Stamp) -> bool {
-    a.wall_ns < b.wall_ns
 }

@@ -152,8 +152,9 @@ fn print(out: &mut impl Write, survey: &Survey, book: &TheBook, findings: &Findi
     for damaged in &findings.damage {
         writeln!(out, "damaged: {} byte {}: {}", shown(&damaged.file), damaged.at, shown(&damaged.what))?;
         if let Some((lane, index)) = damaged.key {
-            let said =
-                damaged.header.map_or_else(String::new, |h| format!(", {} items, accepted {}", h.items, accepted(&h)));
+            let said = damaged
+                .header
+                .map_or_else(String::new, |h| format!(", {} items, accepted {}", h.items, accepted(book, &h)));
             writeln!(out, "         lane {}, index {index}{said}", shown(&lane_name(book, lane)))?;
         }
     }

@@ -4,6 +4,7 @@ use crate::base::Bytes;
 use crate::base::units::MIB;
 use crate::config::Section;
 use crate::config::problems::quote;
+use crate::otlp::Signal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,10 +23,22 @@ pub struct FileStorageConfig {
     /// 10 GiB or half the filesystem, whichever is less.
     pub max_size: Option<Bytes>,
     /// `min_free_mib`, ours, 64: free space left to the rest of the machine, whatever `max_size_mib` says. Enough
-    /// for a journal and a package manager to go on.
+    /// for a journal and a package manager to go on. For this the spool gives way down to a quarter of its own size and no
+    /// further; what it writes then it makes room for itself.
     pub min_free: Bytes,
     /// `when_full`, ours: who gives way when the size is reached.
     pub when_full: WhenFull,
+    /// `dead_letter_max_mib`, ours: most MiB of what the far end refused, kept for a person; beyond it the oldest is
+    /// lost{rejected}. None (0 in the file): a tenth of the spool's size, at most 64 MiB.
+    pub dead_letter_max: Option<Bytes>,
+    /// `quarantine_max_mib`, ours: the same for blocks that nobody could handle, lost{corrupt} beyond it; and as much
+    /// again, beside `max_size_mib`, for segments that cannot be opened.
+    pub quarantine_max: Option<Bytes>,
+    /// `shed`, ours, none: signals in the order in which they give way then, before the oldest does whatever it is.
+    pub shed: Vec<Signal>,
+    /// `max_age`, ours, 0 (None): what has waited longer is removed, counted as lost{expired}. Time during which the machine
+    /// was off counts as far as its clock was in step with the world's before and after.
+    pub max_age: Option<Duration>,
     /// `commit_interval`, ours, 0: the least time between two syncs. Zero: the next sync starts when the last one
     /// ends. Flash that must live long wants seconds, and clients wait as long.
     pub commit_interval: Duration,
@@ -47,6 +60,10 @@ impl Default for FileStorageConfig {
             max_size: None,
             min_free: Bytes::mib(64),
             when_full: WhenFull::DropOldest,
+            dead_letter_max: None,
+            quarantine_max: None,
+            shed: Vec::new(),
+            max_age: None,
             commit_interval: Duration::ZERO,
         }
     }
@@ -94,6 +111,9 @@ impl Default for CompactionConfig {
 /// Longest `commit_interval` without a warning: OTLP clients give up after 10 s by default.
 const COMMIT_INTERVAL_LONG: Duration = Duration::from_secs(5);
 
+/// Shortest `max_age` without a warning: links are away for minutes, and that is what a spool is for.
+const AGE_SHORT: Duration = Duration::from_secs(300);
+
 impl FileStorageConfig {
     /// Reads `extensions.file_storage`.
     #[must_use]
@@ -108,8 +128,20 @@ impl FileStorageConfig {
             max_size: max_size(s),
             min_free: Bytes::mib(s.number("min_free_mib", default.min_free.0 / MIB, 0..=SIZE_MAX_MIB)),
             when_full: s.choice("when_full", default.when_full, &whens),
+            dead_letter_max: held_max(s, "dead_letter_max_mib"),
+            quarantine_max: held_max(s, "quarantine_max_mib"),
+            shed: shed(s),
+            max_age: Some(s.duration("max_age", Duration::ZERO)).filter(|age| !age.is_zero()),
             commit_interval: s.duration("commit_interval", default.commit_interval),
         };
+        let refuses = config.when_full == WhenFull::Refuse;
+        s.warn_unless(config.shed.is_empty() || !refuses, "shed", || {
+            "has no effect: with `when_full: refuse` nothing gives way".to_owned()
+        });
+        let short = config.max_age.filter(|age| *age < AGE_SHORT);
+        s.warn_unless(short.is_none(), "max_age", || {
+            format!("an outage of more than {:?} loses data", short.unwrap_or_default())
+        });
         s.unless(config.directory.is_absolute(), "directory", || {
             format!("{} is relative; a service has no place of its own", quote(&config.directory.display().to_string()))
         });
@@ -124,6 +156,30 @@ impl FileStorageConfig {
         s.moot("recreate", "damaged parts are set aside and counted, and the rest goes on");
         config
     }
+}
+
+fn held_max(s: &Section<'_>, key: &'static str) -> Option<Bytes> {
+    Some(s.number(key, 0, 0..=SIZE_MAX_MIB)).filter(|mib| *mib > 0).map(Bytes::mib)
+}
+
+/// Each signal at most once.
+fn shed(s: &Section<'_>) -> Vec<Signal> {
+    let mut order: Vec<Signal> = Vec::new();
+    for (n, (word, at)) in s.texts_if_given("shed").unwrap_or_default().into_iter().enumerate() {
+        let (problems, path) = (s.reading().problems, format!("{}[{n}]", s.path_of("shed")));
+        let names = Signal::ALL.map(Signal::name);
+        match Signal::ALL.into_iter().find(|signal| signal.name().eq_ignore_ascii_case(&word)) {
+            Some(signal) if order.contains(&signal) => {
+                problems.error(at, &path, format!("{} stands there twice", quote(&word)));
+            }
+            Some(signal) => order.push(signal),
+            None => {
+                let message = format!("{} is not one of {}", quote(&word), names.join(", "));
+                problems.error_meaning(at, &path, message, problems.meant(&word, names));
+            }
+        }
+    }
+    order
 }
 
 /// Octal, as in `chmod`, with or without quotes.
@@ -200,6 +256,36 @@ mod tests {
         ] {
             let (config, said) = try_out(yaml, &[], FileStorageConfig::read);
             assert_eq!((config.max_size, said.as_str()), (expected, told), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_has_caps() {
+        let (config, told) = try_out("{dead_letter_max_mib: 7, quarantine_max_mib: 3}", &[], FileStorageConfig::read);
+        let mib = |n| Some(Bytes::mib(n));
+        assert_eq!((config.dead_letter_max, config.quarantine_max, &told[..]), (mib(7), mib(3), ""));
+        let (config, told) = try_out("{dead_letter_max_mib: 0}", &[], FileStorageConfig::read);
+        assert_eq!((config.dead_letter_max, config.quarantine_max, &told[..]), (None, None, ""));
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn what_gives_way_is_read_with_its_reasons() {
+        use Signal::{Logs, Metrics, Traces};
+        let h = |n: u64| Some(Duration::from_secs(n * 3_600));
+        for (yaml, shed, max_age, told) in [
+            ("{}",                                     vec![],                      None,   ""),
+            ("{max_age: 0s, shed: []}",                vec![],                      None,   ""),
+            ("{max_age: 72h}",                         vec![],                      h(72),  ""),
+            ("{max_age: 10s}",                         vec![],                      Some(Duration::from_secs(10)), "warning: an outage of more than 10s loses data"),
+            ("{shed: [traces, Logs, metrics]}",        vec![Traces, Logs, Metrics], None,   ""),
+            ("{shed: traces}",                         vec![Traces],                None,   ""),
+            ("{shed: [traces, traces]}",               vec![Traces],                None,   "`traces` stands there twice"),
+            ("{shed: [traces, log]}",                  vec![Traces],                None,   "`log` is not one of traces, metrics, logs; did you mean `logs`?"),
+            ("{shed: [traces], when_full: refuse}",    vec![Traces],                None,   "warning: has no effect: with `when_full: refuse` nothing gives way"),
+        ] {
+            let (config, said) = try_out(yaml, &[], FileStorageConfig::read);
+            assert_eq!((config.shed, config.max_age, said.as_str()), (shed, max_age, told), "{yaml}");
         }
     }
 

@@ -1,15 +1,18 @@
 //! Reading the row: which segment may hold a block, opening it with care, and what is in it.
 
-use super::{Disk, Entry, No, Spans, State, VALUE_MAX, extend, name};
+use super::{Disk, Entry, No, Span, Spans, State, VALUE_MAX, extend, name};
 use crate::spool::block::Header;
+use crate::spool::gaps::Dates;
 use crate::spool::ledger::{block_key, parse_block_key};
 use crate::spool::segment::{Segment, SegmentError};
 use crate::spool::shelf::{ShelfError, lock, try_lock};
 use crate::spool::{Lane, summary};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Sealed segments whose table stays open for the reader: the head, and one more while it moves on.
 const OPEN_MAX: usize = 2;
@@ -88,9 +91,29 @@ impl Disk {
         Ok(())
     }
 
+    /// When what a segment holds came from, by lane, as far as its first and last blocks can be read. It is about to go, so one that
+    /// cannot be opened is not set aside for it.
+    pub(super) fn dates_of(&self, no: No, spans: &Spans) -> BTreeMap<u32, Dates> {
+        let Some(door) = lock(&self.row).get(&no).map(|e| e.door.clone()) else { return BTreeMap::new() };
+        let open = lock(&door).clone();
+        let Some(segment) = open.or_else(|| guarded_open(&self.path(no)).ok().map(Arc::new)) else {
+            return BTreeMap::new();
+        };
+        let of_lane = |(lane, span): (&u32, &Span)| {
+            let (from, to) = (block_key(Lane(*lane), span.first), block_key(Lane(*lane), span.last));
+            let ends = [segment.first(&from, &to), segment.last(&from, &to)].map(|found| {
+                let (_, value) = found.ok()??;
+                Dates::of(&Header::read(&value).ok()?)
+            });
+            Some((*lane, Dates::hull(ends[0], ends[1])?))
+        };
+        spans.iter().filter_map(of_lane).collect()
+    }
+
     pub(super) fn quarantine(&self, no: No, error: &SegmentError) {
         tracing::error!(segment = %name(no), %error, "spool segment cannot be opened and is set aside");
         lock(&self.row).remove(&no);
+        self.aside.store(true, Relaxed);
         let dir = self.settings.directory.join("quarantine");
         let moved = fs::create_dir_all(&dir).and_then(|()| fs::rename(self.path(no), dir.join(name(no))));
         if let Err(error) = moved {
@@ -138,7 +161,7 @@ pub(super) fn first_readable(
     Ok(None)
 }
 
-/// What an open segment holds.
+/// What an open segment holds; how many bytes of each lane is an estimate.
 pub(super) fn spans_of(segment: &Segment) -> Result<Spans, SegmentError> {
     let mut spans = Spans::new();
     let mut at = 0_u32;
@@ -146,10 +169,12 @@ pub(super) fn spans_of(segment: &Segment) -> Result<Spans, SegmentError> {
     while let Some((key, _)) = segment.first(&block_key(Lane(at), 0), &end)? {
         let Some((lane, _)) = parse_block_key(&key) else { break };
         let (from, to) = (block_key(lane, 0), block_key(lane, u64::MAX));
-        for (_, value) in [segment.first(&from, &to)?, segment.last(&from, &to)?].into_iter().flatten() {
-            if let Ok(header) = Header::read(&value) {
-                extend(&mut spans, &header);
-            }
+        let ends = [segment.first(&from, &to)?, segment.last(&from, &to)?].into_iter().flatten();
+        let ends: Vec<Header> = ends.filter_map(|(_, value)| Header::read(&value).ok()).collect();
+        ends.iter().for_each(|header| extend(&mut spans, header));
+        if let Some(span) = spans.get_mut(&lane.0) {
+            // Of those between nobody knows without reading them.
+            span.bytes = span.bytes / ends.len() as u64 * (span.last + 1 - span.first);
         }
         let Some(next) = lane.0.checked_add(1) else { break };
         at = next;

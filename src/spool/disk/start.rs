@@ -171,7 +171,7 @@ pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
     let entry = |(no, state)| {
         let spans = (state == State::Spare).then(Spans::new);
         let bytes = allocated(&dir.join(name(no)));
-        (no, Entry { state, spans, bytes, door: Arc::default(), since: Stamp::default() })
+        (no, Entry { state, spans, bytes, door: Arc::default(), since: Stamp::default(), unfit: false })
     };
     Ok(arranged.row.into_iter().map(entry).collect())
 }

@@ -1,21 +1,19 @@
-//! Housekeeping of the row, one piece at a time: what is consumed goes, what stays is sealed, what is mostly consumed is
-//! copied forward, and at the limit the oldest gives way.
+//! Housekeeping of the row, one piece at a time: what is consumed goes, what stays is sealed, and what is mostly consumed is
+//! copied forward. What gives way before it is consumed is said in [`super::retention`].
 //!
 //! One thread at a time does this ([`super`]); each step takes the locks it needs, in the order told there.
 
 use super::look::{guarded_open, spans_of};
-use super::{Disk, Entry, IDLE_KEEP, No, Span, Spans, State, WhenFull, allocated, extend, name};
+use super::{Disk, Entry, IDLE_KEEP, No, Span, Spans, State, allocated, extend, name};
 use crate::base::Bytes;
 use crate::spool::block::{self, Header};
-use crate::spool::cursor::Fate;
 use crate::spool::ledger::{Record, block_key, parse_block_key};
 use crate::spool::phase::{Phase, during};
 use crate::spool::segment::Segment;
 use crate::spool::shelf::{Bookkeeper, Shelf as _, ShelfError, lock};
-use crate::spool::{Lane, Reason, summary};
+use crate::spool::{Lane, summary};
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,14 +27,19 @@ const MEASURE_EVERY: Duration = Duration::from_secs(2);
 /// A segment is copied forward when less than this part of it is live.
 const COPY_BELOW: u64 = 4;
 
+/// A block's key and value.
+pub(super) type Live = (Vec<u8>, bytes::Bytes);
+
 impl Disk {
     /// The next step that finds something to do; `true` when there may be more.
     pub(super) fn keep_house(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         type Step = fn(&Disk, &dyn Bookkeeper) -> Result<bool, ShelfError>;
-        let steps: [Step; 7] = [
+        let steps: [Step; 9] = [
+            |disk, _| disk.keep_reserve(), // first of all who takes what became free
             Disk::replace_idle,
             |disk, _| disk.learn_front(),
             Disk::delete_consumed,
+            Disk::expire_some,
             Disk::evict_one,
             |disk, _| disk.make_spare(),
             |disk, _| if disk.settings.seal { disk.seal_one() } else { Ok(false) },
@@ -98,7 +101,7 @@ impl Disk {
         if gone.is_empty() {
             return Ok(false);
         }
-        self.append(Vec::new(), books, true)?; // the cursors that say so, synced
+        self.note(books)?; // the cursors that say so
         self.delete(&gone);
         Ok(true)
     }
@@ -114,7 +117,7 @@ impl Disk {
         old.into_iter().filter(|(_, spans)| done(spans)).map(|(no, _)| no).collect()
     }
 
-    fn delete(&self, gone: &[No]) {
+    pub(super) fn delete(&self, gone: &[No]) {
         let _phase = during(Phase::Delete);
         for no in gone {
             let entry = lock(&self.row).remove(no);
@@ -140,7 +143,7 @@ impl Disk {
     }
 
     fn make_spare(&self) -> Result<bool, ShelfError> {
-        if lock(&self.row).last_key_value().is_some_and(|(_, e)| e.is_to_be()) || self.is_over() {
+        if lock(&self.row).last_key_value().is_some_and(|(_, e)| e.is_to_be()) || !self.may_prepare() {
             return Ok(false);
         }
         let _phase = during(Phase::Roll);
@@ -223,9 +226,24 @@ impl Disk {
     }
 
     fn copy(&self, no: No, bytes: u64, lanes: &[(Lane, Span)], books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        let most = bytes / COPY_BELOW;
+        let Some(live) = self.live_of(no, lanes, bytes / COPY_BELOW, books)? else { return Ok(false) };
+        // What is not copied is gone: the cursors that say so come first.
+        self.note(books)?;
+        self.replace(no, bytes, live)?;
+        Ok(true)
+    }
+
+    /// The blocks of these lanes in a segment that are still needed; `None` when they are more than `most` bytes, or the segment
+    /// was set aside.
+    pub(super) fn live_of(
+        &self,
+        no: No,
+        lanes: &[(Lane, Span)],
+        most: u64,
+        books: &dyn Bookkeeper,
+    ) -> Result<Option<Vec<Live>>, ShelfError> {
         let live = self.with(no, |segment| {
-            let (mut copied, mut size) = (Vec::new(), 0);
+            let (mut live, mut size) = (Vec::new(), 0);
             for (lane, span) in lanes {
                 let mut at = span.first;
                 while let Some((key, value)) = segment.first(&block_key(*lane, at), &block_key(*lane, span.last))? {
@@ -235,16 +253,19 @@ impl Disk {
                         if size > most {
                             return Ok(None);
                         }
-                        copied.push((key.to_vec(), value));
+                        live.push((key.to_vec(), value));
                     }
                     at = index + 1;
                 }
             }
-            Ok(Some(copied))
+            Ok(Some(live))
         })?;
-        let Some(Some(live)) = live else { return Ok(false) };
-        // What is not copied is gone: the cursors that say so come first.
-        self.append(Vec::new(), books, true)?;
+        Ok(live.flatten())
+    }
+
+    /// A copy with these blocks takes the segment's place in the row. The cursors that say that nothing else of it is needed
+    /// are synced.
+    pub(super) fn replace(&self, no: No, bytes: u64, live: Vec<Live>) -> Result<(), ShelfError> {
         let _phase = during(Phase::Compaction);
         let to: No = (no.0, no.1 + 1);
         let mut spans = Spans::new();
@@ -269,46 +290,18 @@ impl Disk {
                     bytes: size,
                     door: Arc::new(Mutex::new(Some(Arc::new(copy)))),
                     since: self.clock.now(),
+                    unfit: false,
                 };
                 lock(&self.row).insert(to, entry);
                 tracing::info!(from = %name(no), to = %name(to), before = %Bytes(bytes), after = %Bytes(size), "spool segment copied forward");
                 self.delete(&[no]);
-                Ok(true)
+                Ok(())
             }
             Err(error) => {
                 self.bin(to);
                 Err(ShelfError::Unavailable(format!("segment not copied forward: {error}")))
             }
         }
-    }
-
-    /// Over the budget, or too little left for the rest of the machine.
-    pub(super) fn is_over(&self) -> bool {
-        let limits = self.limits.get();
-        self.used.load(Relaxed) > limits.max.0
-            || free(&self.settings.directory).is_some_and(|free| free < limits.min_free.0)
-    }
-
-    /// The oldest data gives way.
-    fn evict_one(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        if self.limits.get().when_full != WhenFull::DropOldest || !self.is_over() {
-            return Ok(false);
-        }
-        let old = |e: &Entry| matches!(e.state, State::Closed | State::Sealed | State::Broken);
-        let oldest = lock(&self.row).iter().find(|(_, e)| old(e)).map(|(no, e)| (*no, e.spans.clone()));
-        let Some((no, spans)) = oldest else { return Ok(false) };
-        let Some(spans) = spans else {
-            self.learn(no)?;
-            return Ok(true);
-        };
-        let lost: u64 = spans
-            .iter()
-            .map(|(lane, s)| books.evict(Lane(*lane), s.last + 1, s.totals.1, Fate::Lost(Reason::Evicted)))
-            .sum();
-        tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.limits.get().max, "spool is full and its oldest segment gives way");
-        self.append(Vec::new(), books, true)?; // the books that say so, synced
-        self.delete(&[no]);
-        Ok(true)
     }
 
     /// Counts what is on the disk, now and then: between two looks it is what was appended. A sealed segment does not
@@ -331,12 +324,6 @@ impl Disk {
                 entry.bytes = bytes;
             }
         }
-        self.used.store(row.values().map(|e| e.bytes).sum(), Relaxed);
+        self.used.store(self.reserve.load(Relaxed) + row.values().map(|e| e.bytes).sum::<u64>(), Relaxed);
     }
-}
-
-/// Bytes free to us on the filesystem of `dir`; `None` when it does not say.
-fn free(dir: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

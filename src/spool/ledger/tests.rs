@@ -91,6 +91,7 @@ impl Run {
             items: items.into(),
             raw_len: 1,
             accepted: Stamp::default(),
+            boot: None,
             data_ns: (0, 0),
             framed: crate::spool::block::frame(b"x"),
         };

@@ -13,7 +13,7 @@ pub struct Age {
     pub lane: String,
     /// The exporter.
     pub exporter: String,
-    /// Since it was accepted.
+    /// Since it was accepted, or the least that is known of it ([`crate::spool::chronicle`]).
     pub age: Duration,
 }
 
@@ -23,19 +23,14 @@ impl Spool {
     /// remembered, the age is that of the oldest remembered: at least that.
     #[must_use]
     pub fn ages(&self) -> Vec<Age> {
-        let (now, boot) = (self.clock.now(), self.clock.boot_id());
+        let now = self.clock.reading();
         let ledger = lock(&self.ledger);
         let mut oldest = BTreeMap::<_, Duration>::new();
         for waits in ledger.waits() {
             let out = lock(&self.out);
             let theirs = out.iter().filter(|((exporter, lane, _), _)| (*exporter, *lane) == waits.at);
-            let of_window = |(accepted, of): (crate::base::Stamp, _)| match of == boot {
-                true => now.since(accepted),
-                // The monotonic clock began anew: the wall clock is what there is.
-                false => Duration::from_nanos(now.wall_ns.saturating_sub(accepted.wall_ns)),
-            };
-            let age = theirs.map(|(_, out)| of_window(out.accepted)).max();
-            let Some(age) = age.or_else(|| waits.recent.map(|accepted| now.since(accepted))) else { continue };
+            let out = theirs.map(|(_, out)| ledger.age(out.came, &now)).max();
+            let Some(age) = out.or_else(|| waits.recent.map(|came| ledger.age(came, &now))) else { continue };
             let known = oldest.entry((waits.pipeline.to_owned(), waits.exporter.to_owned())).or_default();
             *known = age.max(*known);
         }

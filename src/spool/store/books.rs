@@ -1,12 +1,15 @@
 //! The ledger as the shelf sees it.
 
 use super::{Entered, Spool};
-use crate::spool::Lane;
+use crate::otlp::Signal;
 use crate::spool::block::Header;
 use crate::spool::cursor::Fate;
-use crate::spool::ledger::{Ledger, Record};
+use crate::spool::gaps::Dates;
+use crate::spool::ledger::{Ledger, OpenLane, Record};
 use crate::spool::shelf::{Bookkeeper, lock};
+use crate::spool::{Lane, Reason};
 use std::ops::Range;
+use std::time::Duration;
 
 /// The ledger as the shelf sees it: each question takes its lock for a moment.
 pub(super) struct Books<'a> {
@@ -34,11 +37,7 @@ impl Bookkeeper for Books<'_> {
         // In one step: what moved is at no moment in both places or in none.
         let mut ledger = lock(&self.spool.ledger);
         ledger.committed(headers);
-        for e in self.entered {
-            if let Some(cursor) = ledger.cursor_mut(e.exporter, e.lane) {
-                cursor.confirm(&e.part);
-            }
-        }
+        self.entered.iter().for_each(|e| e.end(&mut ledger, true));
     }
     fn failed(&self, headers: &[Header]) {
         let mut ledger = lock(&self.spool.ledger);
@@ -53,6 +52,18 @@ impl Bookkeeper for Books<'_> {
     }
     fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
         lock(&self.spool.ledger).evict(lane, index, total, fate)
+    }
+    fn date(&self, lane: Lane, reason: Reason, dates: Option<Dates>) {
+        lock(&self.spool.ledger).date_for_all(lane, reason, dates);
+    }
+    fn signal(&self, lane: Lane) -> Option<Signal> {
+        lock(&self.spool.ledger).lane_signal(lane)
+    }
+    fn open_lanes(&self) -> Vec<OpenLane> {
+        lock(&self.spool.ledger).open_lanes()
+    }
+    fn age(&self, header: &Header) -> Duration {
+        lock(&self.spool.ledger).age(header.into(), &self.spool.clock.reading())
     }
     fn records(&self, all: bool) -> Vec<Record> {
         let mut ledger = lock(&self.spool.ledger);

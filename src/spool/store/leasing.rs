@@ -6,7 +6,8 @@ use super::{Out, Spool, subtract};
 use crate::otlp::Signal;
 use crate::spool::block::{Header, unframe};
 use crate::spool::cursor::{Fate, Window};
-use crate::spool::ledger::Plan;
+use crate::spool::gaps::Dates;
+use crate::spool::ledger::{Came, Plan};
 use crate::spool::shelf::lock;
 use crate::spool::{Cut, Lane, Lease, LeaseError, LeasedBlock, Owner, Pos, Reason, Store as _};
 use std::ops::Range;
@@ -40,28 +41,33 @@ impl Spool {
     ) -> Result<Vec<(Header, bytes::Bytes)>, LeaseError> {
         let mut blocks = Vec::new();
         let (mut at, mut total) = (index.start, totals.start);
+        // Of the last block that could be read; else of the first that could not.
+        let (mut before, mut damaged) = (None, None);
         while let Some((header, value)) = self.next_block(lane, at)?.filter(|(h, _)| h.index < index.end) {
             at = header.index + 1;
+            let dates = Dates::of(&header);
             if self.take_out_suspect(owner, lane, &header, &value)? {
                 continue;
             }
             match unframe(&header, &value) {
                 Ok(raw) => {
-                    self.lose(owner, lane, total..header.accepted_before());
+                    self.lose(owner, lane, total..header.accepted_before(), Dates::between(before.or(damaged), dates));
+                    (before, damaged) = (dates, None);
                     total = header.accepted_total;
                     blocks.push((header, raw));
                 }
                 Err(error) => {
+                    damaged = damaged.or(dates);
                     tracing::error!(lane = lane.0, index = header.index, %error, "spool block's payload is damaged")
                 }
             }
         }
-        self.lose(owner, lane, total..totals.end);
+        self.lose(owner, lane, total..totals.end, Dates::between(before.or(damaged), damaged));
         Ok(blocks)
     }
 
     /// Settles what of `part` is not settled yet as lost to corruption.
-    fn lose(&self, owner: Owner, lane: Lane, part: Range<u64>) {
+    fn lose(&self, owner: Owner, lane: Lane, part: Range<u64>, dates: Option<Dates>) {
         if part.is_empty() {
             return;
         }
@@ -76,6 +82,7 @@ impl Spool {
             }
         }
         if lost > 0 {
+            ledger.date(owner.exporter, lane, Reason::Corrupt, dates);
             tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
         }
     }
@@ -114,8 +121,9 @@ impl Spool {
             let Some((header, value)) = found?.filter(|(header, _)| header.index < end_index) else {
                 // The books say there is more, and the shelf has nothing: it is gone.
                 if blocks.is_empty() {
-                    let lost =
-                        lock(&self.ledger).pass(owner.exporter, lane, end_index, end, Fate::Lost(Reason::Corrupt));
+                    let mut ledger = lock(&self.ledger);
+                    let lost = ledger.pass(owner.exporter, lane, end_index, end, Fate::Lost(Reason::Corrupt));
+                    ledger.date_hole(owner.exporter, lane, None);
                     tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
                 }
                 break;
@@ -144,13 +152,12 @@ impl Spool {
                 Err(_) if !blocks.is_empty() => break, // it begins the next window, and is passed there
                 Err(error) => {
                     tracing::error!(lane = lane.0, index = header.index, items = header.items, %error, "spool block's payload is damaged");
-                    lock(&self.ledger).pass(
-                        owner.exporter,
-                        lane,
-                        header.index + 1,
-                        header.accepted_total,
-                        Fate::Lost(Reason::Corrupt),
-                    );
+                    let (next, end, fate) = (header.index + 1, header.accepted_total, Fate::Lost(Reason::Corrupt));
+                    let (dates, mut ledger) = (Dates::of(&header), lock(&self.ledger));
+                    ledger.pass(owner.exporter, lane, next, end, fate);
+                    ledger.date(owner.exporter, lane, Reason::Corrupt, dates);
+                    ledger.reach(owner.exporter, lane, dates);
+                    drop(ledger);
                     (at, total) = (header.index + 1, header.accepted_total);
                     continue;
                 }
@@ -213,6 +220,7 @@ impl Spool {
                     return Ok(Tried::Passed);
                 };
                 let (range, totals) = (first.index..last.index + 1, first.accepted_before()..last.accepted_total);
+                let (begin, end) = (Dates::of(first), Dates::of(last));
                 if totals.start < total {
                     // Only a damaged book can make two blocks share a place. Said loudly, and not read for ever.
                     tracing::error!(
@@ -221,7 +229,9 @@ impl Spool {
                         items = last.accepted_total - first.accepted_before(),
                         "spool blocks have a place that is taken; they are passed over"
                     );
-                    lock(&self.ledger).pass(owner.exporter, lane, range.end, total, Fate::Lost(Reason::Corrupt));
+                    let mut ledger = lock(&self.ledger);
+                    ledger.pass(owner.exporter, lane, range.end, total, Fate::Lost(Reason::Corrupt));
+                    ledger.date(owner.exporter, lane, Reason::Corrupt, Dates::hull(begin, end));
                     return Ok(Tried::Passed);
                 }
                 self.mark(owner, lane, &range);
@@ -229,7 +239,12 @@ impl Spool {
                     let mut ledger = lock(&self.ledger);
                     // Asked under the lock that a reader's fall is entered under.
                     let is_ours = self.reader_life.load(SeqCst) == life;
-                    is_ours.then(|| ledger.take_new(owner, lane, range.clone(), totals, cut)).flatten()
+                    let taken = is_ours.then(|| ledger.take_new(owner, lane, range.clone(), totals, cut)).flatten();
+                    if taken.is_some() {
+                        ledger.date_hole(owner.exporter, lane, begin);
+                        ledger.reach(owner.exporter, lane, end);
+                    }
+                    taken
                 };
                 let Some(window) = taken else {
                     self.forget(owner, lane, range);
@@ -254,12 +269,15 @@ impl Spool {
         life: u64,
     ) -> Result<Lease, LeaseError> {
         let places: Vec<(u64, u64)> = blocks.iter().map(|(h, _)| (h.index, h.accepted_before())).collect();
-        let accepted = blocks.first().map_or_else(Default::default, |(h, _)| (h.accepted, h.boot));
+        let dates = blocks.iter().map(|(h, _)| Dates::of(h)).collect();
+        let came = blocks.iter().map(|(h, _)| Came::from(h)).next();
         let settled = window.settled.iter().map(|s| pos_of(&places, s.start)..pos_of(&places, s.end)).collect();
         {
             let _ledger = lock(&self.ledger); // a reader's fall is entered under it
             self.is_present(life)?;
-            lock(&self.out).insert((owner.exporter, lane, window.index.end), Out { places, accepted });
+            if let Some(came) = came {
+                lock(&self.out).insert((owner.exporter, lane, window.index.end), Out { places, came, dates });
+            }
         }
         let blocks = blocks
             .into_iter()

@@ -2,9 +2,10 @@
 
 use super::{Books, Spool, subtract};
 use crate::otlp::{Cutter, count};
+use crate::spool::gaps::Dates;
 use crate::spool::ledger::{Beside, Ledger, Side};
 use crate::spool::shelf::lock;
-use crate::spool::{Cut, Lease, LeaseError, Outcome, Pos, Settlement, Store as _};
+use crate::spool::{Cut, ExporterNo, Lane, Lease, LeaseError, Outcome, Pos, Reason, Settlement, Store as _};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
@@ -129,6 +130,13 @@ impl Spool {
         moved.map(|()| done)
     }
 
+    /// Dates of the oldest block of the lane that the exporter is not done with, as far as it can be read.
+    fn oldest(&self, exporter: ExporterNo, lane: Lane) -> Option<Dates> {
+        let below = lock(&self.ledger).cursor_mut(exporter, lane)?.below;
+        let (header, _) = self.shelf.next(lane, below).ok()??;
+        Dates::of(&header)
+    }
+
     /// Given up: lost, by the reason `dropped`. On stable storage when this returns.
     ///
     /// # Errors
@@ -136,11 +144,14 @@ impl Spool {
     pub(crate) fn discard(&self, what: What, which: &Which) -> Result<Vec<Mended>, String> {
         let lanes = self.lanes_of(what, which);
         let _gate = lock(&self.gate);
+        let first: Vec<Option<Dates>> = lanes.iter().map(|lane| self.oldest(lane.owner.exporter, lane.lane)).collect();
         let mut done = Vec::new();
         {
             let mut ledger = lock(&self.ledger);
-            for lane in lanes {
+            for (lane, first) in lanes.into_iter().zip(first) {
                 let items = ledger.discard(lane.owner.exporter, lane.lane);
+                let dates = Dates::hull(first, ledger.newest(lane.lane));
+                ledger.date(lane.owner.exporter, lane.lane, Reason::Dropped, dates);
                 tracing::warn!(
                     exporter = lane.exporter,
                     pipeline = lane.pipeline,

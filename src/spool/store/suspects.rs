@@ -3,6 +3,7 @@
 use super::{Entered, Spool, subtract};
 use crate::spool::block::Header;
 use crate::spool::cursor::Fate;
+use crate::spool::gaps::Dates;
 use crate::spool::ledger::Side;
 use crate::spool::shelf::lock;
 use crate::spool::slots::{Mark, Slots};
@@ -88,6 +89,7 @@ impl Spool {
     ) -> Result<(), LeaseError> {
         let _gate = lock(&self.gate);
         let mut entered = Vec::new();
+        let dates = Dates::of(header);
         let to = {
             let mut ledger = lock(&self.ledger);
             let to = ledger.side_lane(Side::Quarantine, owner.exporter, lane);
@@ -96,7 +98,7 @@ impl Spool {
             for open in subtract(part, &taken) {
                 // Not out: somebody gave the window back meanwhile, and it will come again.
                 if let Ok(part) = cursor.settle(&open, Fate::Quarantined) {
-                    entered.push(Entered { exporter: owner.exporter, lane, part });
+                    entered.push(Entered { exporter: owner.exporter, lane, part, dates });
                 }
             }
             to
@@ -112,6 +114,7 @@ impl Spool {
             items: u32::try_from(items).expect("no more than the block's"),
             raw_len: header.raw_len,
             accepted: header.accepted,
+            boot: Some(header.boot),
             data_ns: header.data_ns,
             framed: value.to_vec(),
         };

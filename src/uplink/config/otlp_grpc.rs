@@ -1,6 +1,6 @@
 //! `exporters.otlp` (also `otlp_grpc`): OTLP over gRPC (reference §2.10).
 
-use super::{Compression, QueueConfig, RetryConfig, compression_level};
+use super::{Compression, GapReportConfig, QueueConfig, RetryConfig, compression_level};
 use crate::config::{Headers, Id, Section, TlsClient, authenticator};
 use std::fmt;
 use std::path::PathBuf;
@@ -37,6 +37,8 @@ pub struct OtlpGrpcConfig {
     pub retry_on_failure: RetryConfig,
     /// `sending_queue`.
     pub sending_queue: QueueConfig,
+    /// `gap_report`, ours.
+    pub gap_report: GapReportConfig,
 }
 
 /// Where a far end is.
@@ -105,6 +107,7 @@ impl Default for OtlpGrpcConfig {
             auth: None,
             retry_on_failure: RetryConfig::default(),
             sending_queue: QueueConfig::default(),
+            gap_report: GapReportConfig::default(),
         }
     }
 }
@@ -156,6 +159,7 @@ impl OtlpGrpcConfig {
             auth: authenticator(s),
             retry_on_failure: s.section("retry_on_failure", RetryConfig::read),
             sending_queue: s.section("sending_queue", QueueConfig::read),
+            gap_report: s.section("gap_report", GapReportConfig::read),
         };
         config.check(s, found.is_some_and(|found| found.http));
         s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
@@ -336,7 +340,7 @@ mod tests {
         let yaml = "{endpoint: 'https://c:1', authority: a, headers: {k: v}, compression: zstd, compression_params: {level: 3}, timeout: 0, \
                     balancer_name: round_robin, proxy_url: 'http://p:1', keepalive: {time: 20s, timeout: 3s, permit_without_stream: true}, \
                     tls: {insecure_skip_verify: true}, retry_on_failure: {enabled: false}, \
-                    sending_queue: {num_consumers: 3}}";
+                    sending_queue: {num_consumers: 3}, gap_report: {enabled: false, interval: 7s}}";
         let (config, told) = try_out(yaml, &[], OtlpGrpcConfig::read);
         assert_eq!(told, "");
         let secs = Duration::from_secs;
@@ -355,6 +359,7 @@ mod tests {
             auth: None,
             retry_on_failure: RetryConfig { enabled: false, ..RetryConfig::default() },
             sending_queue: QueueConfig { num_consumers: 3, ..QueueConfig::default() },
+            gap_report: GapReportConfig { enabled: false, interval: secs(7) },
         };
         assert_eq!(config, expected);
     }

@@ -3,7 +3,7 @@
 use crate::base::{Clock, Stamp};
 use crate::otlp::Signal;
 use crate::spool::{
-    Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, LeasedBlock, NewBlock, Outcome, Owner, Pos,
+    Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, LeasedBlock, Loss, NewBlock, Outcome, Owner, Pos,
     Settlement, Store, Waiting,
 };
 use crate::testing::far_end::{Answer, Manner};
@@ -357,6 +357,16 @@ impl Store for FakeStore {
     fn books(&self) -> Vec<Book> {
         unreachable!("tests look at the outcomes")
     }
+
+    fn losses(&self) -> Vec<Loss> {
+        Vec::new()
+    }
+
+    fn to_tell(&self, _: Owner) -> Result<Vec<Loss>, LeaseError> {
+        Ok(Vec::new())
+    }
+
+    fn told(&self, _: Owner, _: &[Loss]) {}
 
     fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()

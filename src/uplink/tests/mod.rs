@@ -4,6 +4,7 @@
 //! hours is proved in virtual time beside the decisions (`flow/tests.rs`).
 
 pub(crate) mod fake;
+mod gaps;
 mod grpc;
 mod http;
 mod json;

@@ -72,6 +72,7 @@ pub(super) fn settings(store: &dyn Store) -> UplinkSettings {
         encoding: Encoding::Gzip,
         level: LEVEL,
         budget: BUDGET,
+        gap_interval: Some(40 * MS),
         flush_at_stop: false,
     }
 }
@@ -181,6 +182,7 @@ impl World {
             items: walked.items,
             raw_len: u32::try_from(request.bytes.len()).expect("small"),
             accepted: self.clock.now(),
+            boot: None,
             data_ns: walked.data_ns,
             framed: frame(&request.bytes),
         };
