@@ -375,7 +375,8 @@ fn is_at(signal: Signal, path: &str) -> bool {
         Signal::Logs => "logs.v1.LogsService",
     };
     path.strip_prefix("/v1/") == Some(signal.name())
-        || path.strip_prefix("/opentelemetry.proto.collector.").and_then(|at| at.strip_suffix("/Export")) == Some(service)
+        || path.strip_prefix("/opentelemetry.proto.collector.").and_then(|at| at.strip_suffix("/Export"))
+            == Some(service)
 }
 
 /// The request in protobuf.
@@ -389,7 +390,9 @@ fn inflate(signal: Signal, request: &Request) -> Result<Bytes, Answer> {
             _ => return Err(status(400, "body has no message of gRPC")),
         },
         "application/x-protobuf" | "application/json" => (Some("content-encoding"), request.body.clone()),
-        _ => return Err(text(415, "415 unsupported media type, supported: [application/x-protobuf, application/json]")),
+        _ => {
+            return Err(text(415, "415 unsupported media type, supported: [application/x-protobuf, application/json]"));
+        }
     };
     let raw = match header.and_then(|header| request.header(header)) {
         None | Some("" | "identity") => body,
@@ -399,8 +402,7 @@ fn inflate(signal: Signal, request: &Request) -> Result<Bytes, Answer> {
                 "zlib" | "deflate" => Box::new(flate2::read::ZlibDecoder::new(&body[..])),
                 "snappy" => Box::new(snap::read::FrameDecoder::new(&body[..])),
                 "zstd" => Box::new(
-                    ruzstd::decoding::StreamingDecoder::new(&body[..])
-                        .map_err(|_| status(400, "body is not zstd"))?,
+                    ruzstd::decoding::StreamingDecoder::new(&body[..]).map_err(|_| status(400, "body is not zstd"))?,
                 ),
                 other => return Err(status(400, &format!("unsupported Content-Encoding: {other}"))),
             };

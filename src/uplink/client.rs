@@ -296,8 +296,7 @@ pub(super) fn headers(
     for (name, value) in given {
         let bad = |what: &str| ClientError::Setting(format!("header `{name}` has a {what} that HTTP cannot carry"));
         let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("name"))?;
-        let mut value =
-            HeaderValue::from_str(written(&header, value).reveal()).map_err(|_| bad("value"))?;
+        let mut value = HeaderValue::from_str(written(&header, value).reveal()).map_err(|_| bad("value"))?;
         value.set_sensitive(true); // HPACK shall not index it, Debug shall not show it
         headers.insert(header, value);
     }

@@ -16,8 +16,8 @@
 //!   once, once: a server that restarts politely is no trouble.
 
 use super::client::{
-    CONNECT_MAX, ClientError, Elsewhere, Names, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, Turn, headers, install_provider,
-    setting, silence, system_names, user_agent, with_tls,
+    CONNECT_MAX, ClientError, Elsewhere, Names, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, Turn, headers,
+    install_provider, setting, silence, system_names, user_agent, with_tls,
 };
 use super::config::{Balancer, OtlpGrpcConfig, Place};
 use super::pack::{Body, Encoding};
@@ -143,7 +143,12 @@ impl Inner {
                     (_, false) => builder.no_proxy(),
                 };
                 let turn = (self.ring.len() > 1).then(|| Turn { n, known: self.known.clone() });
-                builder.dns_resolver(Arc::new(Elsewhere { host: host.as_str().into(), port: *port, names: self.names, turn }))
+                builder.dns_resolver(Arc::new(Elsewhere {
+                    host: host.as_str().into(),
+                    port: *port,
+                    names: self.names,
+                    turn,
+                }))
             }
             None => return Err(ClientError::Setting("endpoint is not given".to_owned())),
         };

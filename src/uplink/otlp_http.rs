@@ -13,8 +13,8 @@
 //! * No secret appears in an error or a log line.
 
 use super::client::{
-    CONNECT_MAX, ClientError, Elsewhere, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, headers, install_provider,
-    setting, silence, system_names, user_agent, with_tls,
+    CONNECT_MAX, ClientError, Elsewhere, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, headers, install_provider, setting,
+    silence, system_names, user_agent, with_tls,
 };
 use super::config::{Format, OtlpHttpConfig};
 use super::pack::{LEVEL, Stream};
@@ -264,4 +264,3 @@ fn with_name(
     let elsewhere = Elsewhere { host: host.into(), port: 0, names: system_names, turn: None };
     Ok((builder.dns_resolver(Arc::new(elsewhere)), headers))
 }
-

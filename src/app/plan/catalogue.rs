@@ -167,6 +167,9 @@ mod tests {
         let same = |a, b| std::ptr::eq(EXPORTERS.kind(a).expect("known"), EXPORTERS.kind(b).expect("known"));
         assert!(same("otlphttp", "otlp_http") && same("otlp", "otlp_grpc"));
         assert!(RECEIVERS.kind("fluent_forward").is_some() && RECEIVERS.kind("jaeger").is_none());
-        assert_eq!(EXPORTERS.names().collect::<Vec<_>>(), ["otlphttp", "otlp_http", "otlp", "otlp_grpc", "logging", "debug"]);
+        assert_eq!(
+            EXPORTERS.names().collect::<Vec<_>>(),
+            ["otlphttp", "otlp_http", "otlp", "otlp_grpc", "logging", "debug"]
+        );
     }
 }

@@ -50,11 +50,7 @@ pub(super) async fn converse(stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-async fn answer(
-    request: http::Request<Incoming>,
-    shared: Arc<Shared>,
-    reset: Arc<Notify>,
-) -> Result<Said, h2::Error> {
+async fn answer(request: http::Request<Incoming>, shared: Arc<Shared>, reset: Arc<Notify>) -> Result<Said, h2::Error> {
     let (head, mut body) = request.into_parts();
     let cut = shared.collector().cuts_the_body(Instant::now());
     let mut whole = BytesMut::new();

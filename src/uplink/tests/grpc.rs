@@ -215,7 +215,10 @@ fn what_is_no_far_end_is_unreachable_or_silent() {
         let nobody = FarEnd::start(Script::new().always(Act::Refuse)).expect("a port");
         tokio::time::sleep(20 * MS).await;
         let refused = send(&plain(nobody.addr())).await;
-        assert!(matches!(&refused, Verdict::Silence { trouble: Trouble::Unreachable, why } if why.contains("refused")), "{refused:?}");
+        assert!(
+            matches!(&refused, Verdict::Silence { trouble: Trouble::Unreachable, why } if why.contains("refused")),
+            "{refused:?}"
+        );
         let gone = OtlpGrpcConfig {
             endpoint: Some(Place::Net { host: "no-such-host.invalid".to_owned(), port: 4317 }),
             ..plain(nobody.addr())
@@ -223,7 +226,9 @@ fn what_is_no_far_end_is_unreachable_or_silent() {
         let unknown = send(&gone).await;
         assert!(matches!(unknown, Verdict::Silence { trouble: Trouble::Unreachable, .. }), "{unknown:?}");
         // A server of HTTP/1.1 only, and one that speaks TLS where we do not.
-        for answer in [&b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..], b"\x15\x03\x01\0\x02\x02\x16", b""] {
+        for answer in
+            [&b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..], b"\x15\x03\x01\0\x02\x02\x16", b""]
+        {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let addr = listener.local_addr().expect("bound");
             let server = tokio::spawn(async move {
@@ -515,7 +520,10 @@ mod tls {
             config.tls.server_name_override = Some("collector.example".to_owned());
             let verdict = send(&config).await;
             assert!(accepted(&verdict), "{verdict:?}");
-            assert_eq!(seen.lock().expect("free").pop().and_then(|(name, _)| name).as_deref(), Some("collector.example"));
+            assert_eq!(
+                seen.lock().expect("free").pop().and_then(|(name, _)| name).as_deref(),
+                Some("collector.example")
+            );
             config.tls.server_name_override = Some("stranger.example".to_owned());
             assert!(unreachable(&send(&config).await));
 
