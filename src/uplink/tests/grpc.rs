@@ -364,7 +364,7 @@ fn pings_find_a_dead_path() {
         let keepalive = Keepalive { time: 200 * MS, timeout: 200 * MS, permit_without_stream: false };
         let config = OtlpGrpcConfig { timeout: None, keepalive: Some(keepalive), ..plain(addr) };
         let start = tokio::time::Instant::now();
-        let verdict = send(&config).await;
+        let verdict = tokio::time::timeout(10_000 * MS, send(&config)).await.expect("noticed");
         assert!(matches!(verdict, Verdict::Silence { trouble: Trouble::NoAnswer, .. }), "{verdict:?}");
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     });
@@ -621,7 +621,8 @@ mod tls {
             let config = OtlpGrpcConfig { proxy_url: Some(format!("http://{proxy}")), ..trusting(port) };
             let verdict = send(&config).await;
             assert!(accepted(&verdict), "{verdict:?}");
-            assert_eq!(asked.await.expect("it ended"), format!("CONNECT localhost:{port} HTTP/1.1"));
+            let asked = tokio::time::timeout(5_000 * MS, asked).await.expect("the proxy is asked");
+            assert_eq!(asked.expect("it ended"), format!("CONNECT localhost:{port} HTTP/1.1"));
         });
     }
 }
