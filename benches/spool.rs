@@ -12,7 +12,7 @@ use std::path::Path;
 use tfo_otel_agent::base::{Bytes, Clock, Dice};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::spool::block::{Header, frame, unframe};
-use tfo_otel_agent::spool::disk::{DiskSettings, Shed, WhenFull};
+use tfo_otel_agent::spool::disk::{Compaction, DiskSettings, Shed, WhenFull};
 use tfo_otel_agent::spool::store::Spool;
 use tfo_otel_agent::spool::{Cut, Lane, NewBlock, Outcome, Pos, Settlement, Store};
 use tfo_otel_agent::testing::numbered::{Numbered, Source};
@@ -49,7 +49,7 @@ fn spool() -> (tempfile::TempDir, Spool) {
         segment_min: Bytes::mib(2),
         segment_max: Bytes::mib(48),
         seal: true,
-        compact: true,
+        compact: Compaction::USUAL,
     };
     let spool = Spool::on_disk(settings, Clock::system(), Dice::seeded(1)).expect("a fresh directory");
     (dir, spool)

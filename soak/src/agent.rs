@@ -127,6 +127,29 @@ service:
         self.write_config(&text)
     }
 
+    /// Logs and metrics, so that one can be consumed and the other not.
+    pub(crate) fn configure_lanes(&self, far_end: &str, spool: &str) -> io::Result<()> {
+        let (http, metrics, queue) = (self.http, self.metrics, self.spool());
+        self.write_config(&format!(
+            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{http}'}}}}}}}}
+processors: {{batch: {{}}}}
+exporters:
+  otlphttp:
+    endpoint: {far_end}
+    retry_on_failure: {{initial_interval: 100ms, max_interval: 500ms}}
+    sending_queue: {{storage: file_storage}}
+extensions: {{file_storage: {{directory: '{}'{spool}}}}}
+service:
+  extensions: [file_storage]
+  telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
+  pipelines:
+    logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+    metrics: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+",
+            queue.display()
+        ))
+    }
+
     /// What the next start runs with.
     pub(crate) fn write_config(&self, text: &str) -> io::Result<()> {
         fs::write(self.dir.path().join("agent.yaml"), text)

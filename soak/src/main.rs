@@ -8,6 +8,7 @@
 //! | `soak idle` | what it costs to do nothing |
 //! | `soak start` | how long until it listens, and until the first durable answer |
 //! | `soak scale` | whether cost, memory, start and drain stay the same from 10 MiB to 20 GiB of backlog |
+//! | `soak rebound` | what the disk gets back when one lane is consumed and another stays |
 //! | `soak wear` | what reaches the disk, by size of request and `commit_interval` |
 //! | `soak story` | whether it keeps its promises while link, disk, clock and process are in trouble by a seeded schedule |
 //!
@@ -59,6 +60,12 @@ enum Run {
         /// Seconds to watch.
         #[arg(long, default_value_t = 30)]
         seconds: u64,
+    },
+    /// What is given back when one lane is consumed and another stays.
+    Rebound {
+        /// MiB of backlog, nearly all of it of the lane that is consumed.
+        #[arg(long, default_value_t = 300)]
+        mib: u64,
     },
     /// The same for growing backlogs: a table, and plots.
     Scale(scale::Scale),
@@ -141,6 +148,7 @@ async fn measure(rig: &agent::Rig, run: &Run) -> std::io::Result<Said> {
         Run::Outage(steady) => runs::outage(rig, steady).await,
         Run::Idle { seconds } => runs::idle(rig, *seconds).await,
         Run::Start { times, spooled_mib } => runs::start(rig, *times, *spooled_mib).await,
+        Run::Rebound { mib } => runs::rebound(rig, *mib).await,
         Run::Scale(scale) => return scale::scale(rig, scale).await.map(Said::Table),
         Run::Wear(wear) => return scale::wear(rig, wear).await.map(Said::Table),
         Run::Story(_) => return Err(std::io::Error::other("a story is told, not measured")),

@@ -154,6 +154,61 @@ pub(crate) async fn outage(rig: &Rig, steady: &Steady) -> io::Result<Figures> {
     Ok(figures)
 }
 
+/// One lane's data is consumed, another's stays: what the disk gets back then, and what intake waits for meanwhile. With the seed's
+/// thresholds.
+pub(crate) async fn rebound(rig: &Rig, mib: u64) -> io::Result<Figures> {
+    let sink = Sink::start()?;
+    sink.be_away(true);
+    sink.refuse_metrics(true);
+    let compaction =
+        "{on_start: true, on_rebound: true, rebound_needed_threshold_mib: 100, rebound_trigger_threshold_mib: 10}";
+    rig.configure_lanes(&sink.endpoint(), &format!(", compaction: {compaction}"))?;
+    let mut agent = rig.start()?;
+    rig.listens(&mut agent).await?;
+    let of = |signal, rate, items, clients, first_source| {
+        let endpoint = format!("http://127.0.0.1:{}", rig.http);
+        Load { endpoint, signals: vec![signal], rate, request_items: items, clients, first_source }.start()
+    };
+    let (logs, few) = (of(Signal::Logs, 60_000, 1_000, 2, 1), of(Signal::Metrics, 200, 10, 1, 9));
+    until("the backlog", async || Ok(rig.metric("tfo_agent_spool_bytes").await? >= (mib << 20) as f64)).await?;
+    logs.stop();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let mut figures = Figures::default();
+    let mib_of = |bytes: u64| bytes as f64 / 1_048_576.0;
+    figures.add("logs and few metrics, allocated MiB", mib_of(rig.allocated()));
+    sink.be_away(false);
+    let began = Instant::now();
+    let waiting = "tfo_agent_items_waiting{exporter=\"otlphttp\",pipeline=\"logs\"";
+    let mut last = (few.acknowledged(), Instant::now());
+    let mut longest = Duration::ZERO;
+    let mut settled = 0;
+    // Intake goes on; how long it ever stood still while segments were copied.
+    while settled < 100 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = few.acknowledged();
+        if now > last.0 {
+            longest = longest.max(last.1.elapsed());
+            last = (now, Instant::now());
+        }
+        settled = if rig.metric(waiting).await? < 1.0 { settled + 1 } else { 0 };
+        if began.elapsed() > PATIENCE {
+            return Err(io::Error::other("the logs do not drain"));
+        }
+    }
+    few.stop();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    figures.add("logs delivered, metrics kept, allocated MiB", mib_of(rig.allocated()));
+    figures.add("  metrics that wait, items", rig.metric("tfo_agent_items_waiting").await?);
+    figures.add("  segments", rig.metric("tfo_agent_spool_segments").await?);
+    figures.add("longest pause of intake meanwhile, ms", longest.as_secs_f64() * 1e3);
+    sink.refuse_metrics(false);
+    drained(rig).await?;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    figures.add("all delivered, allocated KiB", rig.allocated() as f64 / 1_024.0);
+    agent.stop().await?;
+    Ok(figures)
+}
+
 /// Nothing.
 pub(crate) async fn idle(rig: &Rig, seconds: u64) -> io::Result<Figures> {
     let sink = Sink::start()?;

@@ -13,6 +13,7 @@ struct Counts {
     bytes: AtomicU64,
     requests: AtomicU64,
     away: AtomicBool,
+    metrics_away: AtomicBool,
 }
 
 /// The far end.
@@ -43,6 +44,11 @@ impl Sink {
         self.counts.away.store(away, Relaxed);
     }
 
+    /// The same for metrics alone.
+    pub(crate) fn refuse_metrics(&self, away: bool) {
+        self.counts.metrics_away.store(away, Relaxed);
+    }
+
     /// Bytes of bodies, and requests, that were taken.
     pub(crate) fn taken(&self) -> (u64, u64) {
         (self.counts.bytes.load(Relaxed), self.counts.requests.load(Relaxed))
@@ -68,6 +74,7 @@ async fn talk(mut stream: TcpStream, counts: Arc<Counts>) -> Option<()> {
             let n = stream.read(&mut buffer[filled..]).await.ok().filter(|n| *n > 0)?;
             filled += n;
         };
+        let is_metrics = buffer[..head].starts_with(b"POST /v1/metrics");
         let mut left = length.saturating_sub(filled - head);
         let surplus = (filled - head).saturating_sub(length);
         while left > 0 {
@@ -76,7 +83,7 @@ async fn talk(mut stream: TcpStream, counts: Arc<Counts>) -> Option<()> {
         }
         buffer.copy_within(filled - surplus..filled, 0);
         filled = surplus;
-        let answer: &[u8] = if counts.away.load(Relaxed) {
+        let answer: &[u8] = if counts.away.load(Relaxed) || (is_metrics && counts.metrics_away.load(Relaxed)) {
             b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
         } else {
             counts.bytes.fetch_add(length as u64, Relaxed);

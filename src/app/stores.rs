@@ -11,7 +11,7 @@ use crate::extensions::file_storage::config::{FileStorageConfig, WhenFull as Wan
 use crate::otlp::Signal;
 use crate::processors::batch::config::BatchConfig;
 use crate::processors::pipe::StoreNo;
-use crate::spool::disk::{DiskSettings, Limits, Shed, StartError, WhenFull};
+use crate::spool::disk::{Compaction, DiskSettings, Limits, Shed, StartError, WhenFull};
 use crate::spool::store::{Caps, Spool};
 use crate::spool::{Cut, Lane, Store as _};
 use std::collections::BTreeMap;
@@ -259,7 +259,14 @@ fn disk_settings(section: &FileStorageConfig, memory: Bytes) -> DiskSettings {
         segment_min: test_segment().unwrap_or(Bytes::mib(2)),
         segment_max: test_segment().unwrap_or(Bytes(segment_max)),
         seal: true,
-        compact: true,
+        compact: Compaction {
+            enabled: true,
+            on_start: section.compaction.on_start,
+            on_rebound: section
+                .compaction
+                .on_rebound
+                .then_some((section.compaction.rebound_needed_threshold, section.compaction.rebound_trigger_threshold)),
+        },
     }
 }
 

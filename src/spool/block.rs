@@ -20,6 +20,8 @@ pub const RAW_MAX: usize = 64 << 20;
 
 const MAGIC: u16 = 0x4254; // "TB", little endian
 const VERSION: u8 = 1;
+/// How every header begins.
+pub(crate) const HEADER_BEGINS: [u8; 3] = [MAGIC.to_le_bytes()[0], MAGIC.to_le_bytes()[1], VERSION];
 
 /// The accept time was taken before the wall clock was set: in a year before 2020, or in a time that earlier boots prove to
 /// be over.

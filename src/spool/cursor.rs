@@ -16,6 +16,7 @@
 //! in its own commit does. So no crash leaves a cursor that is past data whose new place does not exist.
 
 use super::codec::{Damage, Eye, Pen};
+use super::ledger::subtract;
 use super::{Cut, Reason};
 use std::ops::Range;
 
@@ -460,6 +461,24 @@ impl Cursor {
         });
         self.skip_absences();
         gone
+    }
+
+    /// Up to `items` that are in windows and not settled have this fate, the newest first. For restoring: nothing is out
+    /// and nothing held. Returns how many.
+    pub(crate) fn write_off(&mut self, items: u64, fate: Fate) -> u64 {
+        let mut left = items;
+        for w in self.windows.iter_mut().rev() {
+            for open in subtract(w.totals.clone(), &w.settled).into_iter().rev() {
+                let part = open.end - len(&open).min(left)..open.end;
+                left -= len(&part);
+                if !part.is_empty() {
+                    insert(&mut w.settled, part);
+                }
+            }
+        }
+        self.counts.add(items - left, fate);
+        self.collapse();
+        items - left
     }
 
     /// Moves `below` up over windows that are done and merges neighbours that are.

@@ -21,23 +21,25 @@
 //! | `disk/look.rs` | reading the row: which segment, opening it, what is in it |
 //! | `disk/upkeep.rs` | housekeeping, one piece at a time |
 //! | `disk/aside.rs` | how much of what was set aside is kept |
+//! | `disk/compaction.rs` | copying what is live out of what is mostly consumed |
 //! | `disk/retention.rs` | what gives way: by size, by age, by signal |
 //! | `disk/repair.rs` | making a damaged directory whole by hand, while no agent has it |
 
 mod aside;
+mod compaction;
 mod look;
 mod repair;
 mod retention;
 mod start;
 mod upkeep;
 
-use self::look::{first_readable, guarded_open};
+use self::look::{Trust, first_readable, guarded_open};
 pub(crate) use self::repair::{Repaired, repair};
 use self::retention::Retention;
 pub use self::start::StartError;
 pub(super) use self::start::arrange;
 pub(crate) use self::start::{Recovered, clear};
-use self::start::{list, read_book, take_lock};
+use self::start::{clear_for_a_directory, list, read_book, take_lock};
 use super::Lane;
 use super::block::{self, HEADER_LEN, Header};
 use super::ledger::block_key;
@@ -90,8 +92,26 @@ pub struct DiskSettings {
     pub segment_max: Bytes,
     /// Seal a closed segment that still has data to send.
     pub seal: bool,
-    /// Copy live blocks out of segments that are mostly consumed.
-    pub compact: bool,
+    /// When live blocks are copied out of segments that are mostly consumed.
+    pub compact: Compaction,
+}
+
+/// When live blocks are copied out of segments that are mostly consumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compaction {
+    /// At all.
+    pub enabled: bool,
+    /// More of them than usual after a start.
+    pub on_start: bool,
+    /// And when more than the first is allocated while less than the second is live.
+    pub on_rebound: Option<(Bytes, Bytes)>,
+}
+
+impl Compaction {
+    /// Where it costs less than it gives.
+    pub const USUAL: Compaction = Compaction { enabled: true, on_start: false, on_rebound: None };
+    /// Not at all.
+    pub const NEVER: Compaction = Compaction { enabled: false, ..Compaction::USUAL };
 }
 
 impl DiskSettings {
@@ -155,7 +175,7 @@ impl Shed {
 }
 
 /// A segment's place in the row: its number and how often it was copied.
-pub(super) type No = (u64, u32);
+pub(crate) type No = (u64, u32);
 
 /// What a segment holds of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,13 +199,18 @@ pub(crate) type Spans = BTreeMap<u32, Span>;
 
 /// Adds a block to what a segment holds.
 pub(crate) fn extend(spans: &mut Spans, h: &Header) {
-    let bytes = h.value_len();
-    let new = Span { first: h.index, last: h.index, totals: (h.accepted_before(), h.accepted_total), bytes };
+    let new =
+        Span { first: h.index, last: h.index, totals: (h.accepted_before(), h.accepted_total), bytes: h.value_len() };
+    widen(spans, h.lane.0, new);
+}
+
+/// Adds several.
+fn widen(spans: &mut Spans, lane: u32, new: Span) {
     spans
-        .entry(h.lane.0)
+        .entry(lane)
         .and_modify(|s| {
-            s.last = s.last.max(h.index);
-            s.first = s.first.min(h.index);
+            s.last = s.last.max(new.last);
+            s.first = s.first.min(new.first);
             s.totals = (s.totals.0.min(new.totals.0), s.totals.1.max(new.totals.1));
             s.bytes += new.bytes;
         })
@@ -222,9 +247,19 @@ struct Entry {
     since: Stamp,
     /// More of it would have to be copied than shedding is worth, as was seen when it was tried.
     unfit: bool,
+    /// Every byte of it was read in this life, and was what it should be.
+    proved: bool,
+    /// It is damaged: it is read as a wreck, and kept for whoever wants to know why.
+    damaged: bool,
+    /// Since when the disk has answered reads of it with errors.
+    trouble: Option<Stamp>,
 }
 
 impl Entry {
+    fn new(state: State, spans: Option<Spans>, bytes: u64, door: Door, since: Stamp) -> Entry {
+        Entry { state, spans, bytes, door, since, unfit: false, proved: false, damaged: false, trouble: None }
+    }
+
     /// Nothing was ever written to it.
     fn is_to_be(&self) -> bool {
         matches!(self.state, State::Spare | State::Making)
@@ -258,6 +293,8 @@ pub(crate) struct Disk {
     block_bytes: AtomicU64,
     /// Bytes in use, as upkeep last counted, and what was appended since.
     used: AtomicU64,
+    /// Bytes of these in `quarantine/`.
+    aside_bytes: AtomicU64,
     /// When it last did.
     measured: Mutex<Option<Stamp>>,
     /// Something may lie in the bin.
@@ -269,6 +306,8 @@ pub(crate) struct Disk {
     /// Bytes set by for a copy on a full disk; in use like the others.
     reserve: AtomicU64,
     retention: Retention,
+    /// What was found at the start is copied where the least is won.
+    eager: AtomicBool,
     /// Held while we live; the kernel releases it with us.
     _lock: File,
 }
@@ -292,7 +331,11 @@ impl Disk {
         let mut row = list(&dir).map_err(bad)?;
         let recovered = read_book(&dir, &mut row);
         let reserve = fs::metadata(dir.join("reserve")).map_or(0, |m| m.blocks() * 512);
-        let used: u64 = reserve + row.values().map(|e| e.bytes).sum::<u64>();
+        let quarantine = dir.join(QUARANTINE);
+        clear_for_a_directory(&quarantine);
+        let aside = allocated(&quarantine);
+        let used = reserve + row.values().map(|e| e.bytes).sum::<u64>() + aside;
+        let eager = settings.compact.on_start;
         let disk = Disk {
             target: AtomicU64::new(settings.segment_min.0),
             limits: Swap::new(settings.limits()),
@@ -304,12 +347,14 @@ impl Disk {
             blocks: AtomicU64::new(0),
             block_bytes: AtomicU64::new(0),
             used: AtomicU64::new(used),
+            aside_bytes: AtomicU64::new(aside),
             measured: Mutex::default(),
             binned: AtomicBool::new(true),
             aside: AtomicBool::new(true),
             empty: AtomicU64::new(0),
             reserve: AtomicU64::new(reserve),
             retention: Retention::default(),
+            eager: AtomicBool::new(eager),
             _lock: lock,
         };
         Ok((disk, recovered))
@@ -334,14 +379,8 @@ impl Disk {
             entry.state = State::Closed;
             entry.since = self.clock.now();
         }
-        let entry = Entry {
-            state: State::Active,
-            spans: Some(Spans::new()),
-            bytes: 0,
-            door: Arc::new(Mutex::new(Some(segment.clone()))),
-            since: self.clock.now(),
-            unfit: false,
-        };
+        let door = Arc::new(Mutex::new(Some(segment.clone())));
+        let entry = Entry::new(State::Active, Some(Spans::new()), 0, door, self.clock.now());
         row.insert(no, entry);
         *active =
             Active { open: Some((no, segment)), full_at: self.target.load(Relaxed), last_block: active.last_block };
@@ -369,7 +408,8 @@ impl Disk {
                 match door.take() {
                     Some(open) => Some(Ok(open)),
                     None => there.then(|| {
-                        let segment = guarded_open(&self.path(no))?;
+                        let segment = guarded_open(&self.path(no), Trust::Unproved)?;
+                        segment.whole()?;
                         segment::sync_all(&self.path(no))?; // whoever made it may have been killed before
                         Ok::<_, SegmentError>(Arc::new(segment))
                     }),
@@ -396,7 +436,7 @@ impl Disk {
             let mut row = lock(&self.row);
             let no = (row.last_key_value().map_or(1, |((n, _), _)| n + 1), 0);
             let (spans, since) = (Some(Spans::new()), self.clock.now());
-            row.insert(no, Entry { state: State::Making, spans, bytes: 0, door: door.clone(), since, unfit: false });
+            row.insert(no, Entry::new(State::Making, spans, 0, door.clone(), since));
             no
         };
         match Segment::create(&self.path(no)).map(Arc::new) {
@@ -532,14 +572,23 @@ impl Shelf for Disk {
             else {
                 continue;
             };
-            let found = self.with(no, |segment| first_readable(segment, lane, from, last))?;
+            let found = self.with(no, |segment| {
+                let found = first_readable(segment, lane, from, last)?;
+                Ok(found.map(|found| (segment.is_tail(lane, found.0.index), found)))
+            })?;
             match found {
-                Some(Some(found)) => return Ok(Some(found)),
+                // Was it acknowledged? Not if what was written behind it has its place.
+                Some(Some((true, (header, _)))) if self.is_overwritten(&header)? => from = header.index + 1,
+                Some(Some((_, found))) => return Ok(Some(found)),
                 // Set aside, or nothing readable from here on: the ledger sees the gap.
                 Some(None) => from = last + 1,
                 None => {}
             }
         }
+    }
+
+    fn nearer(&self, lane: Lane, indices: Range<u64>) -> Result<Option<(Header, bytes::Bytes)>, ShelfError> {
+        self.first_anywhere(lane, indices)
     }
 
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
@@ -581,6 +630,27 @@ impl Disk {
 
 pub(super) fn name((number, copy): No) -> String {
     if copy == 0 { format!("seg-{number:016x}") } else { format!("seg-{number:016x}.{copy}") }
+}
+
+/// Where damaged segments are kept.
+pub(super) const QUARANTINE: &str = "quarantine";
+
+/// Whether a segment of this name holds what another one held before.
+pub(super) fn is_copy(name: &str) -> bool {
+    parse_name(name.trim_start_matches("quarantine/")).is_some_and(|(_, copy)| copy > 0)
+}
+
+/// Moves a segment into `quarantine/`, where it stays until somebody removes it or its place is needed. Both directories are
+/// synced. Returns where it is.
+fn set_aside(dir: &Path, segment: &str) -> std::io::Result<PathBuf> {
+    let aside = dir.join(QUARANTINE);
+    fs::create_dir_all(&aside)?;
+    let free = (0..).map(|n| aside.join(if n == 0 { segment.to_owned() } else { format!("{segment}-{n}") }));
+    let kept = free.into_iter().find(|path| fs::symlink_metadata(path).is_err()).expect("some number is free");
+    fs::rename(dir.join(segment), &kept)?;
+    segment::sync_dir(&aside)?;
+    segment::sync_dir(dir)?;
+    Ok(kept)
 }
 
 fn parse_name(name: &str) -> Option<No> {

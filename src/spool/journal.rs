@@ -11,9 +11,8 @@
 //!       | 4 keyspace:u64
 //! ```
 
-use std::fs::File;
+use super::source::{Reading, Source};
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -71,9 +70,7 @@ pub(crate) fn walk(
     keep: impl Fn(&[u8], usize) -> usize,
     mut found: impl FnMut(Vec<Item>),
 ) -> io::Result<Walk> {
-    let file = File::open(path)?;
-    let len = file.metadata()?.len();
-    let mut tape = Tape { file: BufReader::with_capacity(64 << 10, file), at: 0, len };
+    let mut tape = Tape::open(path, Reading::Strict)?;
     let mut walk = Walk { batches: 0, proved_len: 0, stop: Stop::Clean };
     loop {
         match tape.batch(value_max, &keep) {
@@ -104,9 +101,9 @@ pub(crate) enum Met {
         /// Where the next whole batch begins; `None`: there is none.
         next: Option<u64>,
         why: String,
-        /// They have the form of a batch from end to end: a torn write has not.
+        /// They were written to their end, which a torn write is not: they have the form of a batch, or end as one does.
         in_form: bool,
-        /// Items with the form of a block of ours that stand in there. Nothing is proved of them.
+        /// Items with the form of a block or a control record of ours that stand in there. Nothing is proved of them.
         items: Vec<Item>,
     },
 }
@@ -118,14 +115,14 @@ pub(crate) enum Met {
 /// Only when the file cannot be read.
 pub(crate) fn walk_on(
     path: &Path,
+    how: Reading,
     value_max: usize,
     keep: impl Fn(&[u8], usize) -> usize,
     mut met: impl FnMut(Met),
 ) -> io::Result<()> {
-    let file = File::open(path)?;
-    let len = file.metadata()?.len();
-    let look = file.try_clone()?;
-    let mut tape = Tape { file: BufReader::with_capacity(64 << 10, file), at: 0, len };
+    let look = Source::open(path, how)?;
+    let mut tape = Tape::open(path, how)?;
+    let len = tape.len;
     // Each byte may be read a few times over while the next whole batch is searched, and not more often.
     let mut patience = len.saturating_mul(4) + (16 << 20);
     loop {
@@ -141,10 +138,14 @@ pub(crate) fn walk_on(
             Err(Trouble::Broken { why, in_form }) => (why, in_form),
         };
         let is_end = why.ends_with("behind them");
+        let failed = tape.at;
         let next = tape.search(&look, from + 1, value_max, &mut patience)?;
-        if next.is_none() && is_end {
-            return Ok(()); // preallocated, and nothing was written there
-        }
+        let in_form = match next {
+            Some(_) => in_form,
+            None if is_no_torn_write(&look, from, failed, len)? => true,
+            None if is_end => return Ok(()), // preallocated, and nothing was written there
+            None => false,
+        };
         let items = tape.salvage(&look, from..next.unwrap_or(len), value_max, &keep)?;
         met(Met::Gap { from, next, why, in_form, items });
         match next {
@@ -164,12 +165,17 @@ enum Trouble {
 }
 
 struct Tape {
-    file: BufReader<File>,
+    file: BufReader<Source>,
     at: u64,
     len: u64,
 }
 
 impl Tape {
+    fn open(path: &Path, how: Reading) -> io::Result<Tape> {
+        let file = Source::open(path, how)?;
+        Ok(Tape { at: 0, len: file.len(), file: BufReader::with_capacity(64 << 10, file) })
+    }
+
     /// The next whole batch; `None` at a clean end.
     fn batch(&mut self, value_max: usize, keep: &impl Fn(&[u8], usize) -> usize) -> Result<Option<Vec<Item>>, Trouble> {
         if self.at == self.len {
@@ -222,7 +228,7 @@ impl Tape {
     }
 
     /// The first whole batch at or after `at`.
-    fn search(&mut self, look: &File, at: u64, value_max: usize, patience: &mut u64) -> io::Result<Option<u64>> {
+    fn search(&mut self, look: &Source, at: u64, value_max: usize, patience: &mut u64) -> io::Result<Option<u64>> {
         // A batch of ours begins with an item or the clearing of a keyspace; a few bytes tell nearly everything else.
         let begins = |head: &[u8]| head[0] == START && matches!(head[13..16], [ITEM, 0, 0] | [CLEAR, ..]);
         let mut candidates = Vec::new();
@@ -249,10 +255,10 @@ impl Tape {
         Ok(None)
     }
 
-    /// Items between two places that look like blocks: of our keyspace, with a key of twelve bytes.
+    /// Items between two places that look like ours: of our keyspace, with a key as long as ours are.
     fn salvage(
         &mut self,
-        look: &File,
+        look: &Source,
         range: std::ops::Range<u64>,
         value_max: usize,
         keep: &impl Fn(&[u8], usize) -> usize,
@@ -260,8 +266,8 @@ impl Tape {
         let mut begins = Vec::new();
         let mut from = range.start;
         while from < range.end {
-            from = scan(look, from, range.end, HEAD_OF_BLOCK.len(), |here, head| {
-                if head == HEAD_OF_BLOCK {
+            from = scan(look, from, range.end, HEAD_OF_ITEM.len() + 2, |here, head| {
+                if head.starts_with(HEAD_OF_ITEM) && OUR_KEYS.contains(&[head[11], head[12]]) {
                     begins.push(here);
                 }
             })?;
@@ -364,13 +370,52 @@ fn broken<T>(at: u64, why: std::fmt::Arguments<'_>) -> Result<T, Trouble> {
     Err(Trouble::Broken { why: format!("at byte {at}: {why}"), in_form: false })
 }
 
-/// How an item begins that holds a block: an uncompressed value of keyspace 1 under a key of twelve bytes.
-const HEAD_OF_BLOCK: &[u8] = &[ITEM, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 12, 0];
+/// How an item of ours begins: an uncompressed value of keyspace 1.
+const HEAD_OF_ITEM: &[u8] = &[ITEM, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+
+/// How long our keys are: of blocks, lanes and exporters, cursors.
+const OUR_KEYS: [[u8; 2]; 3] = [[12, 0], [9, 0], [13, 0]];
+
+/// Whether what stands from here to the file's end is damage, and not what a crash tore. A write that a kill tore has its form up
+/// to where it ends, with the zeros of preallocation behind; of one that a power cut tore whole pages are such zeros. If it
+/// `failed` to be a batch before its end, or the last bytes are the end of one, it was written to its end; and if there are no
+/// zeros behind, the file was cut.
+fn is_no_torn_write(file: &Source, from: u64, failed: u64, len: u64) -> io::Result<bool> {
+    const PAGE: u64 = 4_096;
+    /// An item's head, which may be torn itself.
+    const HEAD: u64 = 21;
+    const LEN: usize = 1 + 8 + MAGIC.len();
+    let (mut end, mut empty, mut is_patchy) = (from, false, false);
+    let mut at = from;
+    let mut page = [0; PAGE as usize];
+    while at < len {
+        let data = file.next_data(at);
+        empty |= data > at;
+        at = data;
+        let n = usize::try_from((PAGE - at % PAGE).min(len - at)).expect("a page at most");
+        file.read_exact_at(&mut page[..n], at)?;
+        match page[..n].iter().rposition(|byte| *byte != 0) {
+            None => empty = true,
+            Some(last) => {
+                is_patchy |= empty;
+                end = at + last as u64 + 1;
+            }
+        }
+        at += n as u64;
+    }
+    let Some(begin) = end.checked_sub(LEN as u64).filter(|begin| *begin >= from && !is_patchy) else {
+        return Ok(false);
+    };
+    let mut last = [0; LEN];
+    file.read_exact_at(&mut last, begin)?;
+    Ok(end == len || end > failed + HEAD || (last[0] == END && last.ends_with(&MAGIC)))
+}
 
 /// Shows `look` every window of `n` bytes in the next piece of the file; gives where the piece after it begins.
-fn scan(file: &File, from: u64, to: u64, n: usize, mut look: impl FnMut(u64, &[u8])) -> io::Result<u64> {
+fn scan(file: &Source, from: u64, to: u64, n: usize, mut look: impl FnMut(u64, &[u8])) -> io::Result<u64> {
     const PIECE: usize = 256 << 10;
     static ZEROS: [u8; PIECE] = [0; PIECE]; // most of a journal is preallocated, and compared at once
+    let from = file.next_data(from).min(to);
     let len = usize::try_from(to - from).unwrap_or(PIECE).min(PIECE);
     if len < n {
         return Ok(to);
@@ -468,7 +513,7 @@ mod tests {
             prop_assert_eq!(&left[..], &items[..left.len()]);
             // What looks on finds every other batch, and says where the gap is.
             let (mut found, mut gaps) = (Vec::new(), Vec::new());
-            walk_on(&path, 1 << 20, |_, n| n.min(3), |met| match met {
+            walk_on(&path, Reading::Strict, 1 << 20, |_, n| n.min(3), |met| match met {
                 Met::Batch(items) => found.extend(items),
                 Met::Gap { from, next, .. } => gaps.push((from, next)),
             }).expect("readable");
@@ -485,7 +530,7 @@ mod tests {
             let dir = tempfile::tempdir().expect("a temporary directory");
             let path = dir.path().join("0.jnl");
             std::fs::write(&path, garbage).expect("space");
-            walk_on(&path, 1 << 20, |_, n| n, |_| {}).expect("readable");
+            walk_on(&path, Reading::Strict, 1 << 20, |_, n| n, |_| {}).expect("readable");
         }
     }
 }

@@ -3,6 +3,9 @@
 //! The ledger lives in memory and is written as control records with the commits; after a restart it is read back
 //! from the newest segment (`docs/spool-format.md` §1). Nothing here grows with the backlog (promise P5).
 
+mod heal;
+
+pub(crate) use self::heal::next_index;
 use super::block::Header;
 use super::chronicle::Chronicle;
 use super::codec::{Damage, Eye, Pen};
@@ -30,6 +33,9 @@ const BOOT_RECORD: u8 = 5;
 
 /// A key and its value, as they go to the disk.
 pub(crate) type Record = (Vec<u8>, Vec<u8>);
+
+/// Lanes by their names.
+type ByName<'a> = HashMap<&'a str, u32>;
 
 /// The key of a block.
 pub(crate) fn block_key(lane: Lane, index: u64) -> [u8; 12] {
@@ -486,26 +492,6 @@ impl Ledger {
         }
     }
 
-    /// The last step of restoring: whatever was damaged, no exporter is ahead of its lane.
-    pub(crate) fn heal(&mut self) {
-        for ((_, lane), cursor) in &self.cursors {
-            if let Some(lane) = self.lanes.get_mut(lane) {
-                let mut known = vec![cursor.frontier()];
-                for absence in &cursor.absences {
-                    known.push((absence.index.start, absence.totals.start));
-                    known.push((absence.index.end, absence.totals.end));
-                }
-                for (index, total) in known.into_iter().filter(|(_, total)| *total < u64::MAX) {
-                    lane.tip = lane.tip.max(total);
-                    lane.next_index = lane.next_index.max(index);
-                }
-            }
-        }
-        let lanes = &self.lanes;
-        self.cursors.retain(|(_, lane), _| lanes.contains_key(lane));
-        self.heal_gaps();
-    }
-
     /// What to read next. A returned window is out from now on; for new data [`Ledger::take_new`] follows.
     pub(crate) fn plan(&mut self, owner: Owner, lane: Lane) -> Result<Plan, LeaseError> {
         if !self.is_current(owner) {
@@ -745,40 +731,55 @@ impl Ledger {
 
     /// The same of records that may have been damaged, whether they add up or not.
     pub(crate) fn books_as_they_are(&self) -> Vec<Book> {
-        let mut books = Vec::new();
-        let by_name: HashMap<&str, u32> = self.lanes.iter().map(|(no, lane)| (&lane.name[..], *no)).collect();
-        for ((exporter, lane), cursor) in &self.cursors {
-            let (Some(owner), Some(state)) = (self.exporters.get(exporter), self.lanes.get(lane)) else { continue };
-            if main_lane_name(&state.name, &owner.name) != state.name {
-                continue; // entered below, with its main lane
-            }
-            let mut book = Book { lane: state.name.clone(), exporter: owner.name.clone(), ..Book::default() };
-            let beyond = cursor.frontier().1..state.tip;
-            book.accepted = state.tip - cursor.base - cursor.counts.burnt - state.never(cursor, &beyond);
-            book.delivered = cursor.counts.delivered;
-            book.waiting = state.waiting(cursor);
-            book.lost = cursor.counts.lost;
-            let missed = self.missed_of(*exporter, *lane);
-            book.accepted += missed;
-            book.lost[super::Reason::Evicted as usize] += missed;
-            for side in [Side::Park, Side::Dead, Side::Quarantine] {
-                let name = format!("{}/{}/{}", side.name(), owner.name, state.name);
-                let beside = by_name.get(&name[..]).and_then(|no| Some((*no, self.lanes.get(no)?)));
-                let Some((no, side_lane)) = beside else { continue };
-                let Some(c) = self.cursors.get(&(*exporter, no)) else { continue };
-                book.delivered += c.counts.delivered;
-                for (sum, n) in book.lost.iter_mut().zip(c.counts.lost) {
-                    *sum += n;
-                }
-                *match side {
-                    Side::Park => &mut book.waiting,
-                    Side::Dead => &mut book.dead_letters,
-                    Side::Quarantine => &mut book.quarantined,
-                } += side_lane.waiting(c);
-            }
-            books.push(book);
+        let by_name = self.by_name();
+        self.cursors.keys().filter_map(|(exporter, lane)| self.book_of(*exporter, *lane, &by_name)).collect()
+    }
+
+    /// The book of a pipeline's lane and an exporter; of a side lane it is entered with its pipeline's.
+    fn book_of(&self, exporter: u32, lane: u32, by_name: &ByName<'_>) -> Option<Book> {
+        let (owner, state) = (self.exporters.get(&exporter)?, self.lanes.get(&lane)?);
+        let cursor = self.cursors.get(&(exporter, lane))?;
+        if main_lane_name(&state.name, &owner.name) != state.name {
+            return None;
         }
-        books
+        let mut book = Book { lane: state.name.clone(), exporter: owner.name.clone(), ..Book::default() };
+        let beyond = cursor.frontier().1..state.tip;
+        book.accepted = state.tip - cursor.base - cursor.counts.burnt - state.never(cursor, &beyond);
+        book.delivered = cursor.counts.delivered;
+        book.waiting = state.waiting(cursor);
+        book.lost = cursor.counts.lost;
+        let missed = self.missed_of(exporter, lane);
+        book.accepted += missed;
+        book.lost[super::Reason::Evicted as usize] += missed;
+        for (side, no) in Side::ALL.into_iter().zip(self.sides(exporter, lane, by_name)) {
+            let beside = no.and_then(|no| Some((self.lanes.get(&no)?, self.cursors.get(&(exporter, no))?)));
+            let Some((side_lane, c)) = beside else { continue };
+            book.delivered += c.counts.delivered;
+            for (sum, n) in book.lost.iter_mut().zip(c.counts.lost) {
+                *sum += n;
+            }
+            *match side {
+                Side::Park => &mut book.waiting,
+                Side::Dead => &mut book.dead_letters,
+                Side::Quarantine => &mut book.quarantined,
+            } += side_lane.waiting(c);
+        }
+        Some(book)
+    }
+
+    /// The lanes beside a pipeline's for an exporter, one for each side that there is.
+    fn sides(&self, exporter: u32, lane: u32, by_name: &ByName<'_>) -> [Option<u32>; 3] {
+        let (Some(owner), Some(state)) = (self.exporters.get(&exporter), self.lanes.get(&lane)) else {
+            return [None; 3];
+        };
+        Side::ALL.map(|side| {
+            let name = format!("{}/{}/{}", side.name(), owner.name, state.name);
+            by_name.get(&name[..]).copied()
+        })
+    }
+
+    fn by_name(&self) -> ByName<'_> {
+        self.lanes.iter().map(|(no, lane)| (&lane.name[..], *no)).collect()
     }
 
     /// Lanes: number, name, signal and the total at their tip.
@@ -886,6 +887,8 @@ pub(crate) enum Side {
 }
 
 impl Side {
+    const ALL: [Side; 3] = [Side::Park, Side::Dead, Side::Quarantine];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Side::Park => "park",
@@ -899,7 +902,7 @@ impl Side {
 fn main_lane_name<'a>(name: &'a str, exporter: &str) -> &'a str {
     let side =
         |kind: Side| name.strip_prefix(kind.name())?.strip_prefix('/')?.strip_prefix(exporter)?.strip_prefix('/');
-    [Side::Park, Side::Dead, Side::Quarantine].into_iter().find_map(side).unwrap_or(name)
+    Side::ALL.into_iter().find_map(side).unwrap_or(name)
 }
 
 impl LaneState {

@@ -26,12 +26,14 @@ pub mod phase;
 pub(crate) mod segment;
 pub(crate) mod shelf;
 pub(crate) mod slots;
+pub(crate) mod source;
 pub mod store;
 pub(crate) mod summary;
 pub(crate) mod survey;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
+pub(crate) mod wreck;
 
 pub use codec::Damage;
 pub use gaps::{Loss, Stretch};

@@ -10,10 +10,14 @@
 //! * `insert` may never return (four sealed memtables and a dead worker), so everything goes through `batch`;
 //! * a journal is never deleted, only truncated: without it the sequence number restarts and the next synced write is
 //!   lost at the opening after that;
-//! * recovery believes lengths, so every journal is walked ([`super::journal`]) and cut before fjall sees it.
+//! * recovery believes lengths, so every journal is walked ([`super::journal`]) and cut before fjall sees it;
+//! * what is damaged fjall does not get at all: it is read as a [`Wreck`], and never written.
 
 use super::journal::{self, Stop};
-use super::ledger::{Record, is_control_key};
+use super::ledger::Record;
+use super::source::{Reading, is_trouble};
+use super::wreck::Wreck;
+use crate::spool::Lane;
 use bytes::Bytes;
 use fjall::config::{BlockSizePolicy, CompressionPolicy, FilterPolicy};
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
@@ -65,7 +69,13 @@ impl SegmentError {
                 | Kind::ResourceBusy
                 | Kind::StorageFull
                 | Kind::TimedOut
-        ) || e.raw_os_error().is_some_and(|n| [libc::EMFILE, libc::ENFILE].contains(&n))
+        ) || is_trouble(e)
+            || e.raw_os_error().is_some_and(|n| [libc::EMFILE, libc::ENFILE].contains(&n))
+    }
+
+    /// The disk's answer to a read of a place it cannot read, now or ever.
+    pub(crate) fn is_trouble(&self) -> bool {
+        matches!(self, SegmentError::Io(e) if is_trouble(e))
     }
 
     /// Whether there was no space (or no inode) left.
@@ -77,12 +87,17 @@ impl SegmentError {
 /// An open segment. Reading and appending may go on from several threads; the caller keeps appends in order.
 pub(crate) struct Segment {
     path: PathBuf,
-    q: Keyspace,
-    db: Database,
+    body: Body,
     /// Bytes of keys and values appended in this life.
     appended: AtomicU64,
     /// It was there before, maybe from a life that was killed before it had synced all of it.
     found: bool,
+}
+
+/// Who reads it.
+enum Body {
+    Whole { q: Keyspace, db: Database },
+    Damaged(Wreck),
 }
 
 impl std::fmt::Debug for Segment {
@@ -123,17 +138,43 @@ impl Segment {
                 file.sync_all()?;
             }
         }
-        // fjall refuses a whole database for the want of its empty lock file, and takes one without a marker for half made.
+        // fjall refuses a whole database for the want of its empty lock file.
         OpenOptions::new().append(true).create(true).open(path.join("lock"))?;
-        if !is_whole(path) && content(path)? == Content::Some {
-            fs::write(path.join("version"), VERSION)?;
-        }
         Ok(Segment { found: true, ..Segment::reopen(path)? })
+    }
+
+    /// A damaged segment, to be read as far as a walk came.
+    pub(crate) fn wreck(path: &Path, wreck: Wreck) -> Segment {
+        Segment { path: path.to_owned(), body: Body::Damaged(wreck), appended: AtomicU64::new(0), found: true }
     }
 
     fn reopen(path: &Path) -> Result<Segment, SegmentError> {
         let (db, q) = open_db(path)?;
-        Ok(Segment { path: path.to_owned(), q, db, appended: AtomicU64::new(0), found: false })
+        Ok(Segment { path: path.to_owned(), body: Body::Whole { q, db }, appended: AtomicU64::new(0), found: false })
+    }
+
+    /// What a damaged one holds; `None` of a whole one.
+    pub(crate) fn damaged(&self) -> Option<&Wreck> {
+        match &self.body {
+            Body::Damaged(wreck) => Some(wreck),
+            Body::Whole { .. } => None,
+        }
+    }
+
+    /// Whether nothing says that the block was ever acknowledged, see [`Wreck::is_tail`].
+    pub(crate) fn is_tail(&self, lane: Lane, index: u64) -> bool {
+        self.damaged().is_some_and(|wreck| wreck.is_tail(lane, index))
+    }
+
+    /// fjall's handles.
+    ///
+    /// # Errors
+    /// It is damaged, and never written.
+    pub(crate) fn whole(&self) -> Result<(&Keyspace, &Database), SegmentError> {
+        match &self.body {
+            Body::Whole { q, db } => Ok((q, db)),
+            Body::Damaged(_) => Err(SegmentError::Damaged("a damaged segment is not written".into())),
+        }
     }
 
     /// Appends all records or none. With `sync`, `Ok` means stable storage. After an error: never again.
@@ -143,9 +184,10 @@ impl Segment {
     pub(crate) fn append(&self, records: Vec<Record>, sync: bool) -> Result<(), SegmentError> {
         let bytes: usize = records.iter().map(|(k, v)| k.len() + v.len()).sum();
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
-        let mut batch = self.db.batch().durability(Some(mode));
+        let (q, db) = self.whole()?;
+        let mut batch = db.batch().durability(Some(mode));
         for (key, value) in records {
-            batch.insert(&self.q, key, value);
+            batch.insert(q, key, value);
         }
         #[cfg(test)]
         fault::trip(fault::At::BeforeCommit);
@@ -161,7 +203,7 @@ impl Segment {
     /// # Errors
     /// The disk's; the segment must not be written again.
     pub(crate) fn sync(&self) -> Result<(), SegmentError> {
-        Ok(self.db.persist(PersistMode::SyncData)?)
+        Ok(self.whole()?.1.persist(PersistMode::SyncData)?)
     }
 
     /// Bytes of keys and values appended in this life.
@@ -174,7 +216,13 @@ impl Segment {
     /// # Errors
     /// When the table that holds it is damaged.
     pub(crate) fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<(Bytes, Bytes)>, SegmentError> {
-        self.q.range(from..=to).next().map(pair).transpose()
+        match &self.body {
+            Body::Damaged(wreck) => Ok(wreck.first(from, to)?),
+            Body::Whole { q, .. } => {
+                self.trip()?;
+                q.range(from..=to).next().map(pair).transpose()
+            }
+        }
     }
 
     /// The last key in `from..=to` and its value.
@@ -182,16 +230,20 @@ impl Segment {
     /// # Errors
     /// As [`Segment::first`].
     pub(crate) fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<(Bytes, Bytes)>, SegmentError> {
-        self.q.range(from..=to).next_back().map(pair).transpose()
+        match &self.body {
+            Body::Damaged(wreck) => Ok(wreck.last(from, to)?),
+            Body::Whole { q, .. } => {
+                self.trip()?;
+                q.range(from..=to).next_back().map(pair).transpose()
+            }
+        }
     }
 
-    /// All control records.
-    ///
-    /// # Errors
-    /// As [`Segment::first`].
-    pub(crate) fn control(&self) -> Result<Vec<(Bytes, Bytes)>, SegmentError> {
-        let from = [0xFF_u8; 4];
-        self.q.range(from..).map(pair).filter(|r| r.as_ref().map_or(true, |(k, _)| is_control_key(k))).collect()
+    /// A read error on command: fjall reads by itself.
+    fn trip(&self) -> io::Result<()> {
+        #[cfg(any(test, feature = "testing"))]
+        super::source::fault::trip(&self.path, 0..1)?;
+        Ok(())
     }
 
     /// Moves everything from the journal into fjall's table and gives the journal's space back. The segment is closed
@@ -200,17 +252,18 @@ impl Segment {
     /// # Errors
     /// When the flush fails or does not end; the journal is intact then and the segment opens as before.
     pub(crate) fn seal(self) -> Result<(), SegmentError> {
-        self.q.rotate_memtable()?;
+        let (q, db) = self.whole()?;
+        q.rotate_memtable()?;
         let started = std::time::Instant::now(); // measures one flush, decides nothing but patience
-        while self.q.tree.sealed_memtable_count() > 0 {
+        while q.tree.sealed_memtable_count() > 0 {
             // A worker that died is seen only here: it poisons the database.
-            self.db.persist(PersistMode::Buffer)?;
+            db.persist(PersistMode::Buffer)?;
             if started.elapsed() > FLUSH_MAX {
                 return Err(SegmentError::Slow(FLUSH_MAX));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        if self.q.tree.get_highest_memtable_seqno().is_some() {
+        if q.tree.get_highest_memtable_seqno().is_some() {
             return Err(SegmentError::Damaged("the memtable is not empty after its flush".into()));
         }
         let (path, found) = (self.path.clone(), self.found);
@@ -255,27 +308,6 @@ fn open_db(path: &Path) -> Result<(Database, Keyspace), SegmentError> {
     Ok((db, q))
 }
 
-/// What the journals of a closed segment hold, read without opening it: `found` gets each whole batch's records of our
-/// keyspace, values cut to `keep` bytes. Returns whether every journal ended cleanly.
-///
-/// # Errors
-/// When a journal cannot be read.
-pub(crate) fn read_journals(
-    path: &Path,
-    value_max: usize,
-    keep: impl Fn(&[u8], usize) -> usize + Copy,
-    mut found: impl FnMut(journal::Item),
-) -> io::Result<bool> {
-    let mut clean = true;
-    for journal in journals(path)? {
-        let walk = journal::walk(&journal, value_max, keep, |items| {
-            items.into_iter().filter(|i| i.keyspace != META).for_each(&mut found)
-        })?;
-        clean &= walk.stop == Stop::Clean;
-    }
-    Ok(clean)
-}
-
 /// All of a segment is on stable storage when this returns. A life that was killed between its writes and its syncs leaves
 /// what can be read and may be gone after a power cut: before anything is built on it, it is synced. Costs next to nothing
 /// when it was.
@@ -288,10 +320,12 @@ pub(crate) fn sync_all(path: &Path) -> io::Result<()> {
 }
 
 fn sync_below(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() {
+    let kind = fs::symlink_metadata(path)?;
+    if kind.is_dir() {
         entries(path)?.iter().try_for_each(|entry| sync_below(entry))?;
     }
-    File::open(path)?.sync_all()
+    // What is neither holds nothing of ours, and opening a pipe would wait for somebody who writes.
+    if kind.is_dir() || kind.is_file() { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
 /// The same for the journals alone.
@@ -335,13 +369,23 @@ pub(crate) fn content(path: &Path) -> io::Result<Content> {
     let is_there = |journal: &PathBuf| fs::metadata(journal).is_ok_and(|m| m.len() > 0);
     let mut found = if journals.iter().any(is_there) { Content::None } else { Content::Torn };
     for journal in journals {
-        let mut items = 0;
-        let count = |batch: Vec<journal::Item>| items += batch.iter().filter(|i| i.keyspace != META).count();
-        let walk = journal::walk(&journal, usize::MAX, |_, _| 0, count)?;
-        match (items, walk.stop) {
-            (0, Stop::Clean) => {}
-            (0, Stop::Broken(_)) => found = Content::Torn,
-            _ => return Ok(Content::Some),
+        let mut seen = Content::None;
+        journal::walk_on(
+            &journal,
+            Reading::Strict,
+            usize::MAX,
+            |_, _| 0,
+            |met| match met {
+                journal::Met::Batch(items) if items.iter().all(|item| item.keyspace == META) => {}
+                journal::Met::Batch(_) | journal::Met::Gap { in_form: true, .. } => seen = Content::Some,
+                journal::Met::Gap { .. } if seen == Content::None => seen = Content::Torn,
+                journal::Met::Gap { .. } => {}
+            },
+        )?;
+        match seen {
+            Content::None => {}
+            Content::Torn => found = Content::Torn,
+            Content::Some => return Ok(Content::Some),
         }
     }
     // Ours is 1, or a later one when a power cut left the segment without it and it was made again.
@@ -443,16 +487,6 @@ mod tests {
         s.append(vec![rec(b"k1", &[1; 100_000]), rec(&[0xFF, 0xFF, 0xFF, 0xFF, 1], b"c")], true).expect("space");
         s.append(vec![rec(b"k2", b"two")], false).expect("space");
         assert_eq!(content(&path).expect("readable"), Content::Some);
-        let mut walked = Vec::new();
-        assert!(read_journals(&path, MAX, |_, n| n.min(2), |i| walked.push((i.key, i.head))).expect("readable"));
-        assert_eq!(
-            walked,
-            [
-                (b"k1".to_vec(), vec![1, 1]),
-                (vec![0xFF, 0xFF, 0xFF, 0xFF, 1], b"c".to_vec()),
-                (b"k2".to_vec(), b"tw".to_vec())
-            ]
-        );
         s.seal().expect("a flush of 100 kB");
         assert_eq!(fs::metadata(path.join("0.jnl")).expect("never deleted").len(), 0);
         assert_eq!(content(&path).expect("readable"), Content::Some, "a sealed segment is no spare");
@@ -461,7 +495,6 @@ mod tests {
         assert_eq!((&key[..], value.len()), (&b"k1"[..], 100_000));
         assert_eq!(&s.last(b"k0", b"kz").expect("intact").expect("there").1[..], b"two");
         assert_eq!(s.first(b"k3", b"kz").expect("intact"), None);
-        assert_eq!(s.control().expect("intact").len(), 1);
         s.append(vec![rec(b"k3", b"after the seal")], true).expect("the sequence number goes on");
         drop(s);
         let s = Segment::open(&path, MAX).expect("whole");
@@ -505,7 +538,7 @@ mod tests {
             (libc::ETIMEDOUT, true, false),
             (libc::EMFILE, true,  false),
             (libc::ENFILE, true,  false),
-            (libc::EIO,    false, false),
+            (libc::EIO,    true,  false), // a sector may be read at the next try; how long is Disk's patience
             (libc::ENOENT, false, false),
             (libc::EACCES, false, false),
             (libc::EINVAL, false, false),
@@ -551,18 +584,16 @@ mod tests {
         assert_eq!(content(&path).expect("readable"), Content::Some);
     }
 
-    /// Without its lock file or its marker fjall refuses the database, with everything in it.
+    /// Without its lock file fjall refuses the database, with everything in it.
     #[test]
-    fn files_that_only_mark_something_cost_nothing_when_they_are_gone() {
-        for gone in ["lock", "version"] {
-            let dir = tempfile::tempdir().expect("a temporary directory");
-            let path = dir.path().join("a");
-            make(dir.path(), "a").append(vec![rec(b"k", b"v")], true).expect("space");
-            assert!(gone == "lock" || fs::read(path.join(gone)).expect("fjall made it") == VERSION);
-            fs::remove_file(path.join(gone)).expect("fjall made it");
-            let s = Segment::open(&path, MAX).expect(gone);
-            assert!(s.first(b"k", b"k").expect("intact").is_some(), "{gone}");
-        }
+    fn a_lock_file_that_is_gone_costs_nothing() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a");
+        make(dir.path(), "a").append(vec![rec(b"k", b"v")], true).expect("space");
+        assert_eq!(fs::read(path.join("version")).expect("fjall made it"), VERSION);
+        fs::remove_file(path.join("lock")).expect("fjall made it");
+        let s = Segment::open(&path, MAX).expect("whole");
+        assert!(s.first(b"k", b"k").expect("intact").is_some());
     }
 
     #[test]

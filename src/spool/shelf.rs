@@ -78,6 +78,11 @@ pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
     /// The first readable block of the lane at or after `from`: header and whole value.
     fn next(&self, lane: Lane, from: u64) -> Result<Option<(Header, bytes::Bytes)>, ShelfError>;
 
+    /// The first readable block of the lane in this range, wherever it stands: asked before anything in it is given up.
+    fn nearer(&self, lane: Lane, indices: Range<u64>) -> Result<Option<(Header, bytes::Bytes)>, ShelfError> {
+        Ok(self.next(lane, indices.start)?.filter(|(header, _)| header.index < indices.end))
+    }
+
     /// Does one piece of housekeeping: deletes, seals, copies forward, makes spare room. `true` when there is more.
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError>;
 

@@ -64,9 +64,10 @@ impl Slots {
         fresh: impl FnOnce() -> u128,
     ) -> io::Result<Slots> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        if file.metadata()?.len() < 3 * PAGE {
-            // Written, not set_len: the bytes must be there when the disk is full.
-            file.write_all_at(&[0; 3 * PAGE as usize], 0)?;
+        let len = file.metadata()?.len();
+        if len < 3 * PAGE {
+            // Written, not set_len: the bytes must be there when the disk is full. What is there of a shorter one stays.
+            file.write_all_at(&vec![0; usize::try_from(3 * PAGE - len).expect("12 KiB at most")], len)?;
             file.sync_all()?;
         }
         let now = match newest(&file) {
@@ -146,7 +147,8 @@ fn newest(file: &File) -> Option<Slot> {
 
 /// What the slots at `path` say, without beginning anything; `None` when neither can be read.
 pub(crate) fn look(path: &Path) -> Option<Slot> {
-    newest(&File::open(path).ok()?)
+    let is_file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file()); // a pipe would be waited for
+    newest(&is_file.then(|| File::open(path).ok()).flatten()?)
 }
 
 fn read_slot(file: &File, at: u64) -> Result<Slot, Damage> {
@@ -241,6 +243,8 @@ mod tests {
             assert!(read_slot(&file, at).is_err(), "bit {bit}");
             file.write_all_at(&was, at).expect("writable");
         }
+        OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(PAGE + 100)).expect("writable");
+        assert_eq!(begin(&path, 7).now().uuid, 42, "what is left of a file that was cut still counts");
         std::fs::write(&path, vec![9; 3 * PAGE as usize]).expect("writable");
         let fresh = Slots::begin(&path, 7, 5, || 44).expect("writable").now();
         assert_eq!((fresh.uuid, fresh.epoch), (44, 6));

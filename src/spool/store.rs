@@ -148,15 +148,9 @@ impl Spool {
         let slots = Slots::begin(&directory.join("slots"), machine, recovered.epoch_floor, || dice.id128())
             .map_err(|source| StartError::Directory { path: directory.clone(), source })?;
         let mut ledger = Ledger::new(slots.now().epoch);
-        for (key, record) in &recovered.records {
-            if let Err(error) = ledger.restore(key, record) {
-                tracing::error!(%error, "spool control record is damaged and passed over");
-            }
+        for problem in ledger.restore_all(&recovered.read) {
+            tracing::error!(%problem, "spool control record is damaged and passed over");
         }
-        for header in &recovered.headers {
-            ledger.restore_tip(header);
-        }
-        ledger.heal();
         ledger.observe(&clock.reading());
         let marks = slots.marks().into_iter().map(|m| m.ended_badly(DEATH_EVIDENCE)).collect();
         let uuid = slots.now().uuid;

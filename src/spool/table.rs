@@ -12,9 +12,8 @@
 //!       | type:u8 seqno:varint  shared:varint rest_len:varint key rest  value_len:varint value   the others
 //! ```
 
-use std::fs::File;
+use super::source::{Reading, Source};
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
@@ -58,9 +57,9 @@ pub(crate) enum Met<'a> {
 ///
 /// # Errors
 /// Only when the file cannot be read.
-pub(crate) fn walk(path: &Path, value_max: usize, mut met: impl FnMut(Met<'_>)) -> io::Result<bool> {
-    let file = File::open(path)?;
-    let len = file.metadata()?.len();
+pub(crate) fn walk(path: &Path, how: Reading, value_max: usize, mut met: impl FnMut(Met<'_>)) -> io::Result<bool> {
+    let file = Source::open(path, how)?;
+    let len = file.len();
     let (mut at, mut data, mut behind_data, mut has_meta) = (0, Vec::new(), false, false);
     let finished = is_finished(&file, len)?;
     while let Some(head) = read_head(&file, at, len)? {
@@ -116,7 +115,7 @@ impl Block {
     }
 }
 
-fn read_head(file: &File, at: u64, len: u64) -> io::Result<Option<[u8; HEADER_LEN]>> {
+fn read_head(file: &Source, at: u64, len: u64) -> io::Result<Option<[u8; HEADER_LEN]>> {
     if len.saturating_sub(at) < HEADER_LEN as u64 {
         return Ok(None);
     }
@@ -125,7 +124,7 @@ fn read_head(file: &File, at: u64, len: u64) -> io::Result<Option<[u8; HEADER_LE
     Ok(Some(head))
 }
 
-fn is_finished(file: &File, len: u64) -> io::Result<bool> {
+fn is_finished(file: &Source, len: u64) -> io::Result<bool> {
     let mut magic = [0; 4];
     match len.checked_sub(FILE_TRAILER_LEN) {
         Some(at) => file.read_exact_at(&mut magic, at).map(|()| magic == FILE_MAGIC),
@@ -134,7 +133,7 @@ fn is_finished(file: &File, len: u64) -> io::Result<bool> {
 }
 
 /// Whether the list of contents is what the trailer says of it.
-fn is_listed(file: &File, len: u64) -> io::Result<bool> {
+fn is_listed(file: &Source, len: u64) -> io::Result<bool> {
     /// Five sections or so, of 18 bytes and a name each.
     const MOST: usize = 4_096;
     let mut trailer = [0; FILE_TRAILER_LEN as usize];
@@ -198,8 +197,8 @@ fn tables_of(section: &[u8]) -> Option<Vec<(u64, u128)>> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn sum(path: &Path) -> io::Result<u128> {
-    let mut file = File::open(path)?;
+pub(crate) fn sum(path: &Path, how: Reading) -> io::Result<u128> {
+    let mut file = Source::open(path, how)?;
     let (mut sum, mut piece) = (Xxh3::new(), vec![0; SEARCH]);
     loop {
         match file.read(&mut piece)? {
@@ -210,7 +209,7 @@ pub(crate) fn sum(path: &Path) -> io::Result<u128> {
 }
 
 /// The next place from `at` on where a block begins whose header is whole.
-fn search(file: &File, at: u64, len: u64, value_max: usize) -> io::Result<Option<u64>> {
+fn search(file: &Source, at: u64, len: u64, value_max: usize) -> io::Result<Option<u64>> {
     let mut room = vec![0; SEARCH];
     let mut at = at;
     while len.saturating_sub(at) >= HEADER_LEN as u64 {
@@ -335,7 +334,7 @@ mod tests {
         let path: PathBuf = dir.path().join("0");
         std::fs::write(&path, bytes).expect("space");
         let (mut found, mut broken) = (Vec::new(), Vec::new());
-        let finished = walk(&path, 1 << 20, |met| match met {
+        let finished = walk(&path, Reading::Strict, 1 << 20, |met| match met {
             Met::Item { key, value, at, proved } => {
                 let at = usize::try_from(at).expect("small");
                 assert_eq!(&bytes[at..at + value.len()], value, "it stands where it says");

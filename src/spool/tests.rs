@@ -1,14 +1,16 @@
 //! The contract of a store, tried on both kinds against the plainest model there is.
 
 mod caps;
+mod compaction;
 mod faults;
 mod gaps;
 mod mending;
 mod retention;
 mod survey;
+mod wrecks;
 
 use super::block::frame;
-use super::disk::{DiskSettings, Shed, WhenFull};
+use super::disk::{Compaction, DiskSettings, Shed, WhenFull};
 use super::store::Spool;
 use super::*;
 use crate::base::{Clock, Dice};
@@ -36,7 +38,7 @@ pub(super) fn settings(dir: &Path) -> DiskSettings {
         segment_min: Bytes(4 << 10),
         segment_max: Bytes(16 << 10),
         seal: true,
-        compact: true,
+        compact: Compaction::USUAL,
     }
 }
 
@@ -395,7 +397,7 @@ proptest! {
     }
 }
 
-fn fill(store: &Spool, lane: Lane, clock: &Clock, blocks: u64, first: u64) {
+pub(super) fn fill(store: &Spool, lane: Lane, clock: &Clock, blocks: u64, first: u64) {
     for n in first..first + blocks {
         let items: Vec<u64> = (n * 20..n * 20 + 20).collect();
         store.commit(vec![block(lane, &items, u128::from(n) + 1, clock)]).expect("there is space");

@@ -15,6 +15,7 @@
 //! | `far_end/script.rs` | what it does when, and its standing rules |
 //! | `far_end/socket.rs`, `far_end/grpc.rs` | the same on a real socket, over HTTP and gRPC |
 //! | `child.rs` | the agent as a child process that is never left behind, and a port for it |
+//! | `wreckage.rs` | a damaged spool as it lies there, and disks that do not answer |
 //! | `wire.rs` | as much protobuf as that needs |
 
 pub mod books;
@@ -24,6 +25,8 @@ pub mod load;
 pub mod numbered;
 pub mod tally;
 pub(crate) mod wire;
+#[cfg(any(test, feature = "testing"))]
+pub mod wreckage;
 
 pub use far_end::FarEnd;
 pub use numbered::{Mark, Numbered, Source};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tfo_otel_agent::base::{Bytes, Clock, Dice};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::spool::block::frame;
-use tfo_otel_agent::spool::disk::{DiskSettings, Shed, StartError, WhenFull};
+use tfo_otel_agent::spool::disk::{Compaction, DiskSettings, Shed, StartError, WhenFull};
 use tfo_otel_agent::spool::store::Spool;
 use tfo_otel_agent::spool::{self, Lane, NewBlock, Outcome, Owner, Pos, Reason, Settlement, Store as _};
 use tfo_otel_agent::testing::numbered::numbers;
@@ -33,7 +33,7 @@ pub(crate) fn open(queue: &Path) -> Result<Spool, String> {
         segment_min: Bytes(192 << 10),
         segment_max: Bytes(192 << 10),
         seal: true,
-        compact: true,
+        compact: Compaction::USUAL,
     };
     // A child of another test that was forked and has not become its own program yet holds our lock for a moment.
     let patience = Instant::now() + Duration::from_secs(10);

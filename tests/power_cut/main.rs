@@ -451,7 +451,7 @@ fn what_a_killed_life_did_not_sync_the_next_one_syncs_before_it_builds_on_it() {
     let mut dice = Dice::seeded(seed() ^ 1);
     let away = Weather::Away;
     for (site, nth, weather, instead) in [
-        ("fsync var/queue/seg/version*", 1, away, "fsync var/queue/seg/version*"),
+        ("fsync var/queue/seg/version*", 1, away, ""),
         ("fsync var/queue/seg #3", 1, away, "fsync var/queue/seg #*"),
         ("fdatasync var/queue/seg/0.jnl by spool-writer", 60, away, "fsync var/queue/seg/0.jnl by tfo-otel-agent*"),
         ("fsync var/queue/seg/keyspaces/1/tables/<table>*", 2, away, ""),

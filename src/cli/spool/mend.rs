@@ -4,7 +4,7 @@
 use super::{bar, shown};
 use crate::app::control::{Answer, Done, Order, Refused, ask};
 use crate::base::{Bytes, Clock, Dice};
-use crate::spool::disk::{DiskSettings, Shed, StartError, WhenFull, repair as repair_directory};
+use crate::spool::disk::{Compaction, DiskSettings, Shed, StartError, WhenFull, repair as repair_directory};
 use crate::spool::store::{Spool, What, Which, meant};
 use crate::spool::survey::Survey;
 use crate::supervise::Exit;
@@ -245,7 +245,7 @@ fn open(directory: &Path) -> io::Result<Spool> {
         segment_min: Bytes::mib(2),
         segment_max: Bytes::mib(48),
         seal: false,
-        compact: false,
+        compact: Compaction::NEVER,
     };
     Spool::on_disk(settings, Clock::system(), Dice::shaken()).map_err(|error| {
         let stop = if matches!(error, StartError::InUse { .. }) { "; stop it first" } else { "" };

@@ -253,7 +253,7 @@ fn oldest(survey: &Survey, book: &TheBook, progress: &dyn Fn(u64)) -> Oldest {
     let waits = book.ledger.books_as_they_are().iter().filter(|b| b.waiting > 0).count();
     for found in survey.filled() {
         let Ok(contents) = survey.contents(found, progress) else { continue };
-        for spot in contents.blocks.values().filter(|spot| spot.reach != Reach::Loose) {
+        for spot in contents.blocks.values().filter(|spot| spot.reach < Reach::Loose) {
             let header = &spot.header;
             let totals = header.accepted_before()..header.accepted_total;
             for (exporter, name) in book.ledger.readers(header.lane) {

@@ -21,7 +21,7 @@ struct Findings {
     problems: Vec<String>,
     blocks: u64,
     items: u64,
-    /// Items of these that stand behind damage: an agent that opens the segment cuts them off.
+    /// Items of these that stand in a damaged file, or behind damage: fjall does not give them, an agent sends them all the same.
     behind: u64,
 }
 
@@ -93,6 +93,7 @@ impl Findings {
     fn read(&mut self, contents: &Contents, book: &TheBook, holes: &mut Holes) {
         self.notes.extend(contents.notes.iter().cloned());
         self.damage.extend(contents.damage.iter().cloned());
+        let given = contents.handed_out().unwrap_or_default();
         for spot in contents.blocks.values() {
             let header = &spot.header;
             let wrong = match contents.request(spot) {
@@ -109,9 +110,11 @@ impl Findings {
                 None => {
                     self.blocks += 1;
                     self.items += u64::from(header.items);
-                    match spot.reach {
-                        Reach::Read => holes.pass(header, book),
-                        Reach::Beyond | Reach::Loose => self.behind += u64::from(header.items),
+                    if given.contains_key(&(header.lane.0, header.index)) {
+                        holes.pass(header, book);
+                    }
+                    if spot.reach > Reach::Read {
+                        self.behind += u64::from(header.items);
                     }
                 }
             }
@@ -178,7 +181,7 @@ fn print(out: &mut impl Write, survey: &Survey, book: &TheBook, findings: &Findi
     };
     let verdict = match findings.behind {
         0 => verdict,
-        behind => format!("{verdict}, {behind} items behind damage (spool repair saves them)"),
+        behind => format!("{verdict}, {behind} items behind damage (they are sent all the same)"),
     };
     writeln!(out, "{} segments, {blocks} blocks, {items} items: {verdict}", survey.segments.len())
 }

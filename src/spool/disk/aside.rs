@@ -1,7 +1,8 @@
 //! Segments that were set aside stay for a person, but not for ever: at most so many, and so many bytes. What they held was
 //! counted as lost when somebody came to the hole, so nothing is counted when they go.
 
-use super::{Disk, allocated};
+use super::upkeep::remove;
+use super::{Disk, No, QUARANTINE, allocated, name, set_aside};
 use crate::base::Bytes;
 use crate::spool::phase::{Phase, during};
 use crate::spool::shelf::ShelfError;
@@ -26,12 +27,46 @@ impl Disk {
     }
 
     fn remove_oldest_aside(&self, most: Bytes) -> io::Result<bool> {
-        let dir = self.settings.directory.join("quarantine");
+        let found = self.list_aside()?;
+        let sum: u64 = found.iter().map(|(_, bytes)| bytes).sum();
+        let too_much = found.len() > ASIDE_MAX || sum > most.0;
+        // Segments are numbered upwards.
+        let Some((name, bytes)) = found.into_iter().min().filter(|_| too_much) else { return Ok(false) };
+        self.remove_aside(&name, bytes)?;
+        tracing::warn!(segment = %name.to_string_lossy(), bytes = %Bytes(bytes), "a segment that was set aside is removed: there are too many; its items were counted as lost when they were missed");
+        Ok(true)
+    }
+
+    /// The oldest of them goes because there is no space for what is sent. `false`: there is none, or it stays.
+    pub(super) fn yield_aside(&self) -> bool {
+        let Some((name, bytes)) = self.list_aside().unwrap_or_default().into_iter().min() else { return false };
+        let removed = self.remove_aside(&name, bytes);
+        tracing::warn!(segment = %name.to_string_lossy(), bytes = %Bytes(bytes), ?removed, "a segment that was set aside is removed for its space");
+        removed.is_ok()
+    }
+
+    /// Moves a segment out of the row, to be kept for whoever wants to know what happened to it.
+    pub(super) fn keep_aside(&self, no: No) {
+        self.aside.store(true, Relaxed);
+        match set_aside(&self.settings.directory, &name(no)) {
+            Ok(kept) => {
+                let bytes = allocated(&kept);
+                self.aside_bytes.fetch_add(bytes, Relaxed);
+                self.used.fetch_add(bytes, Relaxed);
+            }
+            Err(error) => {
+                tracing::warn!(segment = %name(no), %error, "spool segment cannot be set aside and is passed over")
+            }
+        }
+    }
+
+    fn list_aside(&self) -> io::Result<Vec<(OsString, u64)>> {
+        let dir = self.settings.directory.join(QUARANTINE);
         let entries = match fs::read_dir(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        let mut found = Vec::<(OsString, u64)>::new();
+        let mut found = Vec::new();
         for entry in entries {
             let name = entry?.file_name();
             if name.to_string_lossy().starts_with("seg-") {
@@ -39,13 +74,15 @@ impl Disk {
                 found.push((name, bytes));
             }
         }
-        let sum: u64 = found.iter().map(|(_, bytes)| bytes).sum();
-        let too_much = found.len() > ASIDE_MAX || sum > most.0;
-        // Segments are numbered upwards.
-        let Some((name, bytes)) = found.into_iter().min().filter(|_| too_much) else { return Ok(false) };
+        Ok(found)
+    }
+
+    fn remove_aside(&self, name: &OsString, bytes: u64) -> io::Result<()> {
         let _phase = during(Phase::Delete);
-        fs::remove_dir_all(dir.join(&name))?;
-        tracing::warn!(segment = %name.to_string_lossy(), bytes = %Bytes(bytes), "a segment that was set aside is removed: there are too many; its items were counted as lost when they were missed");
-        Ok(true)
+        remove(&self.settings.directory.join(QUARANTINE).join(name))?;
+        for sum in [&self.aside_bytes, &self.used] {
+            sum.fetch_sub(bytes.min(sum.load(Relaxed)), Relaxed);
+        }
+        Ok(())
     }
 }

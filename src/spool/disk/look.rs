@@ -1,23 +1,30 @@
 //! Reading the row: which segment may hold a block, opening it with care, and what is in it.
 
-use super::{Disk, Entry, No, Span, Spans, State, VALUE_MAX, extend, name};
+use super::{Disk, Entry, No, Span, Spans, State, VALUE_MAX, extend, name, widen};
 use crate::spool::block::Header;
 use crate::spool::gaps::Dates;
 use crate::spool::ledger::{block_key, parse_block_key};
 use crate::spool::segment::{Segment, SegmentError};
 use crate::spool::shelf::{ShelfError, lock, try_lock};
+use crate::spool::source::Reading;
+use crate::spool::survey::{self, Contents};
+use crate::spool::wreck::Wreck;
 use crate::spool::{Lane, summary};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 /// Sealed segments whose table stays open for the reader: the head, and one more while it moves on.
 const OPEN_MAX: usize = 2;
 /// So many deaths of the process in a row while one segment was being opened are not bad luck (kills, power cuts) any more.
 const DEATHS_MAX: u64 = 5;
+/// A disk that answers reads with errors is asked again for so long before what it does not give is lost. A card that is reset
+/// or moved to another slot is back within seconds; what a minute's tries do not bring, the next hour's will not.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Disk {
     /// The first segment of the row that may hold a block of `lane` at or after `from`.
@@ -29,28 +36,162 @@ impl Disk {
         })
     }
 
-    /// Runs `look` on an open segment, opening it if need be; a segment that cannot be opened is set aside.
+    /// Runs `look` on an open segment, opening it if need be. One that turns out to be damaged is looked at again as a wreck;
+    /// one of which nothing can be read is set aside.
+    ///
+    /// # Errors
+    /// The disk does not answer now: nothing is damaged, ask again later.
     pub(super) fn with<T>(
         &self,
         no: No,
-        look: impl FnOnce(&Segment) -> Result<T, SegmentError>,
+        mut look: impl FnMut(&Segment) -> Result<T, SegmentError>,
     ) -> Result<Option<T>, ShelfError> {
         let Some(door) = lock(&self.row).get(&no).map(|e| e.door.clone()) else { return Ok(None) };
         let mut door = lock(&door);
         if door.is_none() {
             self.close_others(no);
-            match guarded_open(&self.path(no)) {
-                Ok(segment) => *door = Some(Arc::new(segment)),
-                Err(error) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
-                Err(error) => {
-                    drop(door);
-                    self.quarantine(no, &error);
-                    return Ok(None);
-                }
+            if !self.open_at(no, &mut door)? {
+                return Ok(None);
             }
         }
         let segment = door.as_ref().expect("opened above");
-        look(segment).map(Some).map_err(|e| ShelfError::Unavailable(e.to_string()))
+        let mut looked = look(segment);
+        if let Err(error) = &looked
+            && !error.is_passing()
+            && segment.damaged().is_none()
+            && self.is_closed(no)
+        {
+            tracing::error!(segment = %name(no), %error, "spool segment is damaged after all");
+            let segment = wreck(&self.path(no), Reading::Strict).map_err(|e| self.in_trouble(no, &e))?;
+            looked = look(&segment);
+            self.enter_wreck(no, &segment);
+            *door = Some(Arc::new(segment));
+        }
+        match looked {
+            Ok(found) => {
+                self.answers(no);
+                Ok(Some(found))
+            }
+            Err(error) => {
+                let unavailable = self.in_trouble(no, &error);
+                if self.trust(no) == Trust::Whatever && self.is_closed(no) {
+                    *door = None; // to be opened with less care
+                }
+                Err(unavailable)
+            }
+        }
+    }
+
+    /// Opens a segment into its door. `false`: nothing of it can be read, and it is set aside.
+    ///
+    /// # Errors
+    /// The disk's, as long as there is patience with it.
+    pub(super) fn open_at(&self, no: No, door: &mut Option<Arc<Segment>>) -> Result<bool, ShelfError> {
+        match guarded_open(&self.path(no), self.trust(no)) {
+            Ok(segment) => {
+                match segment.damaged() {
+                    Some(_) => self.enter_wreck(no, &segment),
+                    None => drop(lock(&self.row).get_mut(&no).map(|entry| entry.proved = true)),
+                }
+                *door = Some(Arc::new(segment));
+                Ok(true)
+            }
+            Err(error) if error.is_passing() => Err(self.in_trouble(no, &error)),
+            Err(error) => {
+                self.quarantine(no, &error);
+                Ok(false)
+            }
+        }
+    }
+
+    /// How far a segment is believed before it is opened.
+    fn trust(&self, no: No) -> Trust {
+        let now = self.clock.now();
+        match lock(&self.row).get(&no) {
+            Some(e) if e.trouble.is_some_and(|since| now.since(since) >= PATIENCE) => Trust::Whatever,
+            Some(e) if e.proved && !e.damaged => Trust::Proved,
+            _ => Trust::Unproved,
+        }
+    }
+
+    fn is_closed(&self, no: No) -> bool {
+        lock(&self.row).get(&no).is_some_and(|e| !e.is_to_be() && e.state != State::Active)
+    }
+
+    /// It is read as far as it can be, and nothing else is done to it.
+    fn enter_wreck(&self, no: No, segment: &Segment) {
+        if let Some(entry) = lock(&self.row).get_mut(&no) {
+            if !entry.damaged {
+                tracing::error!(segment = %name(no), "spool segment is damaged; what can be proved of it is handed out");
+            }
+            (entry.state, entry.damaged) = (State::Broken, true);
+            // It may hold something else than it did when it was closed.
+            let held = segment.damaged().into_iter().flat_map(|wreck| wreck.spans());
+            if let Some(spans) = &mut entry.spans {
+                held.for_each(|(lane, span)| widen(spans, *lane, *span));
+            }
+        }
+    }
+
+    /// Notes that the disk does not answer.
+    fn in_trouble(&self, no: No, error: &SegmentError) -> ShelfError {
+        let now = self.clock.now();
+        if let Some(entry) = lock(&self.row).get_mut(&no).filter(|_| error.is_trouble()) {
+            if entry.trouble.is_none() {
+                tracing::error!(segment = %name(no), %error, patience = ?PATIENCE, "spool segment cannot be read just now; nothing of it is given up yet");
+            }
+            entry.trouble.get_or_insert(now);
+        }
+        ShelfError::Unavailable(error.to_string())
+    }
+
+    fn answers(&self, no: No) {
+        if let Some(entry) = lock(&self.row).get_mut(&no)
+            && !entry.damaged
+        {
+            entry.trouble = None;
+        }
+    }
+
+    /// Whether the place of this block, which nothing says was ever acknowledged, was given to another one.
+    pub(super) fn is_overwritten(&self, header: &Header) -> Result<bool, ShelfError> {
+        let lane = header.lane;
+        let mut from = header.index + 1;
+        while let Some((no, known)) = self.candidate(lane, from) {
+            if !known {
+                self.learn(no)?;
+                continue;
+            }
+            let last = lock(&self.row).get(&no).and_then(|e| e.spans.as_ref()?.get(&lane.0).map(|s| s.last));
+            let Some(last) = last else { continue };
+            if let Some(Some((next, _))) = self.with(no, |segment| first_readable(segment, lane, from, last))? {
+                return Ok(next.accepted_before() < header.accepted_total);
+            }
+            from = last + 1;
+        }
+        Ok(false)
+    }
+
+    /// The first readable block of these, in whatever segment: along the row a lane's indices grow, unless files have changed
+    /// places.
+    pub(super) fn first_anywhere(&self, lane: Lane, indices: Range<u64>) -> Result<Option<Found>, ShelfError> {
+        let nos: Vec<No> = lock(&self.row).iter().filter(|(_, e)| !e.is_to_be()).map(|(no, _)| *no).collect();
+        let mut first: Option<Found> = None;
+        for no in nos {
+            if lock(&self.row).get(&no).is_some_and(|e| e.spans.is_none()) {
+                self.learn(no)?;
+            }
+            let span = lock(&self.row).get(&no).and_then(|e| e.spans.as_ref()?.get(&lane.0).copied());
+            let end = first.as_ref().map_or(indices.end, |(header, _)| header.index);
+            let Some(span) = span.filter(|span| span.first < end && span.last >= indices.start && end > indices.start)
+            else {
+                continue;
+            };
+            let last = span.last.min(end - 1);
+            let found = self.with(no, |segment| first_readable(segment, lane, indices.start, last))?;
+            first = found.flatten().or(first);
+        }
+        Ok(first)
     }
 
     /// Keeps at most `OPEN_MAX` old segments open, `keep` among them: the ones at the front of the row are read next.
@@ -73,20 +214,13 @@ impl Disk {
 
     /// Looks into a segment of an earlier life.
     pub(super) fn learn(&self, no: No) -> Result<(), ShelfError> {
-        let spans = match summary::read(&self.path(no)) {
-            Some(spans) => Some(spans),
-            None => match self.with(no, |segment| Ok(spans_of(segment)))? {
-                Some(Err(error)) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
-                Some(Err(error)) => {
-                    self.quarantine(no, &error);
-                    return Ok(());
-                }
-                Some(Ok(spans)) => Some(spans),
-                None => None,
-            },
+        let spans = match summary::read(&self.path(no), no) {
+            Some(spans) => spans,
+            // One that is set aside holds nothing.
+            None => self.with(no, spans_of)?.unwrap_or_default(),
         };
         if let Some(entry) = lock(&self.row).get_mut(&no) {
-            entry.spans = Some(spans.unwrap_or_default());
+            entry.spans = Some(spans);
         }
         Ok(())
     }
@@ -96,7 +230,7 @@ impl Disk {
     pub(super) fn dates_of(&self, no: No, spans: &Spans) -> BTreeMap<u32, Dates> {
         let Some(door) = lock(&self.row).get(&no).map(|e| e.door.clone()) else { return BTreeMap::new() };
         let open = lock(&door).clone();
-        let Some(segment) = open.or_else(|| guarded_open(&self.path(no)).ok().map(Arc::new)) else {
+        let Some(segment) = open.or_else(|| guarded_open(&self.path(no), self.trust(no)).ok().map(Arc::new)) else {
             return BTreeMap::new();
         };
         let of_lane = |(lane, span): (&u32, &Span)| {
@@ -113,12 +247,7 @@ impl Disk {
     pub(super) fn quarantine(&self, no: No, error: &SegmentError) {
         tracing::error!(segment = %name(no), %error, "spool segment cannot be opened and is set aside");
         lock(&self.row).remove(&no);
-        self.aside.store(true, Relaxed);
-        let dir = self.settings.directory.join("quarantine");
-        let moved = fs::create_dir_all(&dir).and_then(|()| fs::rename(self.path(no), dir.join(name(no))));
-        if let Err(error) = moved {
-            tracing::warn!(segment = %name(no), %error, "spool segment cannot be set aside and is passed over");
-        }
+        self.keep_aside(no);
     }
 }
 
@@ -128,7 +257,7 @@ pub(super) type Found = (Header, bytes::Bytes);
 /// The first block in `from..=last` that can be read; damaged ones are passed over.
 ///
 /// # Errors
-/// When the disk does not answer now: nothing is damaged, ask again later.
+/// When the disk does not answer now, or fjall finds damage: nothing is known of the blocks then.
 pub(super) fn first_readable(
     segment: &Segment,
     lane: Lane,
@@ -137,16 +266,7 @@ pub(super) fn first_readable(
 ) -> Result<Option<Found>, SegmentError> {
     let mut from = from;
     while from <= last {
-        let found = match segment.first(&block_key(lane, from), &block_key(lane, last)) {
-            Ok(found) => found,
-            Err(error) if error.is_passing() => return Err(error),
-            Err(error) => {
-                // The table does not say which key is damaged: try them one by one. Indices inside a segment are dense.
-                tracing::error!(lane = lane.0, index = from, %error, "spool block cannot be read");
-                let one = |index: u64| segment.first(&block_key(lane, index), &block_key(lane, index)).ok().flatten();
-                (from + 1..=last).find_map(one)
-            }
-        };
+        let found = segment.first(&block_key(lane, from), &block_key(lane, last))?;
         let Some((key, value)) = found else { return Ok(None) };
         let Some((_, index)) = parse_block_key(&key) else { return Ok(None) };
         match Header::read(&value) {
@@ -163,6 +283,9 @@ pub(super) fn first_readable(
 
 /// What an open segment holds; how many bytes of each lane is an estimate.
 pub(super) fn spans_of(segment: &Segment) -> Result<Spans, SegmentError> {
+    if let Some(wreck) = segment.damaged() {
+        return Ok(wreck.spans().clone());
+    }
     let mut spans = Spans::new();
     let mut at = 0_u32;
     let end = block_key(Lane(0xFFFE_FFFF), u64::MAX);
@@ -182,18 +305,73 @@ pub(super) fn spans_of(segment: &Segment) -> Result<Spans, SegmentError> {
     Ok(spans)
 }
 
-/// Opens a segment with a marker beside it that grows by a byte per try and goes when one succeeds: a segment that
-/// kills the process again and again is set aside. One that panics is damaged.
-pub(super) fn guarded_open(path: &Path) -> Result<Segment, SegmentError> {
-    let marker = path.join("attempt");
-    let deaths = fs::metadata(&marker).map_or(0, |m| m.len());
-    if deaths >= DEATHS_MAX {
-        return Err(SegmentError::Damaged(format!("{deaths} processes died opening it")));
+/// How far a segment is believed before it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// It was proved in this life.
+    Proved,
+    /// fjall gets it after every byte of it was read.
+    Unproved,
+    /// The disk has answered with errors for too long: what cannot be read is given up, and the rest is read as a wreck.
+    Whatever,
+}
+
+/// Opens a segment. fjall gets only what is whole: over damage it ends the process or is silent. What is not is read as a
+/// wreck, and so is what fjall refuses all the same, panics over, or dies of: a marker beside it grows by a byte per try and
+/// goes when one succeeds.
+///
+/// # Errors
+/// The disk's. Nothing of it can be read then, now (the error is passing) or ever.
+pub(super) fn guarded_open(path: &Path, trust: Trust) -> Result<Segment, SegmentError> {
+    match trust {
+        Trust::Whatever => return wreck(path, Reading::Whatever),
+        Trust::Unproved => {
+            let damage = Contents::check(&found(path))?;
+            if let Some(first) = damage.first() {
+                tracing::error!(
+                    file = first.file,
+                    at = first.at,
+                    what = first.what,
+                    places = damage.len(),
+                    "spool segment is damaged"
+                );
+                return wreck(path, Reading::Strict);
+            }
+        }
+        Trust::Proved => {}
     }
-    // With no space left the try goes unmarked, which is better than not to read.
-    let _ =
-        File::options().append(true).create(true).open(&marker).and_then(|mut f| io::Write::write_all(&mut f, b"."));
+    let marker = path.join("attempt");
+    // Something else of that name is nobody's death.
+    let (deaths, can_mark) = match fs::symlink_metadata(&marker) {
+        Ok(meta) => (if meta.is_file() { meta.len() } else { 0 }, meta.is_file()),
+        Err(_) => (0, true),
+    };
+    if deaths >= DEATHS_MAX {
+        tracing::error!(segment = %path.display(), deaths, "processes died opening this spool segment; it is read without");
+        return wreck(path, Reading::Strict);
+    }
+    if can_mark {
+        // With no space left the try goes unmarked, which is better than not to read.
+        let mut options = File::options();
+        let _ = options.append(true).create(true).open(&marker).and_then(|mut f| io::Write::write_all(&mut f, b"."));
+    }
     let opened = std::panic::catch_unwind(|| Segment::open(path, VALUE_MAX));
     let _ = fs::remove_file(&marker);
-    opened.unwrap_or_else(|_| Err(SegmentError::Damaged("fjall panicked opening it".into())))
+    match opened.unwrap_or_else(|_| Err(SegmentError::Damaged("fjall panicked opening it".into()))) {
+        Err(error) if !error.is_passing() => {
+            tracing::error!(segment = %path.display(), %error, "spool segment looks whole, and cannot be opened; it is read without");
+            wreck(path, Reading::Strict)
+        }
+        opened => opened,
+    }
+}
+
+fn wreck(path: &Path, how: Reading) -> Result<Segment, SegmentError> {
+    let contents = Contents::of(&found(path), how, &|_| {})?;
+    Ok(Segment::wreck(path, Wreck::of(&contents, how)?))
+}
+
+fn found(path: &Path) -> survey::Found {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    survey::Found { name, path: path.to_owned(), state: State::Closed, bytes: 0 }
 }

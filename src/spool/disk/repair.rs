@@ -11,14 +11,13 @@
 //! original, of which the next start takes the copy.
 
 use super::start::take_lock;
-use super::{StartError, name, parse_name};
+use super::{StartError, name, parse_name, set_aside};
 use crate::spool::Lane;
 use crate::spool::block::{FLAG_COPIED, Header, relabel};
 use crate::spool::ledger::{Record, block_key};
-use crate::spool::segment::{Segment, SegmentError, sync_dir};
+use crate::spool::segment::{Segment, SegmentError};
 use crate::spool::survey::{Contents, Found, Reach, Spot, Survey, TheBook};
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -69,15 +68,11 @@ pub(crate) fn repair(dir: &Path, progress: &dyn Fn(u64)) -> Result<Vec<Repaired>
                 Ok(Ok(_)) => {}
                 _ => is_damaged = true,
             }
-            if spot.reach == Reach::Beyond {
-                book.ledger.restore_tip(&spot.header);
-            }
         }
         if is_damaged {
             damaged.push(found);
         }
     }
-    book.ledger.heal();
     let mut repaired = Vec::new();
     for found in damaged {
         let contents = survey.contents(found, progress).unwrap_or_default();
@@ -127,7 +122,7 @@ fn replace(
         cover(covered, &spot.header);
     }
     let copy = write(dir, &found.name, records)?;
-    let kept = keep(dir, found)?;
+    let kept = set_aside(dir, &found.name)?;
     Ok(Repaired { segment: found.name.clone(), copy, blocks: wanted.len() as u64, items: items(&wanted), kept })
 }
 
@@ -173,16 +168,4 @@ fn write(dir: &Path, of: &str, records: Vec<Record>) -> Result<Option<String>, R
     let copy = name((number, copies));
     Segment::create(&dir.join(&copy))?.append(records, true)?;
     Ok(Some(copy))
-}
-
-/// Moves a damaged segment out of the row, to where it stays until somebody removes it.
-fn keep(dir: &Path, found: &Found) -> io::Result<PathBuf> {
-    let aside = dir.join("quarantine");
-    fs::create_dir_all(&aside)?;
-    let free = (0..).map(|n| aside.join(if n == 0 { found.name.clone() } else { format!("{}-{n}", found.name) }));
-    let kept = free.into_iter().find(|path| !path.exists()).expect("some number is free");
-    fs::rename(&found.path, &kept)?;
-    sync_dir(&aside)?;
-    sync_dir(dir)?;
-    Ok(kept)
 }

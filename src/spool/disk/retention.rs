@@ -8,6 +8,7 @@
 //! ```
 
 use super::look::Found;
+use super::upkeep::Evidence;
 use super::{Disk, Entry, Limits, No, Span, Spans, State, WhenFull, name};
 use crate::base::{Bytes, Stamp};
 use crate::otlp::Signal;
@@ -229,6 +230,9 @@ impl Disk {
 
     /// At the limit: the signals of `shed` give way, or else the oldest.
     pub(super) fn evict_one(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
+        if self.is_over() && self.yield_aside() {
+            return Ok(true); // what nobody sends any more goes first
+        }
         if self.limits.get().when_full != WhenFull::DropOldest {
             return Ok(false);
         }
@@ -255,7 +259,7 @@ impl Disk {
         let lost: u64 = spans.iter().map(evict).sum();
         tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.limits.get().max, "spool is full and its oldest segment gives way");
         self.note(books)?;
-        self.delete(&[no]);
+        self.delete(&[no], Evidence::Gone);
         Ok(true)
     }
 
@@ -323,7 +327,7 @@ impl Disk {
             }
             return Ok(false);
         };
-        let size: u64 = live.iter().map(|(_, value)| value.len() as u64).sum();
+        let size: u64 = live.values().map(|value| value.len() as u64).sum();
         if !self.may_go(bytes.saturating_sub(size), least) || !self.has_space_for(size) {
             return Ok(false);
         }
@@ -344,8 +348,8 @@ impl Disk {
             let live = self.live_of(no, &lanes, u64::MAX, books)?;
             self.note(books)?;
             match live {
-                Some(live) if live.is_empty() => self.delete(&[no]),
-                Some(live) => self.replace(no, bytes, live)?,
+                Some(live) if live.is_empty() => self.delete(&[no], Evidence::Gone),
+                Some(live) => self.replace(&[no], bytes, live)?,
                 None => {} // it was set aside
             }
         }

@@ -2,26 +2,28 @@
 //!
 //! Nothing of it is a reason not to start, but the directory itself (promise P4).
 
-use super::look::{first_readable, guarded_open, spans_of};
-use super::{Entry, No, Spans, State, VALUE_MAX, allocated, extend, name, parse_name};
+use super::{Entry, No, Spans, State, allocated, name, parse_name};
 use crate::base::Stamp;
-use crate::spool::Lane;
-use crate::spool::block::{HEADER_LEN, Header};
-use crate::spool::ledger::{is_control_key, parse_block_key};
-use crate::spool::segment::{self, Content, SegmentError};
-use std::collections::BTreeMap;
+use crate::spool::segment::{self, Content};
+use crate::spool::source::{Reading, is_trouble};
+use crate::spool::survey::{self, Contents, Found};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// A disk that answers a read of the book with an error is asked again so often, over all segments: what it says after a
+/// second is what there is to start with, and intake does not wait longer.
+const READ_TRIES: u32 = 10;
+const READ_PAUSE: Duration = Duration::from_millis(100);
 
 /// What an earlier life left.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
-    /// Control records, oldest first.
-    pub(crate) records: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The newest block of each lane beside them.
-    pub(crate) headers: Vec<Header>,
+    /// The book.
+    pub(crate) read: survey::Read,
     /// Above it lies no index.
     pub(crate) epoch_floor: u32,
 }
@@ -71,12 +73,28 @@ pub(super) fn take_lock(dir: &Path) -> Result<File, StartError> {
 /// content of the directory is a reason not to start (promise P4). Should that fail, opening the file tells why.
 pub(crate) fn clear(path: &Path) {
     // Where a link leads counts; the link is what is moved.
-    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        let aside = |n: u32| path.with_extension(format!("set-aside-{n}"));
-        let to = (0..u32::MAX).map(aside).find(|to| fs::symlink_metadata(to).is_err());
-        let moved = to.map_or(Ok(()), |to| fs::rename(path, to));
-        tracing::error!(path = %path.display(), ?moved, "something that is no file stands where the spool keeps one; it is moved aside");
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) || leads_nowhere(path) {
+        move_aside(path);
     }
+}
+
+/// The same for a directory.
+pub(super) fn clear_for_a_directory(path: &Path) {
+    if fs::metadata(path).is_ok_and(|found| !found.is_dir()) || leads_nowhere(path) {
+        move_aside(path);
+    }
+}
+
+/// A link to itself, or to what is not there.
+fn leads_nowhere(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok() && fs::metadata(path).is_err_and(|e| e.kind() != io::ErrorKind::PermissionDenied)
+}
+
+fn move_aside(path: &Path) {
+    let aside = |n: u32| path.with_extension(format!("set-aside-{n}"));
+    let to = (0..u32::MAX).map(aside).find(|to| fs::symlink_metadata(to).is_err());
+    let moved = to.map_or(Ok(()), |to| fs::rename(path, to));
+    tracing::error!(path = %path.display(), ?moved, "something else stands where the spool keeps a file or a directory; it is moved aside");
 }
 
 /// Longest a lock file is believed, characters.
@@ -132,15 +150,20 @@ pub(in crate::spool) fn arrange(dir: &Path) -> io::Result<Arranged> {
         let is_copy = no.1 > 0;
         let looked = if is_copy || Some(no) == newest { segment::content(&path).ok() } else { None };
         if is_copy {
-            // A copy is one batch: whole, or its original still counts.
+            // A copy is one batch: whole, or its original still counts. Without an original it is all there is.
             let original = (no.0, no.1 - 1);
+            let found = Found { name: name(no), path: path.clone(), state: State::Closed, bytes: 0 };
+            if row.contains_key(&original) && !Contents::check(&found).is_ok_and(|damage| damage.is_empty()) {
+                bin.push(no);
+                continue;
+            }
             // Whoever made it may have been killed before it was synced, and the original is all there is for certain.
             let looked = looked.filter(|found| *found != Content::Some || segment::sync_all(&path).is_ok());
             match looked {
                 Some(Content::Some) if row.remove(&original).is_some() => bin.push(original),
                 Some(Content::Some) => {}
-                // It cannot be looked into now, and its original went long ago: it is all there is.
-                None if !row.contains_key(&original) => {}
+                // It cannot be looked into now, or was damaged, and its original went long ago: it is all there is.
+                None | Some(Content::Torn) if !row.contains_key(&original) => {}
                 _ => {
                     bin.push(no);
                     continue;
@@ -171,7 +194,7 @@ pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
     let entry = |(no, state)| {
         let spans = (state == State::Spare).then(Spans::new);
         let bytes = allocated(&dir.join(name(no)));
-        (no, Entry { state, spans, bytes, door: Arc::default(), since: Stamp::default(), unfit: false })
+        (no, Entry::new(state, spans, bytes, Arc::default(), Stamp::default()))
     };
     Ok(arranged.row.into_iter().map(entry).collect())
 }
@@ -180,59 +203,48 @@ fn is_sealed(path: &Path) -> bool {
     fs::metadata(path.join("0.jnl")).is_ok_and(|m| m.len() == 0)
 }
 
-/// Reads the control records of the newest segment that has some, and the headers of it and those after it.
+/// Reads the control records that count, and the headers of the newest blocks beside them. fjall is not asked: what it does with a
+/// damaged segment is no way to start.
 pub(super) fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered {
-    let mut recovered = Recovered::default();
-    let nos: Vec<No> = row.iter().filter(|(_, e)| e.state != State::Spare).map(|(no, _)| *no).rev().collect();
-    for no in nos {
-        let path = dir.join(name(no));
-        let mut spans = Spans::new();
-        let (mut records, mut newest) = (Vec::new(), BTreeMap::<Lane, Header>::new());
-        let sealed = row.get(&no).is_some_and(|e| e.state == State::Sealed);
-        let read = if sealed {
-            guarded_open(&path).and_then(|s| {
-                records = s.control()?.into_iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
-                spans = spans_of(&s)?;
-                for (lane, span) in &spans {
-                    if let Some((header, _)) = first_readable(&s, Lane(*lane), span.last, span.last)? {
-                        newest.insert(header.lane, header);
-                    }
+    let filled: Vec<Found> = row
+        .iter()
+        .filter(|(_, e)| e.state != State::Spare)
+        .map(|(no, e)| Found { name: name(*no), path: dir.join(name(*no)), state: e.state, bytes: e.bytes })
+        .collect();
+    let mut patience = READ_TRIES;
+    let mut given_up = BTreeSet::new();
+    let read = survey::read(&filled.iter().collect::<Vec<_>>(), |found| {
+        // What is read here is repeated in the next book, which is synced: a block must not be less lasting than the cursor
+        // that says it moved there.
+        if found.state != State::Sealed
+            && let Err(error) = segment::sync_journals(&found.path)
+        {
+            tracing::warn!(segment = found.name, %error, "spool segment of an earlier life cannot be synced");
+        }
+        loop {
+            match Contents::of(found, Reading::Strict, &|_| {}) {
+                Err(error) if is_trouble(&error) && patience > 0 => {
+                    patience -= 1;
+                    std::thread::sleep(READ_PAUSE);
                 }
-                Ok(())
-            })
-        } else {
-            // What is read here is repeated in the next book, which is synced: a block must not be less lasting than the
-            // cursor that says it moved there.
-            if let Err(error) = segment::sync_journals(&path) {
-                tracing::warn!(segment = %name(no), %error, "spool segment of an earlier life cannot be synced");
+                Err(error) if is_trouble(&error) => {
+                    tracing::error!(segment = found.name, %error, "spool segment's book is read without what the disk does not give");
+                    given_up.insert(found.name.clone());
+                    return Contents::of(found, Reading::Whatever, &|_| {});
+                }
+                contents => return contents,
             }
-            let keep = |key: &[u8], len: usize| if is_control_key(key) { len } else { HEADER_LEN };
-            let walked = segment::read_journals(&path, VALUE_MAX, keep, |item| match parse_block_key(&item.key) {
-                Some(_) => {
-                    if let Ok(header) = Header::read(&item.head) {
-                        extend(&mut spans, &header);
-                        newest.insert(header.lane, header); // in order, so the last one stays
-                    }
-                }
-                None if is_control_key(&item.key) => records.push((item.key, item.head)),
-                None => {}
-            });
-            walked.map(drop).map_err(SegmentError::Io)
-        };
-        if let Err(error) = read {
-            tracing::error!(segment = %name(no), %error, "spool segment's book cannot be read; the one before it is tried");
-            continue;
         }
-        if let Some(entry) = row.get_mut(&no) {
-            entry.spans = Some(spans);
-        }
-        let floor = newest.values().map(|h| h.index >> 32).max().unwrap_or(0);
-        recovered.epoch_floor = recovered.epoch_floor.max(u32::try_from(floor).unwrap_or(u32::MAX));
-        recovered.headers.extend(newest.into_values());
-        if !records.is_empty() {
-            recovered.records = records;
-            break;
+    });
+    for problem in &read.problems {
+        tracing::error!(%problem, "spool segment's book cannot be read; the one before it is tried");
+    }
+    for (no, entry) in row.iter_mut().filter(|(no, _)| !given_up.contains(&name(**no))) {
+        if let Some(spans) = read.spans.get(&name(*no)) {
+            entry.spans = Some(spans.clone());
         }
     }
-    recovered
+    let floor = read.headers.iter().map(|h| h.index >> 32).max().unwrap_or(0);
+    let epoch_floor = u32::try_from(floor).unwrap_or(u32::MAX);
+    Recovered { read, epoch_floor }
 }

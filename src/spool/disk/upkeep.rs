@@ -1,21 +1,18 @@
 //! Housekeeping of the row, one piece at a time: what is consumed goes, what stays is sealed, and what is mostly consumed is
-//! copied forward. What gives way before it is consumed is said in [`super::retention`].
+//! copied forward ([`super::compaction`]). What gives way before it is consumed is said in [`super::retention`].
 //!
 //! One thread at a time does this ([`super`]); each step takes the locks it needs, in the order told there.
 
-use super::look::{guarded_open, spans_of};
-use super::{Disk, Entry, IDLE_KEEP, No, Span, Spans, State, allocated, extend, name};
-use crate::base::Bytes;
-use crate::spool::block::{self, Header};
-use crate::spool::ledger::{Record, block_key, parse_block_key};
+use super::look::spans_of;
+use super::{Disk, Entry, IDLE_KEEP, No, Spans, State, allocated};
 use crate::spool::phase::{Phase, during};
-use crate::spool::segment::Segment;
 use crate::spool::shelf::{Bookkeeper, Shelf as _, ShelfError, lock};
 use crate::spool::{Lane, summary};
 use std::fs;
 use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Nothing was accepted for this long: until then the segment may as well be filled.
@@ -24,12 +21,6 @@ const IDLE_AFTER: Duration = Duration::from_secs(5);
 const SEAL_AFTER: Duration = Duration::from_secs(5);
 /// How often upkeep asks the filesystem what it has given us: some thirty calls per open segment.
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
-/// A segment is copied forward when less than this part of it is live.
-const COPY_BELOW: u64 = 4;
-
-/// A block's key and value.
-pub(super) type Live = (Vec<u8>, bytes::Bytes);
-
 impl Disk {
     /// The next step that finds something to do; `true` when there may be more.
     pub(super) fn keep_house(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
@@ -43,7 +34,7 @@ impl Disk {
             Disk::evict_one,
             |disk, _| disk.make_spare(),
             |disk, _| if disk.settings.seal { disk.seal_one() } else { Ok(false) },
-            |disk, books| if disk.settings.compact { disk.copy_one(books) } else { Ok(false) },
+            Disk::copy_some,
         ];
         // What fails keeps nothing else from being done, and neither does a bin that fills as fast as it is emptied: on a full
         // disk that is every segment somebody tries to make.
@@ -71,7 +62,7 @@ impl Disk {
             if entry.file_name().to_string_lossy().starts_with("trash-") {
                 let _phase = during(Phase::Delete);
                 self.binned.store(true, Relaxed); // there may be more, or this fails and is tried again
-                fs::remove_dir_all(entry.path())?;
+                remove(&entry.path())?;
                 return Ok(true);
             }
         }
@@ -102,7 +93,7 @@ impl Disk {
             return Ok(false);
         }
         self.note(books)?; // the cursors that say so
-        self.delete(&gone);
+        self.delete(&gone, Evidence::Kept);
         Ok(true)
     }
 
@@ -117,15 +108,18 @@ impl Disk {
         old.into_iter().filter(|(_, spans)| done(spans)).map(|(no, _)| no).collect()
     }
 
-    pub(super) fn delete(&self, gone: &[No]) {
+    pub(super) fn delete(&self, gone: &[No], evidence: Evidence) {
         let _phase = during(Phase::Delete);
         for no in gone {
             let entry = lock(&self.row).remove(no);
-            if let Some(entry) = entry {
+            if let Some(entry) = &entry {
                 self.used.fetch_sub(entry.bytes.min(self.used.load(Relaxed)), Relaxed);
                 *lock(&entry.door) = None;
             }
-            self.bin(*no);
+            match entry {
+                Some(entry) if entry.damaged && evidence == Evidence::Kept => self.keep_aside(*no),
+                _ => self.bin(*no),
+            }
         }
     }
 
@@ -167,16 +161,13 @@ impl Disk {
         let mut door = lock(&door);
         let segment = match door.take() {
             Some(open) => open,
-            None => match guarded_open(&self.path(no)) {
-                Ok(segment) => Arc::new(segment),
-                Err(error) if error.is_passing() => return Err(ShelfError::Unavailable(error.to_string())),
-                Err(error) => {
-                    drop(door);
-                    self.quarantine(no, &error);
-                    return Ok(true);
-                }
-            },
+            None if self.open_at(no, &mut door)? => door.take().expect("opened into it"),
+            None => return Ok(true),
         };
+        if segment.damaged().is_some() {
+            *door = Some(segment); // it is broken from now on, and stays as it is
+            return Ok(true);
+        }
         let spans = match spans {
             Some(spans) => spans,
             None => spans_of(&segment).map_err(|e| ShelfError::Unavailable(e.to_string()))?,
@@ -189,7 +180,7 @@ impl Disk {
             }
         };
         let sealed = segment.seal();
-        summary::write(&self.path(no), &spans);
+        summary::write(&self.path(no), no, &spans);
         let bytes = allocated(&self.path(no));
         let mut row = lock(&self.row);
         if let Some(entry) = row.get_mut(&no) {
@@ -200,108 +191,6 @@ impl Disk {
             entry.state = if sealed.is_ok() { State::Sealed } else { State::Broken };
         }
         sealed.map(|()| true).map_err(|e| ShelfError::Unavailable(format!("segment not sealed: {e}")))
-    }
-
-    /// Copies what is live out of a segment that is mostly consumed; the copy takes its place in the row.
-    fn copy_one(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        let old: Vec<(No, Spans, u64)> = {
-            let row = lock(&self.row);
-            row.iter()
-                .filter(|(_, e)| e.state == State::Sealed)
-                .filter_map(|(no, e)| Some((*no, e.spans.clone()?, e.bytes)))
-                .collect()
-        };
-        for (no, spans, bytes) in old {
-            // An upper bound first, from the cursors alone.
-            let left = |lane: u32, s: &Span| books.needed(Lane(lane), &s.indices());
-            let all: u64 = spans.values().map(|s| s.last + 1 - s.first).sum();
-            let lanes: Vec<_> =
-                spans.iter().filter(|(lane, s)| left(**lane, s) > 0).map(|(lane, s)| (Lane(*lane), *s)).collect();
-            let rest: u64 = spans.iter().map(|(lane, s)| left(*lane, s)).sum();
-            if rest > 0 && rest * COPY_BELOW < all && self.copy(no, bytes, &lanes, books)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn copy(&self, no: No, bytes: u64, lanes: &[(Lane, Span)], books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        let Some(live) = self.live_of(no, lanes, bytes / COPY_BELOW, books)? else { return Ok(false) };
-        // What is not copied is gone: the cursors that say so come first.
-        self.note(books)?;
-        self.replace(no, bytes, live)?;
-        Ok(true)
-    }
-
-    /// The blocks of these lanes in a segment that are still needed; `None` when they are more than `most` bytes, or the segment
-    /// was set aside.
-    pub(super) fn live_of(
-        &self,
-        no: No,
-        lanes: &[(Lane, Span)],
-        most: u64,
-        books: &dyn Bookkeeper,
-    ) -> Result<Option<Vec<Live>>, ShelfError> {
-        let live = self.with(no, |segment| {
-            let (mut live, mut size) = (Vec::new(), 0);
-            for (lane, span) in lanes {
-                let mut at = span.first;
-                while let Some((key, value)) = segment.first(&block_key(*lane, at), &block_key(*lane, span.last))? {
-                    let Some((_, index)) = parse_block_key(&key) else { break };
-                    if books.is_live(*lane, index) {
-                        size += value.len() as u64;
-                        if size > most {
-                            return Ok(None);
-                        }
-                        live.push((key.to_vec(), value));
-                    }
-                    at = index + 1;
-                }
-            }
-            Ok(Some(live))
-        })?;
-        Ok(live.flatten())
-    }
-
-    /// A copy with these blocks takes the segment's place in the row. The cursors that say that nothing else of it is needed
-    /// are synced.
-    pub(super) fn replace(&self, no: No, bytes: u64, live: Vec<Live>) -> Result<(), ShelfError> {
-        let _phase = during(Phase::Compaction);
-        let to: No = (no.0, no.1 + 1);
-        let mut spans = Spans::new();
-        let mut records: Vec<Record> = Vec::with_capacity(live.len());
-        for (key, value) in live {
-            if let Ok(header) = Header::read(&value) {
-                let header = Header { flags: header.flags | block::FLAG_COPIED, ..header };
-                extend(&mut spans, &header);
-                records.push((key, block::relabel(&value, &header)));
-            }
-        }
-        let made = Segment::create(&self.path(to))
-            .and_then(|copy| if records.is_empty() { Ok(()) } else { copy.append(records, true) }.map(|()| copy));
-        match made {
-            Ok(copy) => {
-                let size = allocated(&self.path(to));
-                self.used.fetch_add(size, Relaxed);
-                self.written.fetch_add(copy.appended(), Relaxed);
-                let entry = Entry {
-                    state: State::Closed,
-                    spans: Some(spans),
-                    bytes: size,
-                    door: Arc::new(Mutex::new(Some(Arc::new(copy)))),
-                    since: self.clock.now(),
-                    unfit: false,
-                };
-                lock(&self.row).insert(to, entry);
-                tracing::info!(from = %name(no), to = %name(to), before = %Bytes(bytes), after = %Bytes(size), "spool segment copied forward");
-                self.delete(&[no]);
-                Ok(())
-            }
-            Err(error) => {
-                self.bin(to);
-                Err(ShelfError::Unavailable(format!("segment not copied forward: {error}")))
-            }
-        }
     }
 
     /// Counts what is on the disk, now and then: between two looks it is what was appended. A sealed segment does not
@@ -324,6 +213,20 @@ impl Disk {
                 entry.bytes = bytes;
             }
         }
-        self.used.store(self.reserve.load(Relaxed) + row.values().map(|e| e.bytes).sum::<u64>(), Relaxed);
+        let (reserve, aside) = (self.reserve.load(Relaxed), self.aside_bytes.load(Relaxed));
+        self.used.store(reserve + row.values().map(|e| e.bytes).sum::<u64>() + aside, Relaxed);
     }
+}
+
+/// What becomes of a damaged segment that nobody needs any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    Kept,
+    /// Its space is needed.
+    Gone,
+}
+
+/// Removes whatever stands there.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }

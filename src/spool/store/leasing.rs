@@ -8,7 +8,7 @@ use crate::spool::block::{Header, unframe};
 use crate::spool::cursor::{Fate, Window};
 use crate::spool::gaps::Dates;
 use crate::spool::ledger::{Came, Plan};
-use crate::spool::shelf::lock;
+use crate::spool::shelf::{ShelfError, lock};
 use crate::spool::{Cut, Lane, Lease, LeaseError, LeasedBlock, Owner, Pos, Reason, Store as _};
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
@@ -43,7 +43,7 @@ impl Spool {
         let (mut at, mut total) = (index.start, totals.start);
         // Of the last block that could be read; else of the first that could not.
         let (mut before, mut damaged) = (None, None);
-        while let Some((header, value)) = self.next_block(lane, at)?.filter(|(h, _)| h.index < index.end) {
+        while let Some((header, value)) = self.next_block(lane, at, total)?.filter(|(h, _)| h.index < index.end) {
             at = header.index + 1;
             let dates = Dates::of(&header);
             if self.take_out_suspect(owner, lane, &header, &value)? {
@@ -87,12 +87,19 @@ impl Spool {
         }
     }
 
-    /// The next block of the lane that is not burnt.
-    fn next_block(&self, lane: Lane, from: u64) -> Result<Option<(Header, bytes::Bytes)>, LeaseError> {
+    /// The next block of the lane that is not burnt. `total` items of the lane lie before it, if nothing is missing: before a hole
+    /// is believed, everything that is there is asked.
+    fn next_block(&self, lane: Lane, from: u64, total: u64) -> Result<Option<(Header, bytes::Bytes)>, LeaseError> {
+        let unavailable = |e: ShelfError| LeaseError::Unavailable(e.to_string());
         let mut from = from;
         loop {
-            let found = self.shelf.next(lane, from).map_err(|e| LeaseError::Unavailable(e.to_string()))?;
-            let Some((header, value)) = found else { return Ok(None) };
+            let Some((header, value)) = self.shelf.next(lane, from).map_err(unavailable)? else { return Ok(None) };
+            if header.accepted_before() > total {
+                let nearer = self.shelf.nearer(lane, from..header.index).map_err(unavailable)?;
+                if let Some(nearer) = nearer.filter(|(header, _)| !lock(&self.ledger).is_burnt(header)) {
+                    return Ok(Some(nearer));
+                }
+            }
             if !lock(&self.ledger).is_burnt(&header) {
                 return Ok(Some((header, value)));
             }
@@ -115,7 +122,7 @@ impl Spool {
         let (end_index, end) = lock(&self.ledger).end(owner.exporter, lane);
         while blocks.len() < WINDOW_BLOCKS_MAX && total < end {
             self.mark(owner, lane, &(at..at + 1));
-            let found = self.next_block(lane, at);
+            let found = self.next_block(lane, at, total);
             self.unmark(owner, lane, &(at..at + 1));
             // What lies beyond came in since, or while this exporter was away.
             let Some((header, value)) = found?.filter(|(header, _)| header.index < end_index) else {

@@ -1,39 +1,42 @@
 //! One segment, read without opening it.
 
-use super::{Found, Progress};
+use super::{Found, Progress, layout};
 use crate::spool::Lane;
-use crate::spool::block::{HEADER_LEN, Header, unframe};
+use crate::spool::block::{HEADER_BEGINS, HEADER_LEN, Header, unframe};
 use crate::spool::codec::Damage;
-use crate::spool::disk::{State, VALUE_MAX};
+use crate::spool::disk::{State, VALUE_MAX, is_copy};
 use crate::spool::journal::{self, Item};
 use crate::spool::ledger::{Record, is_control_key, parse_block_key};
 use crate::spool::segment::{self, META};
+use crate::spool::source::{Reading, Source, small};
 use crate::spool::table;
+use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Who gets at a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reach {
-    /// An agent that opens the segment.
+    /// Whoever opens the segment.
     Read,
-    /// Its batch is whole, but stands behind damage in the journal: opening the segment cuts it off.
+    /// Its batch is whole, but stands behind damage in the journal: fjall does not get there, an agent does.
     Beyond,
     /// Its own checksums are all that speaks for it; what it was written with is damaged.
     Loose,
+    /// The same at a journal's end, with nothing behind it: whether it was ever acknowledged is not known.
+    Tail,
 }
 
 /// Where a block is, and what it says of itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spot {
-    file: usize,
+    pub(crate) file: usize,
     /// Where its value begins in the file.
     pub(crate) at: u64,
-    len: usize,
+    pub(crate) len: usize,
     pub(crate) header: Header,
     pub(crate) reach: Reach,
 }
@@ -52,6 +55,24 @@ pub(crate) struct Damaged {
     pub(crate) header: Option<Header>,
 }
 
+/// What is asked of a look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum How {
+    /// All there is to say.
+    #[default]
+    All,
+    /// The same, and what cannot be read is zeros.
+    Whatever,
+    /// Only whether it is whole: no block is entered.
+    Check,
+}
+
+impl How {
+    fn reading(self) -> Reading {
+        if self == How::Whatever { Reading::Whatever } else { Reading::Strict }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
@@ -63,13 +84,39 @@ pub(crate) struct Contents {
     pub(crate) notes: Vec<String>,
     /// Control records as a start reads them, oldest first.
     pub(crate) control: Vec<Record>,
+    /// Its first commit, which carries all of them, is whole: no older segment has to be asked.
+    pub(crate) has_all_records: bool,
+    /// Of a damaged one: block headers that stand anywhere in its files. Nothing is proved of their blocks, but that so much was
+    /// accepted; and that only as far as it is likely, for what was accepted may hold bytes that look like one.
+    pub(crate) hints: Vec<Header>,
+    how: How,
+    /// Of a check: blocks in tables, if there is a journal too.
+    keys: BTreeSet<(Lane, u64)>,
     /// It was there when the directory was listed, and is not any more.
     pub(crate) vanished: bool,
 }
 
 impl Contents {
-    pub(super) fn of(found: &Found, progress: Progress<'_>) -> io::Result<Contents> {
-        let mut contents = Contents::default();
+    /// Everything a segment holds, as far as it can be read.
+    ///
+    /// # Errors
+    /// The disk's. With [`Reading::Whatever`] what answers EIO counts as damaged.
+    pub(crate) fn of(found: &Found, reading: Reading, progress: Progress<'_>) -> io::Result<Contents> {
+        let how = if reading == Reading::Whatever { How::Whatever } else { How::All };
+        Contents::look(found, how, progress)
+    }
+
+    /// What speaks against opening a segment with fjall: every byte it will read is what was written, or this says what is not.
+    /// Each file is read once, and nothing is kept.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn check(found: &Found) -> io::Result<Vec<Damaged>> {
+        Ok(Contents::look(found, How::Check, &|_| {})?.damage)
+    }
+
+    fn look(found: &Found, how: How, progress: Progress<'_>) -> io::Result<Contents> {
+        let mut contents = Contents { how, ..Contents::default() };
         match contents.read(found, progress) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !segment::is_whole(&found.path) => {
                 Ok(Contents { vanished: true, ..Contents::default() })
@@ -79,48 +126,63 @@ impl Contents {
     }
 
     fn read(&mut self, found: &Found, progress: Progress<'_>) -> io::Result<()> {
-        if found.state == State::Spare {
+        if found.state == State::Spare && self.how != How::Check {
             return Ok(());
         }
         let journals = segment::journals(&found.path)?;
         let written: u64 = journals.iter().map(|path| fs::metadata(path).map_or(0, |m| m.len())).sum();
-        if small(&found.path.join("version"))?.is_none_or(|text| !text.starts_with(segment::VERSION)) {
+        let (keyspaces, strangers) = layout::of(&found.path)?;
+        for (inside, what) in strangers {
+            self.damaged(&format!("{}/{inside}", found.name), 0, what);
+        }
+        if small(&found.path.join("version"), self.how.reading())?
+            .is_none_or(|text| !text.starts_with(segment::VERSION))
+        {
             self.damaged(&format!("{}/version", found.name), 0, "the file is missing, or is not fjall 3's");
         }
         // Ours, and the one of fjall's own notes, without which it opens nothing.
-        let (ours, notes) = (self.read_list(found, 1)?, self.read_list(found, 0)?);
-        if written == 0 && ours.is_empty() && !journals.is_empty() {
+        let mut tables = Vec::new();
+        for keyspace in keyspaces {
+            let listed = self.read_list(found, keyspace)?;
+            tables.extend(listed.into_iter().map(|table| (table, keyspace)));
+        }
+        let is_empty = tables.iter().all(|(_, keyspace)| *keyspace == META);
+        if written == 0 && is_empty && !journals.is_empty() {
             // A kill while it was made leaves that. Had it held anything, what is missing shows in the totals.
             self.notes.push(format!("{}: nothing was written to it", found.name));
-        } else if written == 0 && ours.is_empty() {
+        } else if written == 0 && is_empty {
             self.damaged(&found.name, 0, "neither journal nor table hold anything");
         }
-        for (table, keyspace) in ours.iter().map(|table| (table, 1)).chain(notes.iter().map(|table| (table, 0))) {
-            self.read_table(found, table, keyspace, written > 0)?;
+        let before = self.damage.len();
+        for (table, keyspace) in &tables {
+            self.read_table(found, table, *keyspace, written > 0)?;
             progress(len(&table.path));
         }
-        if written > 0 {
-            self.control.clear(); // as a start does it: the journal has them all, also after a crash between flush and cut
-        }
+        self.has_all_records = !self.control.is_empty() && self.damage.len() == before;
         for path in journals {
             self.read_journal(found, &path)?;
             progress(len(&path).min(found.bytes));
+        }
+        if self.how != How::Check && !self.damage.is_empty() {
+            for (path, _) in &self.files {
+                headers_in(path, self.how.reading(), &mut self.hints)?;
+            }
         }
         Ok(())
     }
 
     /// The tables of a keyspace by its list; without a list that is whole, those that are there.
-    fn read_list(&mut self, found: &Found, keyspace: u8) -> io::Result<Vec<Table>> {
+    fn read_list(&mut self, found: &Found, keyspace: u64) -> io::Result<Vec<Table>> {
         let home = found.path.join(format!("keyspaces/{keyspace}"));
         let shown = format!("{}/keyspaces/{keyspace}", found.name);
         let there = tables(&home)?;
-        let current = small(&home.join("current"))?.unwrap_or_default();
+        let current = small(&home.join("current"), self.how.reading())?.unwrap_or_default();
         let version = current.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
         let sum = current.get(8..24).and_then(|n| Some(u128::from_le_bytes(n.try_into().ok()?)));
         let listed = match (version, sum) {
             (Some(version), Some(sum)) => {
-                let list = small(&home.join(format!("v{version}")))?.filter(|list| xxh3_128(list) == sum);
-                list.and_then(|list| table::listed(&list))
+                let list = small(&home.join(format!("v{version}")), self.how.reading())?;
+                list.filter(|list| xxh3_128(list) == sum).and_then(|list| table::listed(&list))
             }
             _ => None,
         };
@@ -150,18 +212,32 @@ impl Contents {
         (self.files.len() - 1, shown)
     }
 
-    fn read_table(&mut self, found: &Found, table: &Table, keyspace: u8, has_journal: bool) -> io::Result<()> {
+    fn read_table(&mut self, found: &Found, table: &Table, keyspace: u64, has_journal: bool) -> io::Result<()> {
         let path = &table.path;
         let (file, shown) = self.add_file(found, path);
+        let reading = self.how.reading();
+        let is_as_listed = || Ok::<_, io::Error>(table.sum == Some(table::sum(path, reading)?));
+        if self.how == How::Check {
+            if !is_as_listed()? {
+                self.damaged(&shown, 0, "the table is not what its checksum says");
+            } else if has_journal && keyspace != META {
+                table::walk(path, reading, VALUE_MAX, |met| {
+                    if let table::Met::Item { key, .. } = met {
+                        self.keys.extend(parse_block_key(&key));
+                    }
+                })?;
+            }
+            return Ok(());
+        }
         let (mut blocks, mut control) = (Vec::new(), BTreeMap::new());
         let mut damage = Vec::new();
-        let finished = table::walk(path, VALUE_MAX, |met| match met {
+        let finished = table::walk(path, reading, VALUE_MAX, |met| match met {
             table::Met::Item { key, value, at, proved } if parse_block_key(&key).is_some() => {
                 let item = Item { keyspace: 1, key, head: head_of(value), value_len: value.len(), value_at: at };
                 blocks.push((item, if proved { Reach::Read } else { Reach::Loose }));
             }
-            // Newest versions stand first.
-            table::Met::Item { key, value, proved: true, .. } if is_control_key(&key) => {
+            // Newest versions stand first. Each record has a checksum of its own.
+            table::Met::Item { key, value, .. } if is_control_key(&key) => {
                 control.entry(key).or_insert_with(|| value.to_vec());
             }
             table::Met::Item { .. } => {}
@@ -174,11 +250,11 @@ impl Contents {
         if !finished {
             self.damaged(&shown, len(path), "the table has no end");
         }
-        if finished && damage.is_empty() && table.sum.is_some_and(|sum| table::sum(path).is_ok_and(|now| now != sum)) {
+        if finished && damage.is_empty() && table.sum.is_some() && !is_as_listed()? {
             self.damaged(&shown, 0, "the table is not what its checksum says");
         }
         damage.iter().for_each(|(at, why)| self.damaged(&shown, *at, why));
-        if keyspace == 0 {
+        if keyspace == META {
             return Ok(());
         }
         blocks.into_iter().for_each(|(item, reach)| self.add(file, &shown, &item, reach));
@@ -188,40 +264,62 @@ impl Contents {
 
     fn read_journal(&mut self, found: &Found, path: &Path) -> io::Result<()> {
         let (file, shown) = self.add_file(found, path);
-        let keep = |key: &[u8], len: usize| if is_control_key(key) { len } else { HEADER_LEN };
+        let check = self.how == How::Check;
+        let keep = |key: &[u8], len: usize| match is_control_key(key) {
+            _ if check => 0,
+            true => len,
+            false => HEADER_LEN,
+        };
+        let mut begun = false;
         let mut cut = false;
-        journal::walk_on(path, VALUE_MAX, keep, |met| match met {
+        let mut strange = false;
+        journal::walk_on(path, self.how.reading(), VALUE_MAX, keep, |met| match met {
             journal::Met::Batch(items) => {
                 for item in items.into_iter().filter(|item| item.keyspace != META) {
+                    // fjall takes a table's word for everything of its age: what a crash in the middle of sealing left is in both.
+                    strange |= !self.keys.is_empty()
+                        && parse_block_key(&item.key).is_some_and(|key| !self.keys.contains(&key));
                     if parse_block_key(&item.key).is_some() {
                         self.add(file, &shown, &item, if cut { Reach::Beyond } else { Reach::Read });
-                    } else if is_control_key(&item.key) && !cut {
+                    } else if is_control_key(&item.key) && !check {
+                        self.has_all_records |= !begun;
                         self.control.push((item.key, item.head));
                     }
                 }
+                begun = true;
             }
             journal::Met::Gap { from, next, why, in_form, items } => {
-                cut = true;
+                (cut, begun) = (true, true);
                 if next.is_none() && !in_form {
                     self.notes
                         .push(format!("{shown} ends in a commit that was never finished, and never answered ({why})"));
                     return;
                 }
                 let what = match next {
-                    Some(next) => {
-                        format!("{why}; whole batches follow at byte {next}, which opening the segment cuts off")
-                    }
+                    Some(next) => format!("{why}; whole batches follow at byte {next}"),
                     None => why,
                 };
                 self.damaged(&shown, from, &what);
-                items.iter().for_each(|item| self.add(file, &shown, item, Reach::Loose));
+                // A batch is begun when the one before it is answered, and a copy is a batch of what was answered long ago.
+                let reach = if next.is_some() || is_copy(&found.name) { Reach::Loose } else { Reach::Tail };
+                for item in items {
+                    if is_control_key(&item.key) && !check {
+                        self.control.push((item.key, item.head)); // it has a checksum of its own
+                    } else {
+                        self.add(file, &shown, &item, reach);
+                    }
+                }
             }
-        })
+        })?;
+        if strange {
+            self.damaged(&shown, 0, "the segment's tables do not know what its journal holds");
+        }
+        Ok(())
     }
 
     /// Enters a block, if it is one.
     fn add(&mut self, file: usize, shown: &str, item: &Item, reach: Reach) {
-        let Some((lane, index)) = parse_block_key(&item.key) else { return };
+        let Some((lane, index)) = parse_block_key(&item.key).filter(|_| self.how != How::Check) else { return };
         let broken = |what: String| Damaged {
             file: shown.to_owned(),
             at: item.value_at,
@@ -232,7 +330,7 @@ impl Contents {
         match Header::read(&item.head) {
             Ok(header) if (header.lane, header.index) == (lane, index) => {
                 let spot = Spot { file, at: item.value_at, len: item.value_len, header, reach };
-                if reach == Reach::Loose {
+                if reach >= Reach::Loose {
                     let what = "the block stands in a damaged part of the file".to_owned();
                     self.damage.push(Damaged { header: Some(header), ..broken(what) });
                 }
@@ -265,8 +363,33 @@ impl Contents {
     /// When the file cannot be read.
     pub(crate) fn value(&self, spot: &Spot) -> io::Result<Vec<u8>> {
         let mut value = vec![0; spot.len];
-        File::open(&self.files[spot.file].0)?.read_exact_at(&mut value, spot.at)?;
+        Source::open(&self.files[spot.file].0, self.how.reading())?.read_exact_at(&mut value, spot.at)?;
         Ok(value)
+    }
+
+    /// What an agent hands out of it: what was written whole, and what its own checksums prove, if nothing else has its place.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub(crate) fn handed_out(&self) -> io::Result<BTreeMap<(u32, u64), Spot>> {
+        let whole = self.blocks.iter().filter(|(_, spot)| spot.reach < Reach::Loose);
+        let mut given: BTreeMap<(u32, u64), Spot> = whole.map(|(key, spot)| (*key, *spot)).collect();
+        for ((lane, index), spot) in self.blocks.iter().filter(|(_, spot)| spot.reach >= Reach::Loose) {
+            let totals = spot.header.accepted_before()..spot.header.accepted_total;
+            let before = given.range((*lane, 0)..(*lane, *index)).next_back();
+            let behind = given.range((*lane, *index)..=(*lane, u64::MAX)).next();
+            let fits = before.is_none_or(|(_, b)| b.header.accepted_total <= totals.start)
+                && behind.is_none_or(|(_, b)| totals.end <= b.header.accepted_before());
+            if fits && self.request(spot)?.is_ok() {
+                given.insert((*lane, *index), *spot);
+            }
+        }
+        Ok(given)
+    }
+
+    /// Path of a file a block stands in.
+    pub(crate) fn path(&self, spot: &Spot) -> &Path {
+        &self.files[spot.file].0
     }
 
     /// The file a block stands in, from the spool's directory.
@@ -275,19 +398,24 @@ impl Contents {
     }
 }
 
-fn head_of(value: &[u8]) -> Vec<u8> {
-    value[..value.len().min(HEADER_LEN)].to_vec()
+/// Block headers with a checksum that holds, wherever they stand in a file.
+fn headers_in(path: &Path, reading: Reading, found: &mut Vec<Header>) -> io::Result<()> {
+    const PIECE: usize = 256 << 10;
+    let file = Source::open(path, reading)?;
+    let mut piece = vec![0; PIECE];
+    let mut at = file.next_data(0);
+    while at + HEADER_LEN as u64 <= file.len() {
+        let n = usize::try_from(file.len() - at).unwrap_or(PIECE).min(PIECE);
+        file.read_exact_at(&mut piece[..n], at)?;
+        let begins = piece[..n].windows(HEADER_LEN).filter(|window| window.starts_with(&HEADER_BEGINS));
+        found.extend(begins.filter_map(|window| Header::read(window).ok()));
+        at = file.next_data(at + (n + 1 - HEADER_LEN) as u64);
+    }
+    Ok(())
 }
 
-/// A file of a few hundred bytes; `None`: it is not there, or far too long to be one.
-fn small(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    const MOST: u64 = 1 << 20;
-    match fs::metadata(path) {
-        Ok(file) if file.is_file() && file.len() <= MOST => fs::read(path).map(Some),
-        Ok(_) => Ok(None),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(error),
-    }
+fn head_of(value: &[u8]) -> Vec<u8> {
+    value[..value.len().min(HEADER_LEN)].to_vec()
 }
 
 fn len(path: &Path) -> u64 {

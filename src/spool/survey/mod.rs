@@ -13,20 +13,23 @@
 //! |---|---|
 //! | `mod.rs` | the directory: segments, who holds it, the books |
 //! | `contents.rs` | one segment: where its blocks are, what of it is damaged |
+//! | `layout.rs` | which names stand in it, and which must not |
+//! | `book.rs` | the control records that count, of the newest segments |
 //! | `holes.rs` | what is missing between the blocks that are there, for whom |
 
+mod book;
 mod contents;
 mod holes;
+mod layout;
 
+pub(crate) use self::book::{Read, read};
 pub(crate) use self::contents::{Contents, Damaged, Reach, Spot};
 pub(crate) use self::holes::{Hole, Holes};
 
-use super::Lane;
-use super::block::Header;
 use super::disk::{No, State, allocated, arrange, name};
 use super::ledger::Ledger;
 use super::slots::{self, Slot};
-use std::collections::BTreeMap;
+use super::source::Reading;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -73,7 +76,7 @@ pub(crate) struct Survey {
 #[derive(Debug)]
 pub(crate) struct TheBook {
     pub(crate) ledger: Ledger,
-    /// Which segment they stand in; `None`: there are none.
+    /// Which segment is the last they stand in; `None`: there are none.
     pub(crate) segment: Option<String>,
     /// What could not be read.
     pub(crate) problems: Vec<String>,
@@ -136,52 +139,29 @@ impl Survey {
     /// # Errors
     /// When its files cannot be read. One that vanishes meanwhile is empty, and says so.
     pub(crate) fn contents(&self, found: &Found, progress: Progress<'_>) -> io::Result<Contents> {
-        let mut contents = Contents::of(found, progress);
+        let mut contents = Contents::of(found, Reading::Strict, progress);
         for _ in 0..LIVE_TRIES {
             let is_calm = contents.as_ref().is_ok_and(|contents| contents.damage.is_empty());
             if is_calm || self.holder.is_none() {
                 break;
             }
             std::thread::sleep(LIVE_PAUSE);
-            contents = Contents::of(found, &|_| {});
+            contents = Contents::of(found, Reading::Strict, &|_| {});
         }
         contents
     }
 
-    /// The books: what the newest segment that has some says, and the newest blocks beside and behind it.
+    /// The books: what the newest segments say, and the newest blocks beside and behind it.
     ///
     /// # Errors
     /// Never for what is damaged; that is told.
     pub(crate) fn book(&self, progress: Progress<'_>) -> TheBook {
         let epoch = self.slot.map_or(0, |slot| slot.epoch).saturating_add(1);
-        let mut book = TheBook { ledger: Ledger::new(epoch), segment: None, problems: Vec::new() };
-        let mut headers = Vec::new();
-        for found in self.filled().rev() {
-            let contents = match self.contents(found, progress) {
-                Ok(contents) => contents,
-                Err(error) => {
-                    book.problems.push(format!("{} cannot be read: {error}", found.name));
-                    continue;
-                }
-            };
-            let mut newest = BTreeMap::<Lane, Header>::new();
-            for spot in contents.blocks.values().filter(|spot| spot.reach == Reach::Read) {
-                newest.insert(spot.header.lane, spot.header); // by index, so the last one stays
-            }
-            headers.extend(newest.into_values());
-            if contents.control.is_empty() {
-                continue;
-            }
-            for (key, record) in &contents.control {
-                if let Err(error) = book.ledger.restore(key, record) {
-                    book.problems.push(format!("a record of {} is damaged: {error}", found.name));
-                }
-            }
-            book.segment = Some(found.name.clone());
-            break;
-        }
-        headers.iter().for_each(|header| book.ledger.restore_tip(header));
-        book.ledger.heal();
+        let filled: Vec<&Found> = self.filled().collect();
+        let read = read(&filled, |found| self.contents(found, progress));
+        let mut book =
+            TheBook { ledger: Ledger::new(epoch), segment: read.segment.clone(), problems: read.problems.clone() };
+        book.problems.extend(book.ledger.restore_all(&read));
         book
     }
 }

@@ -1,0 +1,257 @@
+//! Copying forward: what is still needed of mostly consumed segments goes into one that takes their place, and they go.
+//!
+//! ```text
+//!   seg-08   seg-09   seg-0a   seg-0b            seg-08.1   seg-0b
+//!   ▪·····   ·····▪   ··▪···   ▪▪▪▪▪▪    ──▶     ▪▪▪        ▪▪▪▪▪▪
+//! ```
+//!
+//! Usually a segment of which less than a quarter is needed is copied alone: it costs less than it gives. Small ones, such as one dead
+//! letter leaves, cost the disk their frame (some 130 KiB) and not their data, so four neighbours go together. *Eager* is more than
+//! usual: at a start if `on_start` says so, and on a rebound (much is allocated, little is live).
+//!
+//! A copy is made beside the active segment, so that intake waits for no more than the commit that syncs the cursors.
+
+use super::upkeep::Evidence;
+use super::{Compaction, Disk, Entry, No, Span, Spans, State, allocated, extend, name};
+use crate::base::Bytes;
+use crate::spool::Lane;
+use crate::spool::block::{self, Header};
+use crate::spool::ledger::{Record, block_key, parse_block_key};
+use crate::spool::phase::{Phase, during};
+use crate::spool::segment::Segment;
+use crate::spool::shelf::{Bookkeeper, ShelfError, lock};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+
+/// A segment is copied when less than this part of its blocks is needed,
+const USUAL: (u64, u64) = (1, 4);
+/// or, eagerly, than this.
+const EAGER: (u64, u64) = (3, 4);
+/// So many small neighbours are made one; eagerly two. Each time a block is copied its segment grows fourfold, so it is copied seldom.
+const TOGETHER: usize = 4;
+/// A small segment has less than this part of what the smallest segments begin with: 256 KiB, of which its frame is a good part more.
+const SMALL: u64 = 8;
+/// A copy holds at most this part of the largest segment: it lies in memory while it is made.
+const COPY_AT_MOST: u64 = 4;
+
+/// Blocks by their keys.
+pub(super) type Live = BTreeMap<Vec<u8>, bytes::Bytes>;
+
+/// A segment, as far as copying minds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Candidate {
+    /// It may be copied at all: sealed, and it is known what is in it.
+    fit: bool,
+    /// On the disk.
+    bytes: u64,
+    blocks: u64,
+    /// Blocks that are needed, at most.
+    needed: u64,
+    /// Their bytes, about.
+    live: u64,
+}
+
+impl Candidate {
+    fn is_consumed(&self, part: (u64, u64)) -> bool {
+        self.needed * part.1 < self.blocks * part.0
+    }
+}
+
+/// Which neighbours are copied next: into one segment of at most `most` bytes.
+fn plan(row: &[Candidate], small: u64, most: u64, eager: bool) -> Option<Range<usize>> {
+    let (part, together) = if eager { (EAGER, 2) } else { (USUAL, TOGETHER) };
+    let joins = |c: &Candidate| c.fit && c.needed > 0 && (c.is_consumed(part) || c.live < small);
+    let mut from = 0;
+    while from < row.len() {
+        let (mut to, mut sum) = (from, 0);
+        while let Some(next) = row.get(to).filter(|next| joins(next) && sum + next.live <= most) {
+            sum += next.live;
+            to += 1;
+        }
+        if to - from >= together {
+            return Some(from..to);
+        }
+        if let Some(alone) = (from..to).find(|at| row[*at].is_consumed(part)) {
+            return Some(alone..alone + 1);
+        }
+        from = to.max(from + 1);
+    }
+    None
+}
+
+impl Disk {
+    /// Copies what is next to be copied, if anything is.
+    pub(super) fn copy_some(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
+        let Compaction { enabled, on_rebound, .. } = self.settings.compact;
+        if !enabled {
+            return Ok(false);
+        }
+        let row: Vec<(No, Option<Spans>, Candidate)> = {
+            let row = lock(&self.row);
+            let of = |(no, e): (&No, &Entry)| {
+                let spans = e.spans.clone().filter(|_| e.state == State::Sealed && !e.damaged);
+                (*no, spans, Candidate { bytes: e.bytes, ..Candidate::default() })
+            };
+            row.iter().map(of).collect()
+        };
+        // An upper bound, from the cursors alone.
+        let weigh = |(no, spans, candidate): (No, Option<Spans>, Candidate)| {
+            let mut candidate = Candidate { fit: spans.is_some(), ..candidate };
+            let mut lanes = Vec::new();
+            for (lane, span) in spans.unwrap_or_default() {
+                let (blocks, needed) = (span.last + 1 - span.first, books.needed(Lane(lane), &span.indices()));
+                candidate.blocks += blocks;
+                candidate.needed += needed;
+                candidate.live += span.bytes / blocks.max(1) * needed;
+                if needed > 0 {
+                    lanes.push((Lane(lane), span));
+                }
+            }
+            (no, lanes, candidate)
+        };
+        let row: Vec<(No, Vec<(Lane, Span)>, Candidate)> = row.into_iter().map(weigh).collect();
+        let live: u64 = row.iter().map(|(_, _, c)| if c.fit { c.live } else { c.bytes }).sum();
+        let is_rebound =
+            on_rebound.is_some_and(|(needed, trigger)| self.used.load(Relaxed) > needed.0 && live < trigger.0);
+        let eager = is_rebound || self.eager.load(Relaxed);
+        let small = self.settings.segment_min.0 / SMALL;
+        let most = (self.limits.get().segment_max.0 / COPY_AT_MOST).max(small);
+        let candidates: Vec<Candidate> = row.iter().map(|(_, _, c)| *c).collect();
+        let Some(range) = plan(&candidates, small, most, eager) else {
+            self.eager.store(false, Relaxed); // what was found at the start is done
+            return Ok(false);
+        };
+        self.copy(&row[range], most, books)
+    }
+
+    fn copy(
+        &self,
+        segments: &[(No, Vec<(Lane, Span)>, Candidate)],
+        most: u64,
+        books: &dyn Bookkeeper,
+    ) -> Result<bool, ShelfError> {
+        let (mut gone, mut live, mut bytes, mut size) = (Vec::new(), Live::new(), 0, 0);
+        for (no, lanes, candidate) in segments {
+            // The estimate may have been too low; a copy twice as large is no harm, and then it is enough.
+            let Some(more) = self.live_of(*no, lanes, (most * 2).saturating_sub(size), books)? else { break };
+            size += more.values().map(|value| value.len() as u64).sum::<u64>();
+            bytes += candidate.bytes;
+            live.extend(more);
+            gone.push(*no);
+        }
+        if gone.is_empty() {
+            if let Some(entry) = segments.first().and_then(|(no, ..)| lock(&self.row).get(no).map(|e| e.bytes)) {
+                tracing::debug!(bytes = entry, "spool segment is not copied: too much of it is needed");
+            }
+            return Ok(false);
+        }
+        // What is not copied is gone: the cursors that say so come first.
+        self.note(books)?;
+        self.replace(&gone, bytes, live)?;
+        Ok(true)
+    }
+
+    /// The blocks of these lanes in a segment that are still needed; `None` when they are more than `most` bytes, or the segment
+    /// was set aside.
+    pub(super) fn live_of(
+        &self,
+        no: No,
+        lanes: &[(Lane, Span)],
+        most: u64,
+        books: &dyn Bookkeeper,
+    ) -> Result<Option<Live>, ShelfError> {
+        let live = self.with(no, |segment| {
+            let (mut live, mut size) = (Live::new(), 0);
+            for (lane, span) in lanes {
+                let mut at = span.first;
+                while let Some((key, value)) = segment.first(&block_key(*lane, at), &block_key(*lane, span.last))? {
+                    let Some((_, index)) = parse_block_key(&key) else { break };
+                    if books.is_live(*lane, index) {
+                        size += value.len() as u64;
+                        if size > most {
+                            return Ok(None);
+                        }
+                        live.insert(key.to_vec(), value);
+                    }
+                    at = index + 1;
+                }
+            }
+            Ok(Some(live))
+        })?;
+        Ok(live.flatten())
+    }
+
+    /// A copy with these blocks takes the place in the row of neighbours that take `bytes` now. The cursors that say that nothing
+    /// else of them is needed are synced.
+    pub(super) fn replace(&self, gone: &[No], bytes: u64, live: Live) -> Result<(), ShelfError> {
+        let _phase = during(Phase::Compaction);
+        let Some(no) = gone.first() else { return Ok(()) };
+        let to: No = (no.0, no.1 + 1);
+        let mut spans = Spans::new();
+        let mut records: Vec<Record> = Vec::with_capacity(live.len());
+        for (key, value) in live {
+            if let Ok(header) = Header::read(&value) {
+                let header = Header { flags: header.flags | block::FLAG_COPIED, ..header };
+                extend(&mut spans, &header);
+                records.push((key, block::relabel(&value, &header)));
+            }
+        }
+        let made = Segment::create(&self.path(to))
+            .and_then(|copy| if records.is_empty() { Ok(()) } else { copy.append(records, true) }.map(|()| copy));
+        match made {
+            Ok(copy) => {
+                let size = allocated(&self.path(to));
+                self.used.fetch_add(size, Relaxed);
+                self.written.fetch_add(copy.appended(), Relaxed);
+                let door = Arc::new(Mutex::new(Some(Arc::new(copy))));
+                let entry = Entry::new(State::Closed, Some(spans), size, door, self.clock.now());
+                lock(&self.row).insert(to, entry);
+                tracing::info!(from = %name(*no), segments = gone.len(), to = %name(to), before = %Bytes(bytes), after = %Bytes(size), "spool segment copied forward");
+                self.delete(gone, Evidence::Kept);
+                Ok(())
+            }
+            Err(error) => {
+                self.bin(to);
+                Err(ShelfError::Unavailable(format!("segment not copied forward: {error}")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sizes in KiB.
+    fn of(bytes: u64, blocks: u64, needed: u64) -> Candidate {
+        let bytes = bytes << 10;
+        Candidate { fit: true, bytes, blocks, needed, live: bytes * needed / blocks.max(1) }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn what_is_mostly_consumed_goes_alone_and_small_neighbours_together() {
+        let (full, most, small) = (of(2_048, 100, 100), of(2_048, 100, 20), of(130, 1, 1));
+        let (half, unfit) = (of(2_048, 100, 60), Candidate { fit: false, ..of(130, 1, 1) });
+        for (row, usual, eager) in [
+            (vec![],                                        None,       None),
+            (vec![full, full],                              None,       None),
+            (vec![full, most, full],                        Some(1..2), Some(1..2)),
+            (vec![most, most],                              Some(0..1), Some(0..2)),
+            (vec![half, full],                              None,       None), // half of 2 MiB is more than a copy holds
+            (vec![small, small, small],                     None,       Some(0..3)),
+            (vec![full, small, small, small, small, full],  Some(1..5), Some(1..5)),
+            (vec![small, small, full, small, small],        None,       Some(0..2)),
+            (vec![small, small, unfit, small, small],       None,       Some(0..2)),
+            (vec![small, most, small, small],               Some(0..4), Some(0..4)),
+            (vec![small],                                   None,       None),
+            (vec![of(400, 10, 5), full],                    None,       Some(0..1)),
+        ] {
+            assert_eq!(plan(&row, 256 << 10, 1_024 << 10, false), usual, "{row:?}");
+            assert_eq!(plan(&row, 256 << 10, 1_024 << 10, true), eager, "eager: {row:?}");
+        }
+        assert_eq!(plan(&[small; 20], 256 << 10, 1_024 << 10, false), Some(0..7), "as many as a copy holds");
+    }
+}

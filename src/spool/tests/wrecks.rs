@@ -1,0 +1,315 @@
+//! Damaged segments, one kind at a time: what is read of them, what is counted, and where they end.
+
+use super::{CUT, block, drain_all, fill, open, scratch, settings, upkeep};
+use crate::base::{Bytes, Clock, Dice, Stamp};
+use crate::otlp::Signal;
+use crate::spool::disk::{WhenFull, allocated};
+use crate::spool::source::fault;
+use crate::spool::store::Spool;
+use crate::spool::survey::Survey;
+use crate::spool::{Book, Lane, LeaseError, Owner, Reason, Store as _};
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+fn begin(dir: &Path, clock: &Clock) -> (Spool, Lane, Owner) {
+    let store = open(dir, clock);
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("otlphttp", &[lane]);
+    (store, lane, owner)
+}
+
+fn corrupt(book: &Book) -> u64 {
+    book.lost[Reason::Corrupt as usize]
+}
+
+/// Segments in order.
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir.join("spool")).expect("there").map(|e| e.expect("readable").path());
+    let mut all: Vec<PathBuf> =
+        entries.filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("seg-"))).collect();
+    all.sort();
+    all
+}
+
+fn quarantined(dir: &Path) -> usize {
+    fs::read_dir(dir.join("spool/quarantine")).map_or(0, Iterator::count)
+}
+
+/// The journal with the most in it.
+fn journal(dir: &Path) -> PathBuf {
+    let used = |path: &PathBuf| fs::read(path).map_or(0, |bytes| bytes.iter().filter(|byte| **byte != 0).count());
+    segments(dir).into_iter().map(|s| s.join("0.jnl")).max_by_key(used).expect("one is there")
+}
+
+/// Flips the byte at `part` of the nth block's value, as the walk finds it.
+fn flip_block(dir: &Path, nth: usize) {
+    let survey = Survey::of(&dir.join("spool")).expect("there");
+    let mut places = Vec::new();
+    for found in survey.filled() {
+        let contents = survey.contents(found, &|_| {}).expect("readable");
+        places.extend(contents.blocks.values().map(|spot| (contents.path(spot).to_owned(), spot.at + 130)));
+    }
+    let (path, at) = &places[nth];
+    // In place: most of a journal is a hole, and shall stay one.
+    let file = fs::File::options().read(true).write(true).open(path).expect("there");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, *at).expect("readable");
+    file.write_all_at(&[byte[0] ^ 1], *at).expect("writable");
+}
+
+/// Goal: a byte flipped in mid-journal of the newest segment costs the block it is in: what stands behind it comes, and what is
+/// missing is counted to the item. The segment is kept aside when nobody needs it any more.
+#[test]
+fn what_stands_behind_a_flipped_byte_comes_and_the_hole_is_counted() {
+    let (dir, clock) = (scratch(), Clock::system());
+    {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 8, 0);
+    }
+    flip_block(dir.path(), 3);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    fill(&store, lane, &clock, 1, 8);
+    let got = drain_all(&store, owner, lane);
+    let expected: Vec<u64> = (0..180).filter(|n| !(60..80).contains(n)).collect();
+    assert_eq!(got, expected, "all but the block that was hit, in order");
+    let book = store.books().remove(0);
+    assert_eq!((book.accepted, book.delivered, corrupt(&book), book.waiting), (180, 160, 20, 0), "{book:?}");
+    upkeep(&store);
+    assert_eq!(quarantined(dir.path()), 1, "it is kept for whoever wants to know");
+    drop(store);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    assert_eq!((store.books().remove(0), drain_all(&store, owner, lane)), (book, vec![]), "and it stays so");
+}
+
+/// Goal: at the very end of the newest segment what is missing is counted as far as a header proves it, and its place is not
+/// given to another block. A commit that a crash tore is none of that.
+#[test]
+fn a_damaged_end_is_counted_and_a_torn_one_is_not() {
+    for (torn, expected) in [(false, (80, 20)), (true, (60, 0))] {
+        let (dir, clock) = (scratch(), Clock::system());
+        {
+            let (store, lane, _) = begin(dir.path(), &clock);
+            fill(&store, lane, &clock, 4, 0);
+        }
+        let path = journal(dir.path());
+        if torn {
+            let mut bytes = fs::read(&path).expect("readable");
+            let end = bytes.iter().rposition(|byte| *byte != 0).expect("written");
+            bytes[end - 40..].fill(0);
+            fs::write(&path, bytes).expect("writable");
+        } else {
+            flip_block(dir.path(), 3);
+        }
+        let (store, lane, owner) = begin(dir.path(), &clock);
+        let book = store.books().remove(0);
+        assert_eq!(book.accepted, expected.0, "torn {torn}: {book:?}");
+        fill(&store, lane, &clock, 1, 8);
+        let got = drain_all(&store, owner, lane);
+        assert_eq!(got, (0..60).chain(160..180).collect::<Vec<u64>>(), "torn {torn}");
+        let book = store.books().remove(0);
+        assert_eq!((book.accepted, corrupt(&book), book.sum()), (expected.0 + 20, expected.1, book.accepted));
+    }
+}
+
+/// Goal: names over which fjall panics, ends the process, deletes or waits without end cost nothing: it is not asked.
+#[test]
+fn what_stands_where_it_must_not_costs_nothing() {
+    type Put = fn(&Path);
+    fn pipe(path: &Path) {
+        let _ = fs::remove_file(path);
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+    }
+    let cases: [(&str, Put); 15] = [
+        ("a keyspace without a number", |s| fs::create_dir(s.join("keyspaces/x")).expect("space")),
+        ("a journal without a number", |s| fs::write(s.join("x.jnl"), "x").expect("space")),
+        ("a journal that is a directory", |s| fs::create_dir(s.join("9.jnl")).expect("space")),
+        ("a journal that is a pipe", |s| pipe(&s.join("9.jnl"))),
+        ("a table that is a directory", |s| fs::create_dir(s.join("keyspaces/1/tables/77")).expect("space")),
+        ("a table without a number", |s| fs::write(s.join("keyspaces/1/tables/x"), "x").expect("space")),
+        ("an empty list", |s| fs::write(s.join("keyspaces/0/current"), "").expect("space")),
+        ("a short list", |s| fs::write(s.join("keyspaces/1/current"), [0; 5]).expect("space")),
+        ("no list", |s| fs::remove_file(s.join("keyspaces/1/current")).expect("there")),
+        ("no marker", |s| fs::remove_file(s.join("version")).expect("there")),
+        ("a lock that is a pipe", |s| pipe(&s.join("lock"))),
+        ("a summary that is a pipe", |s| pipe(&s.join("summary"))),
+        ("an attempt that is a directory", |s| fs::create_dir(s.join("attempt")).expect("space")),
+        ("an attempt that is a pipe", |s| pipe(&s.join("attempt"))),
+        ("many deaths", |s| fs::write(s.join("attempt"), [b'.'; 50]).expect("space")),
+    ];
+    for (what, put) in cases {
+        let (dir, clock) = (scratch(), Clock::system());
+        {
+            let (store, lane, _) = begin(dir.path(), &clock);
+            fill(&store, lane, &clock, 12, 0);
+            upkeep(&store);
+        }
+        for segment in segments(dir.path()) {
+            put(&segment);
+        }
+        let (store, lane, owner) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 1, 12);
+        assert_eq!(drain_all(&store, owner, lane), (0..260).collect::<Vec<u64>>(), "{what}");
+        upkeep(&store);
+        let book = store.books().remove(0);
+        assert_eq!((book.delivered, corrupt(&book)), (260, 0), "{what}: {book:?}");
+    }
+}
+
+/// Goal: a read error of the newest journal that passes changes nothing: the book is the newest one, and nothing is set aside.
+#[test]
+fn a_read_error_at_the_start_that_passes_changes_nothing() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let book = {
+        let (store, lane, owner) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 30, 0);
+        let lease = store.lease(owner, lane, CUT).expect("readable").expect("it waits");
+        store.handled(owner, lane, lease.window);
+        store.books().remove(0)
+    };
+    let written = |path: &PathBuf| fs::read(path).is_ok_and(|bytes| bytes.iter().any(|byte| *byte != 0));
+    let newest = segments(dir.path()).into_iter().rev().map(|s| s.join("0.jnl")).find(written).expect("there");
+    fault::arm(&newest, 0..1 << 20, 9);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    assert_eq!(store.books().remove(0), book);
+    assert_eq!(drain_all(&store, owner, lane).len(), 600);
+    assert_eq!(quarantined(dir.path()), 0);
+}
+
+/// Goal: a disk that does not answer a read is asked again, and what it has is not given up, until patience ends: then what it
+/// does not give is counted as lost, and the rest comes.
+/// Method: a page of a sealed segment's table cannot be read; the clock stands still until it is moved.
+#[test]
+fn a_read_error_is_trouble_first_and_damage_later() {
+    let clock = Clock::by_hand(Stamp { wall_ns: 1_795_412_561_000_000_000, mono_ms: 1_000 });
+    for recovers in [true, false] {
+        let dir = scratch();
+        {
+            let (store, lane, _) = begin(dir.path(), &clock);
+            fill(&store, lane, &clock, 40, 0);
+            upkeep(&store);
+        }
+        let table = segments(dir.path())[0].join("keyspaces/1/tables/0");
+        assert!(table.exists(), "it is sealed");
+        let (store, lane, owner) = begin(dir.path(), &clock);
+        fault::arm(&table, 2_000..2_001, u64::MAX);
+        for _ in 0..3 {
+            let refused = store.lease(owner, lane, CUT);
+            assert!(matches!(refused, Err(LeaseError::Unavailable(_))), "recovers {recovers}: {refused:?}");
+        }
+        let book = store.books().remove(0);
+        assert_eq!((corrupt(&book), book.waiting, quarantined(dir.path())), (0, 800, 0), "nothing is given up");
+        if recovers {
+            fault::arm(&table, 0..0, 0);
+            assert_eq!(drain_all(&store, owner, lane), (0..800).collect::<Vec<u64>>());
+            continue;
+        }
+        clock.advance(Duration::from_secs(61));
+        let got = drain_all(&store, owner, lane);
+        let book = store.books().remove(0);
+        assert!(
+            got.len() >= 600 && got.len() < 800,
+            "all but what stands with it in a block of the table: {}",
+            got.len()
+        );
+        assert_eq!((corrupt(&book), book.sum()), (800 - got.len() as u64, 800), "{book:?}");
+    }
+}
+
+/// What fjall reads by itself is asked again too.
+#[test]
+fn a_read_error_of_an_open_segment_is_trouble_first() {
+    let clock = Clock::by_hand(Stamp { wall_ns: 1_795_412_561_000_000_000, mono_ms: 1_000 });
+    let dir = scratch();
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    fill(&store, lane, &clock, 40, 0);
+    upkeep(&store);
+    fault::arm(&segments(dir.path())[0], 0..1, 4);
+    let mut refused = 0;
+    while let Err(error) =
+        store.lease(owner, lane, CUT).map(|lease| lease.map(|l| store.give_back(owner, lane, l.window)))
+    {
+        assert!(matches!(error, LeaseError::Unavailable(_)), "{error:?}");
+        refused += 1;
+        assert!(refused < 10, "it comes round");
+    }
+    assert!(refused > 0);
+    assert_eq!(drain_all(&store, owner, lane), (0..800).collect::<Vec<u64>>());
+}
+
+/// Goal: damaged segments that are kept take no place that data needs: they count as used, and are the first to go.
+#[test]
+fn what_is_kept_aside_is_counted_and_gives_way_first() {
+    for when_full in [WhenFull::DropOldest, WhenFull::Refuse] {
+        let (dir, clock) = (scratch(), Clock::system());
+        {
+            let (store, lane, _) = begin(dir.path(), &clock);
+            fill(&store, lane, &clock, 6, 0);
+        }
+        flip_block(dir.path(), 2);
+        let (store, lane, owner) = begin(dir.path(), &clock);
+        drain_all(&store, owner, lane);
+        fill(&store, lane, &clock, 3, 6);
+        upkeep(&store);
+        let with = store.usage().bytes;
+        assert_eq!(quarantined(dir.path()), 1);
+        drop(store);
+        let store = open(dir.path(), &clock);
+        assert!(store.usage().bytes >= with, "it counts after a start too");
+        let limits = settings(dir.path()).limits();
+        // What is set by for a full disk goes before it.
+        let reserve = allocated(&dir.path().join("spool/reserve"));
+        let max = Bytes(store.usage().bytes.0 - reserve - 1);
+        store.limit(crate::spool::disk::Limits { max, when_full, ..limits });
+        upkeep(&store);
+        assert_eq!(quarantined(dir.path()), 0, "{when_full:?}");
+        assert_eq!(store.books()[0].waiting, 60, "{when_full:?}: nothing that waits had to go");
+    }
+}
+
+/// Goal: a copy whose original went long ago is all there is, also when it was damaged since.
+#[test]
+fn a_damaged_copy_without_an_original_is_read_as_far_as_it_goes() {
+    let (dir, clock) = (scratch(), Clock::system());
+    {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 4, 0);
+    }
+    // A copy is a segment with one batch.
+    let from = segments(dir.path()).remove(0);
+    let survey = Survey::of(&dir.path().join("spool")).expect("there");
+    let found = survey.filled().next().expect("one");
+    let contents = survey.contents(found, &|_| {}).expect("readable");
+    let mut records = contents.control.clone();
+    for (key, spot) in &contents.blocks {
+        let key = crate::spool::ledger::block_key(Lane(key.0), key.1).to_vec();
+        records.push((key, contents.value(spot).expect("readable")));
+    }
+    let copy = dir.path().join(format!("spool/{}.1", found.name));
+    crate::spool::segment::Segment::create(&copy).expect("space").append(records, true).expect("space");
+    fs::remove_dir_all(from).expect("ours");
+    flip_block(dir.path(), 1);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    let got = drain_all(&store, owner, lane);
+    assert_eq!(got, (0..80).filter(|n| !(20..40).contains(n)).collect::<Vec<u64>>());
+    assert_eq!(corrupt(&store.books()[0]), 20);
+}
+
+/// Goal: a block and bytes inside a block that look like one are told apart as far as that is possible: nobody makes the books
+/// believe that millions are missing.
+#[test]
+fn a_header_in_a_damaged_place_is_believed_as_far_as_it_is_likely() {
+    let (dir, clock) = (scratch(), Clock::system());
+    {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 3, 0);
+        let forged = block(lane, &[1, 2, 3], 9, &clock).number(5, 1 << 40, clock.boot_id(), false).1;
+        let mut carrier = block(lane, &[7; 20], 4, &clock);
+        carrier.framed.extend_from_slice(&forged);
+        store.commit(vec![carrier]).expect("space");
+    }
+    flip_block(dir.path(), 3);
+    let store = Spool::on_disk(settings(dir.path()), clock.clone(), Dice::seeded(1)).expect("it starts");
+    assert_eq!(store.books()[0].accepted, 80);
+}
