@@ -147,12 +147,12 @@ impl Compression {
         s.choice("compression", Compression::Gzip, &known)
     }
 
-    /// The levels there are.
-    fn levels(self) -> std::ops::RangeInclusive<i32> {
+    /// The highest level there is, from 1; none: it has no levels.
+    fn highest_level(self) -> Option<i32> {
         match self {
-            Compression::Gzip | Compression::Zlib | Compression::Deflate => 1..=9,
-            Compression::Zstd => 1..=ZSTD_LEVEL_MAX,
-            Compression::None | Compression::Snappy => 1..=0,
+            Compression::Gzip | Compression::Zlib | Compression::Deflate => Some(9),
+            Compression::Zstd => Some(ZSTD_LEVEL_MAX),
+            Compression::None | Compression::Snappy => None,
         }
     }
 }
@@ -352,10 +352,10 @@ impl OtlpHttpConfig {
 fn compression_level(s: &Section<'_>, compression: Compression) -> Option<i32> {
     s.section("compression_params", |s| {
         let level = Some(s.number("level", 0, -1..=i32::MAX)).filter(|level| *level > 0)?;
-        let levels = compression.levels();
-        s.unless(levels.contains(&level), "level", || match levels.is_empty() {
-            true => format!("{level} has no meaning: this compression has no levels"),
-            false => format!("{level} is not one of {} to {}", levels.start(), levels.end()),
+        let highest = compression.highest_level();
+        s.unless(highest.is_some_and(|highest| level <= highest), "level", || match highest {
+            None => format!("{level} has no meaning: this compression has no levels"),
+            Some(highest) => format!("{level} is not one of 1 to {highest}"),
         });
         Some(level)
     })
