@@ -119,6 +119,12 @@ impl OtlpGrpcConfig {
         self.https || !self.tls.insecure || self.tls.common.ca.is_some()
     }
 
+    /// Whether it is on another machine.
+    fn is_away(&self) -> bool {
+        let Some(Place::Net { host, .. }) = &self.endpoint else { return false };
+        host != "localhost" && !host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
     /// Reads `exporters.otlp`.
     #[must_use]
     pub fn read(s: &Section<'_>) -> OtlpGrpcConfig {
@@ -182,6 +188,11 @@ impl OtlpGrpcConfig {
         });
         s.warn_unless(self.proxy_url.is_none() || self.encrypted(), "proxy_url", || {
             "has no effect: a proxy makes a tunnel for TLS only".to_owned()
+        });
+        let set = |names: [&str; 2]| names.iter().any(|name| s.reading().host.var(name).is_some_and(|v| !v.is_empty()));
+        let proxied = set(["HTTPS_PROXY", "https_proxy"]) && !set(["NO_PROXY", "no_proxy"]);
+        s.warn_unless(!proxied || self.encrypted() || !self.is_away(), "endpoint", || {
+            "is spoken to directly: HTTPS_PROXY makes a tunnel for TLS only (otelcol would take it)".to_owned()
         });
         s.warn_unless(self.auth.is_none() || self.encrypted(), "auth", || {
             "sends credentials without TLS, for everybody on the way to read".to_owned()
@@ -332,6 +343,24 @@ mod tests {
             let (config, said) = try_out(yaml, &[], OtlpGrpcConfig::read);
             assert_eq!(config.encrypted(), encrypted, "{yaml}");
             assert!(said.contains(told) && said.is_empty() == told.is_empty(), "{yaml}: {said}");
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_proxy_that_is_not_taken_is_told() {
+        let (proxy, spared) = (("HTTPS_PROXY", "http://p:1"), ("no_proxy", "c"));
+        for (endpoint, insecure, vars, told) in [
+            ("c:1",         true,  &[proxy][..],      true),
+            ("c:1",         true,  &[proxy, spared],  false),
+            ("c:1",         true,  &[],               false),
+            ("c:1",         false, &[proxy],          false),
+            ("localhost:1", true,  &[proxy],          false),
+            ("127.0.0.1:1", true,  &[proxy],          false),
+        ] {
+            let yaml = format!("{{endpoint: '{endpoint}', tls: {{insecure: {insecure}}}}}");
+            let (_, said) = try_out(&yaml, vars, OtlpGrpcConfig::read);
+            assert_eq!(said.contains("is spoken to directly: HTTPS_PROXY"), told, "{endpoint} {insecure} {vars:?}: {said}");
         }
     }
 
