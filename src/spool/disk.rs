@@ -247,6 +247,8 @@ struct Entry {
     since: Stamp,
     /// More of it would have to be copied than shedding is worth, as was seen when it was tried.
     unfit: bool,
+    /// So many blocks of it were needed when they were found to be too much for a copy.
+    heavy: Option<u64>,
     /// Every byte of it was read in this life, and was what it should be.
     proved: bool,
     /// It is damaged: it is read as a wreck, and kept for whoever wants to know why.
@@ -257,7 +259,18 @@ struct Entry {
 
 impl Entry {
     fn new(state: State, spans: Option<Spans>, bytes: u64, door: Door, since: Stamp) -> Entry {
-        Entry { state, spans, bytes, door, since, unfit: false, proved: false, damaged: false, trouble: None }
+        Entry {
+            state,
+            spans,
+            bytes,
+            door,
+            since,
+            unfit: false,
+            heavy: None,
+            proved: false,
+            damaged: false,
+            trouble: None,
+        }
     }
 
     /// Nothing was ever written to it.
