@@ -39,6 +39,9 @@ const COPY_AT_MOST: u64 = 4;
 /// Blocks by their keys.
 pub(super) type Live = BTreeMap<Vec<u8>, bytes::Bytes>;
 
+/// A segment, its lanes of which something is needed, and how it looks.
+type Weighed = (No, Vec<(Lane, Span)>, Candidate);
+
 /// A segment, as far as copying minds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Candidate {
@@ -113,7 +116,7 @@ impl Disk {
             candidate.fit &= heavy != Some(candidate.needed);
             (no, lanes, candidate)
         };
-        let row: Vec<(No, Vec<(Lane, Span)>, Candidate)> = row.into_iter().map(weigh).collect();
+        let row: Vec<Weighed> = row.into_iter().map(weigh).collect();
         let live: u64 = row.iter().map(|(_, _, c)| if c.fit { c.live } else { c.bytes }).sum();
         let is_rebound =
             on_rebound.is_some_and(|(needed, trigger)| self.used.load(Relaxed) > needed.0 && live < trigger.0);
@@ -128,12 +131,7 @@ impl Disk {
         self.copy(&row[range], most, books)
     }
 
-    fn copy(
-        &self,
-        segments: &[(No, Vec<(Lane, Span)>, Candidate)],
-        most: u64,
-        books: &dyn Bookkeeper,
-    ) -> Result<bool, ShelfError> {
+    fn copy(&self, segments: &[Weighed], most: u64, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         let (mut gone, mut live, mut bytes, mut size) = (Vec::new(), Live::new(), 0, 0);
         for (no, lanes, candidate) in segments {
             // The estimate may have been too low; a copy twice as large is no harm, and then it is enough.

@@ -313,3 +313,41 @@ fn a_header_in_a_damaged_place_is_believed_as_far_as_it_is_likely() {
     let store = Spool::on_disk(settings(dir.path()), clock.clone(), Dice::seeded(1)).expect("it starts");
     assert_eq!(store.books()[0].accepted, 80);
 }
+
+/// Goal: a damaged segment that cannot be kept aside gives its space back all the same.
+#[test]
+fn a_wreck_that_cannot_be_kept_gives_its_space_back() {
+    let (dir, clock) = (scratch(), Clock::system());
+    {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 6, 0);
+    }
+    flip_block(dir.path(), 2);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    let damaged = segments(dir.path()).remove(0);
+    drain_all(&store, owner, lane);
+    fill(&store, lane, &clock, 3, 6);
+    fs::remove_dir_all(dir.path().join("spool/quarantine")).ok();
+    fs::write(dir.path().join("spool/quarantine"), b"no directory").expect("space");
+    (0..50).for_each(|_| drop(store.upkeep())); // it says that it cannot trim what is no directory
+    assert!(!damaged.exists(), "{:?}", segments(dir.path()));
+}
+
+/// Goal: nothing gives way for free space while what was removed has still to be taken out of the bin.
+#[test]
+fn what_lies_in_the_bin_goes_before_data_does() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let (store, lane, _) = begin(dir.path(), &clock);
+    fill(&store, lane, &clock, 60, 0);
+    for n in 0..3 {
+        fs::create_dir(dir.path().join(format!("spool/trash-{n}"))).expect("space");
+    }
+    let limits = settings(dir.path()).limits();
+    store.limit(crate::spool::disk::Limits { min_free: Bytes(1 << 62), ..limits });
+    let in_bin = || (0..3).filter(|n| dir.path().join(format!("spool/trash-{n}")).exists()).count();
+    while in_bin() > 0 {
+        store.upkeep().expect("the disk is well");
+        let lost: u64 = store.books()[0].lost.iter().sum();
+        assert!(in_bin() == 0 || lost == 0, "{lost} lost with {} in the bin", in_bin());
+    }
+}
