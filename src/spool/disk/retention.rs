@@ -68,6 +68,8 @@ pub(super) struct Retention {
     shedding: Mutex<Option<No>>,
     /// The reserve is in use.
     lent: AtomicBool,
+    /// Something was not taken in since what is kept aside was last asked to make room.
+    crowded: AtomicBool,
     /// The filesystem gives none.
     no_reserve: AtomicBool,
 }
@@ -182,7 +184,9 @@ impl Disk {
         }
         let more = segment + blocks + unsealed * SEAL_ADDS;
         let fits = self.used.load(Relaxed) + more <= limits.max.0 && free >= limits.min_free.0.saturating_add(more);
-        has_bytes && (fits || limits.when_full == WhenFull::DropOldest)
+        let taken = has_bytes && (fits || limits.when_full == WhenFull::DropOldest);
+        self.retention.crowded.fetch_or(!taken, Relaxed);
+        taken
     }
 
     /// What is older than `max_age` gives way, lane by lane from its oldest block on. What only lies behind something younger
@@ -252,7 +256,7 @@ impl Disk {
 
     /// At the limit: the signals of `shed` give way, or else the oldest.
     pub(super) fn evict_one(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        if self.is_over() && self.yield_aside() {
+        if (self.retention.crowded.swap(false, Relaxed) || self.is_over()) && self.yield_aside() {
             return Ok(true); // what nobody sends any more goes first
         }
         if self.limits.get().when_full != WhenFull::DropOldest {

@@ -351,3 +351,30 @@ fn what_lies_in_the_bin_goes_before_data_does() {
         assert!(in_bin() == 0 || lost == 0, "{lost} lost with {} in the bin", in_bin());
     }
 }
+
+/// Goal: what nobody sends any more does not keep clients from being served, also where nothing else gives way.
+#[test]
+fn what_is_kept_aside_goes_before_a_client_is_sent_away_for_long() {
+    let (dir, clock) = (scratch(), Clock::system());
+    {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 6, 0);
+    }
+    flip_block(dir.path(), 2);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    drain_all(&store, owner, lane);
+    fill(&store, lane, &clock, 3, 6);
+    upkeep(&store);
+    assert_eq!(quarantined(dir.path()), 1);
+    let limits = settings(dir.path()).limits();
+    let tight = |max: u64| {
+        store.limit(crate::spool::disk::Limits { max: Bytes(max), when_full: WhenFull::Refuse, ..limits });
+    };
+    tight(5 << 20); // so small that nothing is set by for a full disk
+    upkeep(&store);
+    tight(store.usage().bytes.0 + 1);
+    let one = || store.commit(vec![block(lane, &[900], 900_001, &clock)]);
+    assert!(one().is_err(), "there is no room");
+    upkeep(&store);
+    assert_eq!((quarantined(dir.path()), one().is_ok()), (0, true));
+}
