@@ -69,7 +69,9 @@ fn plan(row: &[Candidate], small: u64, most: u64, eager: bool) -> Option<Range<u
     let mut from = 0;
     while from < row.len() {
         let (mut to, mut sum) = (from, 0);
-        while let Some(next) = row.get(to).filter(|next| joins(next) && sum + next.live <= most) {
+        // One that is mostly consumed is worth its copy however large it is.
+        let fits = |next: &Candidate, sum: u64| sum + next.live <= most || (sum == 0 && next.is_consumed(part));
+        while let Some(next) = row.get(to).filter(|next| joins(next) && fits(next, sum)) {
             sum += next.live;
             to += 1;
         }
@@ -135,7 +137,8 @@ impl Disk {
         let (mut gone, mut live, mut bytes, mut size) = (Vec::new(), Live::new(), 0, 0);
         for (no, lanes, candidate) in segments {
             // The estimate may have been too low; a copy twice as large is no harm, and then it is enough.
-            let Some(more) = self.live_of(*no, lanes, (most * 2).saturating_sub(size), books)? else {
+            let most = (most * 2).max(candidate.bytes / 2);
+            let Some(more) = self.live_of(*no, lanes, most.saturating_sub(size), books)? else {
                 if let Some(entry) = lock(&self.row).get_mut(no) {
                     entry.heavy = Some(candidate.needed); // not again before something of it is consumed
                 }
@@ -242,7 +245,9 @@ mod tests {
             (vec![full, full],                              None,       None),
             (vec![full, most, full],                        Some(1..2), Some(1..2)),
             (vec![most, most],                              Some(0..1), Some(0..2)),
-            (vec![half, full],                              None,       None), // half of 2 MiB is more than a copy holds
+            (vec![half, full],                              None,       Some(0..1)),
+            (vec![half, half],                              None,       Some(0..1)), // together they are more than a copy holds
+            (vec![of(9_000, 100, 20), full],                Some(0..1), Some(0..1)),
             (vec![small, small, small],                     None,       Some(0..3)),
             (vec![full, small, small, small, small, full],  Some(1..5), Some(1..5)),
             (vec![small, small, full, small, small],        None,       Some(0..2)),
