@@ -201,6 +201,11 @@ service:
         allocated(&self.spool())
     }
 
+    /// The same without what is set by for a full disk (`reserve`), which is there whether anything waits or not.
+    pub(crate) fn left(&self) -> u64 {
+        self.allocated().saturating_sub(allocated(&self.spool().join("reserve")))
+    }
+
     pub(crate) fn forget_spool(&self) -> io::Result<()> {
         match fs::remove_dir_all(self.spool()) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
