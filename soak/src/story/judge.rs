@@ -85,7 +85,8 @@ pub(crate) fn judge(chapter: &Chapter, outcome: &Outcome, limits: &Limits) -> Re
     if outcome.missing > told {
         return broken("P2", format!("{} acknowledged items are missing, the books tell of {told}", outcome.missing));
     }
-    if told > 0 && chapter.fault != Fault::Corruption {
+    // On a full disk the oldest gives way, by `when_full: drop_oldest`.
+    if told > 0 && !matches!(chapter.fault, Fault::Corruption | Fault::DiskFull) {
         return broken("P1", format!("{told} items were lost or set aside by what must cost none"));
     }
     if outcome.invented > 0 {
