@@ -313,3 +313,88 @@ fn a_header_in_a_damaged_place_is_believed_as_far_as_it_is_likely() {
     let store = Spool::on_disk(settings(dir.path()), clock.clone(), Dice::seeded(1)).expect("it starts");
     assert_eq!(store.books()[0].accepted, 80);
 }
+
+#[test]
+fn review_a_disk_that_comes_back_after_the_start() {
+    let (dir, clock) = (scratch(), Clock::system());
+    {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 30, 0);
+    }
+    let written = |path: &PathBuf| fs::read(path).is_ok_and(|bytes| bytes.iter().any(|byte| *byte != 0));
+    let newest = segments(dir.path()).into_iter().rev().map(|s| s.join("0.jnl")).find(written).expect("there");
+    eprintln!("segments {:?} newest {newest:?}", segments(dir.path()).len());
+    fault::arm(&newest, 0..1 << 20, u64::MAX);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    eprintln!("at start {:?}", store.books()[0]);
+    fault::arm(&newest, 0..0, 0); // the card is back
+    fill(&store, lane, &clock, 30, 30);
+    eprintln!("after fill {:?}", store.books()[0]);
+    let got = drain_all(&store, owner, lane);
+    let book = store.books().remove(0);
+    let newer = got.iter().filter(|n| **n >= 600).count();
+    let older = got.len() - newer;
+    eprintln!("RESULT older {older} of 600, newer {newer} of 600; {book:?}");
+    assert_eq!(newer as u64 + corrupt(&book), 600 + corrupt(&book), "what this life acknowledged came");
+}
+
+#[test]
+fn review_a_disk_that_comes_back_after_the_start_and_the_oldest_gives_way() {
+    let (dir, clock) = (scratch(), Clock::system());
+    {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 30, 0);
+    }
+    let written = |path: &PathBuf| fs::read(path).is_ok_and(|bytes| bytes.iter().any(|byte| *byte != 0));
+    let newest = segments(dir.path()).into_iter().rev().map(|s| s.join("0.jnl")).find(written).expect("there");
+    fault::arm(&newest, 0..1 << 20, u64::MAX);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    fault::arm(&newest, 0..0, 0);
+    fill(&store, lane, &clock, 1, 30);
+    let mut limits = settings(dir.path()).limits();
+    limits.max = Bytes(1);
+    store.limit(limits);
+    for _ in 0..200 { let _ = store.upkeep(); }
+    limits.max = Bytes::mib(512);
+    store.limit(limits);
+    fill(&store, lane, &clock, 5, 31);
+    let book = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.books()));
+    eprintln!("RESULT2 {book:?}");
+    let got = drain_all(&store, owner, lane);
+    eprintln!("RESULT2 got {got:?}");
+    assert!(book.is_ok());
+}
+
+#[test]
+fn review_a_consumed_wreck_that_cannot_be_set_aside() {
+    let (dir, clock) = (scratch(), Clock::system());
+    {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 30, 0);
+    }
+    flip_block(dir.path(), 3);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    fs::write(dir.path().join("spool/quarantine"), "as ENOSPC would").expect("space");
+    drain_all(&store, owner, lane);
+    for _ in 0..50 { let _ = store.upkeep(); }
+    let left = segments(dir.path());
+    eprintln!("RESULT3 used {} on disk {} segments {left:?} row {}", store.usage().bytes.0, left.iter().map(|p| allocated(p)).sum::<u64>(), store.usage().segments);
+    assert!((left.len() as u64) <= store.usage().segments, "{left:?}");
+}
+
+#[test]
+fn review_what_lies_in_the_bin_is_not_waited_for() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let (store, lane, _owner) = begin(dir.path(), &clock);
+    fill(&store, lane, &clock, 60, 0);
+    for n in 0..3 { fs::create_dir(dir.path().join(format!("spool/trash-{n}"))).expect("space"); }
+    let mut limits = settings(dir.path()).limits();
+    limits.max = Bytes(store.usage().bytes.0 + (64 << 10));
+    limits.min_free = Bytes(1 << 62);
+    store.limit(limits);
+    let more = store.upkeep();
+    let trash = fs::read_dir(dir.path().join("spool")).expect("there").filter(|e| e.as_ref().is_ok_and(|e| e.file_name().to_string_lossy().starts_with("trash-") && e.file_name().len() < 10)).count();
+    let book = store.books().remove(0);
+    eprintln!("RESULT4 {more:?} old trash left {trash}, {book:?}");
+    assert!(trash == 0 || book.lost.iter().all(|n| *n == 0));
+}
