@@ -139,6 +139,12 @@ impl Disk {
             || free(&self.settings.directory).is_some_and(|free| free < limits.min_free.0)
     }
 
+    /// Whether a segment of so many bytes can be sealed now: its table is written beside its journal. One that found no space for it would
+    /// keep what it wrote until then, and be broken.
+    pub(super) fn may_seal(&self, bytes: u64) -> bool {
+        free(&self.settings.directory).is_none_or(|free| free >= bytes + SEAL_ADDS)
+    }
+
     /// Whether a segment may be made ahead: not when it takes the place of data.
     pub(super) fn may_prepare(&self) -> bool {
         !self.is_over() && self.used.load(Relaxed) + self.empty.load(Relaxed) <= self.limits.get().max.0

@@ -148,15 +148,19 @@ impl Disk {
 
     /// A closed segment that will stay for a while: seal it. In the steady state a segment is consumed before.
     fn seal_one(&self) -> Result<bool, ShelfError> {
-        let (no, door, spans) = {
+        let (no, door, spans, bytes) = {
             let row = lock(&self.row);
             let mut closed = row.iter().filter(|(_, e)| e.state == State::Closed);
             let Some((no, e)) = closed.next() else { return Ok(false) };
             if closed.next().is_none() && self.clock.now().since(e.since) < SEAL_AFTER {
                 return Ok(false);
             }
-            (*no, e.door.clone(), e.spans.clone())
+            (*no, e.door.clone(), e.spans.clone(), e.bytes)
         };
+        if !self.may_seal(bytes) {
+            self.leave_unsealed();
+            return Ok(false);
+        }
         let _phase = during(Phase::Seal);
         let mut door = lock(&door);
         let segment = match door.take() {
@@ -191,6 +195,15 @@ impl Disk {
             entry.state = if sealed.is_ok() { State::Sealed } else { State::Broken };
         }
         sealed.map(|()| true).map_err(|e| ShelfError::Unavailable(format!("segment not sealed: {e}")))
+    }
+
+    /// What cannot be sealed yet is not kept in memory all the same, but for the one that is read; it is opened anew when its turn comes.
+    fn leave_unsealed(&self) {
+        let doors: Vec<_> = {
+            let row = lock(&self.row);
+            row.values().filter(|e| e.state == State::Closed).skip(1).map(|e| e.door.clone()).collect()
+        };
+        doors.iter().for_each(|door| *lock(door) = None);
     }
 
     /// Counts what is on the disk, now and then: between two looks it is what was appended. A sealed segment does not
