@@ -1,8 +1,8 @@
 //! A disk without a free byte, or without a free inode, under load, and the real binary: what happens to what was
-//! acknowledged, and whether it comes back by itself.
+//! acknowledged, and whether it comes back by itself. And one that the kernel has made read-only after an error.
 //!
-//! Each case runs in a mount namespace of its own on a small tmpfs; where the system gives none, it says SKIPPED and proves
-//! nothing.
+//! Each case runs in a mount namespace of its own on a small tmpfs, or on an ext4 in a file; where the system gives none, it
+//! says SKIPPED and proves nothing.
 
 #![allow(clippy::print_stdout)] // it says SKIPPED, and why
 
@@ -28,11 +28,16 @@ const INSIDE: &str = "TFO_TEST_TMPFS";
 
 /// Where this test's tmpfs is; `None`: it ran in a child, or cannot run here.
 fn tmpfs(test: &str, options: &str) -> Option<PathBuf> {
+    mounted(test, &format!("mount -t tmpfs -o {options} tfo-test \"$0\""))
+}
+
+/// The same after another command, which mounts something at `$0`.
+fn mounted(test: &str, command: &str) -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os(INSIDE) {
         return Some(dir.into());
     }
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let mount = format!("mount -t tmpfs -o {options} tfo-test \"$0\" || exit 77; exec \"$@\"");
+    let mount = format!("{{ {command}; }} || exit 77; exec \"$@\"");
     let binary = std::env::current_exe().expect("this binary");
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", &mount])
@@ -41,6 +46,7 @@ fn tmpfs(test: &str, options: &str) -> Option<PathBuf> {
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, dir.path())
         .status();
+    drop(std::fs::remove_file(dir.path().with_extension("img"))); // where there was one
     match status {
         Ok(status) if status.success() => {}
         Ok(status) if matches!(status.code(), Some(1 | 77)) => println!("SKIPPED: {test}: no mount namespace here"),
@@ -53,6 +59,7 @@ fn tmpfs(test: &str, options: &str) -> Option<PathBuf> {
 struct Rig {
     child: Child,
     dir: PathBuf,
+    disk: PathBuf,
     far_end: FarEnd,
     port: u16,
     metrics: u16,
@@ -69,22 +76,46 @@ exporters: {{otlphttp: {{endpoint: '{}', sending_queue: {{storage: file_storage}
 extensions: {{file_storage: {{directory: '{}', {storage}}}}}
 service:
   extensions: [file_storage]
-  telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
+  telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}, logs: {{output_paths: [stderr, '{}'], error_output_paths: ['{}']}}}}
   pipelines:
     logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
     traces: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
 ",
             far_end.endpoint(),
             dir.join("spool").display(),
+            dir.join("own.log").display(),
+            dir.join("own.log").display(),
         );
-        // Not on the small disk: the configuration and the log are not what is tried.
+        // Not on the small disk: the configuration and what the test reads of the log are not what is tried.
         let beside = std::env::temp_dir().join(format!("tfo-disk-full-{port}"));
         std::fs::create_dir_all(&beside).expect("a temporary directory");
-        let (config, log) = (beside.join("agent.yaml"), beside.join("agent.log"));
-        std::fs::write(&config, text).expect("space");
+        std::fs::write(beside.join("agent.yaml"), text).expect("space");
+        let child = Rig::run(&beside, dir);
+        Rig { child, dir: beside, disk: dir.to_owned(), far_end, port, metrics }
+    }
+
+    fn run(beside: &Path, disk: &Path) -> Child {
         let binary = Path::new(env!("CARGO_BIN_EXE_tfo-otel-agent"));
-        let child = Child::spawn(&mut child::agent(binary, &config, &log).expect("space")).expect("cargo built it");
-        Rig { child, dir: beside, far_end, port, metrics }
+        let (config, log) = (beside.join("agent.yaml"), beside.join("agent.log"));
+        let mut command = child::agent(binary, &config, &log).expect("space");
+        Child::spawn(command.env("TFO_LAST_GOOD", disk.join("last-good"))).expect("cargo built it")
+    }
+
+    /// SIGKILL, `meanwhile`, and the next life, which is ready when this returns.
+    async fn kill_and_begin(&mut self, meanwhile: impl FnOnce(&Path)) {
+        rustix::process::kill_process(self.child.pid(), rustix::process::Signal::KILL).expect("our child");
+        self.child.wait().expect("our child");
+        meanwhile(&self.disk);
+        let ready = self.log().matches("Everything is ready").count();
+        self.child = Rig::run(&self.dir, &self.disk);
+        let is_ready = || self.log().matches("Everything is ready").count() > ready;
+        assert!(until(PATIENCE, is_ready).await, "it always starts: {}", self.log());
+    }
+
+    /// Segments of the spool, empty ones included.
+    fn segments(&self) -> usize {
+        let names = std::fs::read_dir(self.disk.join("spool")).expect("there").flatten().map(|e| e.file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("seg-")).count()
     }
 
     fn log(&self) -> String {
@@ -253,6 +284,114 @@ async fn without_a_free_inode_nothing_is_lost_and_it_comes_back() {
         assert!(rig.is_alive(), "{}", rig.log());
     }
     std::fs::remove_dir_all(filler).expect("it is there");
+    let before = load.acknowledged();
+    assert!(until(PATIENCE, || load.acknowledged() > before + 20_000).await, "intake goes on: {}", rig.log());
+    load.stop();
+    rig.ends_well(&load).await;
+}
+
+/// Goal: an agent that is started on a full disk with a backlog on it delivers the backlog, gives its space back and takes data
+/// again, all of it while whoever filled the disk stays: deleting needs a place for the books that say so, and that is set aside.
+/// The agent's own log and its last good configuration lie on the same disk.
+async fn starts_on_a_full_disk(test: &str, options: &str, fill: fn(&Path) -> PathBuf) {
+    let Some(disk) = tmpfs(test, options) else { return };
+    let mut rig = Rig::start(&disk, "max_size_mib: 40, min_free_mib: 0, when_full: refuse");
+    assert!(until(PATIENCE, || rig.log().contains("Everything is ready")).await, "{}", rig.log());
+    let load = rig.load();
+    assert!(until(PATIENCE, || load.acknowledged() > 80_000).await, "{}", rig.log());
+    fill(&disk);
+    // What is left in half-written pages and in a segment made ahead is used up, too.
+    assert!(until(PATIENCE, || load.refused() > 20).await, "{}", rig.log());
+    for life in 1..=3 {
+        rig.kill_and_begin(|disk| drop(fill(disk))).await;
+        let refused = load.refused();
+        assert!(until(PATIENCE, || load.refused() > refused + 20).await, "life {life}: {}", rig.log());
+    }
+    let before = rig.segments();
+    rig.far_end.play(Script::new());
+    let taken = load.acknowledged();
+    let again = until(PATIENCE, || load.acknowledged() > taken + 20_000).await;
+    println!(
+        "{test}: {before} segments on the full disk, {} after, {} items taken",
+        rig.segments(),
+        load.acknowledged() - taken
+    );
+    assert!(again, "what is delivered makes room: {}", rig.log());
+    load.stop();
+    rig.ends_well(&load).await;
+}
+
+#[actix::test]
+async fn an_agent_starts_without_a_free_byte_and_drains_and_frees() {
+    let name = "an_agent_starts_without_a_free_byte_and_drains_and_frees";
+    starts_on_a_full_disk(name, "size=48m", fill_bytes).await;
+}
+
+#[actix::test]
+async fn an_agent_starts_without_a_free_inode_and_drains_and_frees() {
+    let name = "an_agent_starts_without_a_free_inode_and_drains_and_frees";
+    starts_on_a_full_disk(name, "size=64m,nr_inodes=500", fill_inodes).await;
+}
+
+/// With `drop_oldest` and not a byte kept free, the oldest gives way to what comes in, while whoever filled the disk stays.
+async fn gives_way_while_it_is_full(test: &str, options: &str, fill: fn(&Path) -> PathBuf, items: u64) {
+    let Some(disk) = tmpfs(test, options) else { return };
+    let mut rig = Rig::start(&disk, "max_size_mib: 40, min_free_mib: 0, when_full: drop_oldest");
+    assert!(until(PATIENCE, || rig.log().contains("Everything is ready")).await, "{}", rig.log());
+    let load = rig.load();
+    assert!(until(PATIENCE, || load.acknowledged() > 80_000).await, "{}", rig.log());
+    fill(&disk);
+    let before = load.acknowledged();
+    assert!(until(PATIENCE, || load.acknowledged() > before + items).await, "intake goes on: {}", rig.log());
+    let evicted = rig.metric("tfo_agent_items_lost{exporter=\"otlphttp\",pipeline=\"logs\",reason=\"evicted\"").await;
+    println!("{test}: {evicted} items evicted");
+    assert!(evicted > 0 && rig.is_alive());
+    load.stop();
+    rig.ends_well(&load).await;
+}
+
+#[actix::test]
+async fn without_a_free_byte_intake_goes_on_while_the_disk_stays_full() {
+    let name = "without_a_free_byte_intake_goes_on_while_the_disk_stays_full";
+    gives_way_while_it_is_full(name, "size=48m", fill_bytes, 40_000).await;
+}
+
+#[actix::test]
+async fn without_a_free_inode_intake_goes_on_while_the_disk_stays_full() {
+    let name = "without_a_free_inode_intake_goes_on_while_the_disk_stays_full";
+    // One segment may grow to four times its size before another one is needed.
+    gives_way_while_it_is_full(name, "size=64m,nr_inodes=500", fill_inodes, 140_000).await;
+}
+
+/// Goal: an error of the filesystem makes the disk read-only, for good, as an SD card does that wears out. Clients are asked to come
+/// back, the agent stays and says why; when somebody has mounted it anew, nothing that was acknowledged is missing.
+#[actix::test]
+async fn a_disk_that_the_kernel_made_read_only_keeps_what_was_acknowledged() {
+    let name = "a_disk_that_the_kernel_made_read_only_keeps_what_was_acknowledged";
+    let make = "truncate -s 96M \"$0.img\" && mkfs.ext4 -q -F \"$0.img\" && mount -o loop,errors=remount-ro \"$0.img\" \"$0\" && test -w /sys/fs/ext4";
+    let Some(disk) = mounted(name, make) else { return };
+    let mounts = std::fs::read_to_string("/proc/mounts").expect("Linux has it");
+    let line = mounts.lines().find(|l| l.contains(&*disk.to_string_lossy())).expect("it was mounted");
+    let device = line.split(' ').next().expect("a device").trim_start_matches("/dev/");
+    let trigger = PathBuf::from(format!("/sys/fs/ext4/{device}/trigger_fs_error"));
+
+    let mut rig = Rig::start(&disk, "max_size_mib: 40, min_free_mib: 2, when_full: refuse");
+    assert!(until(PATIENCE, || rig.log().contains("Everything is ready")).await, "{}", rig.log());
+    let load = rig.load();
+    assert!(until(PATIENCE, || load.acknowledged() > 40_000).await, "{}", rig.log());
+    std::fs::write(trigger, "a test").expect("root may");
+    let refused = load.refused();
+    assert!(until(PATIENCE, || load.refused() > refused + 20).await, "clients are asked to come back: {}", rig.log());
+    assert!(rig.log().contains("Data cannot be kept"), "{}", rig.log());
+    assert!(rig.metric("tfo_agent_degraded{component=\"file_storage\"").await == 1);
+    assert!(rig.is_alive());
+    rig.kill_and_begin(|disk| {
+        let image = disk.with_extension("img");
+        let again = "umount \"$1\" && { e2fsck -p \"$2\" >/dev/null; test $? -le 1; } && mount -o loop \"$2\" \"$1\"";
+        let status = Command::new("sh").args(["-c", again, "sh"]).arg(disk).arg(&image).status().expect("a shell");
+        assert!(status.success(), "mounted anew: {status}");
+    })
+    .await;
     let before = load.acknowledged();
     assert!(until(PATIENCE, || load.acknowledged() > before + 20_000).await, "intake goes on: {}", rig.log());
     load.stop();

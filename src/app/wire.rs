@@ -22,7 +22,7 @@ use crate::processors::memory_limiter::Limiter;
 use crate::processors::pipe::{Pipe, Step, StoreNo};
 use crate::processors::{edits, filter, probabilistic_sampler};
 use crate::receivers::intake::Outlet;
-use crate::spool::crew::{SpoolKeeper, SpoolReader, SpoolWriter};
+use crate::spool::crew::{SpoolKeeper, SpoolReader, SpoolWriter, Witness};
 use crate::spool::disk;
 use crate::supervise::{Handle, Line, Roster, Settings, Supervisor};
 use crate::telemetry::config::MetricsLevel;
@@ -288,14 +288,20 @@ pub(super) fn man_stores(
     let man = |stored: &Stored| {
         let spool = stored.spool.clone();
         let commits = super::numbers::commit_times(metrics, &stored.name);
+        let witness = Witness::new(health.clone(), &stored.name);
+        let told = witness.clone();
         let writer = supervisor.post(row(supervisor, &WRITER_), &stored.name, move || SpoolWriter {
             spool: spool.clone(),
             commits: commits.clone(),
+            witness: told.clone(),
         });
         let spool = stored.spool.clone();
         let reader = supervisor.post(row(supervisor, &READER), &stored.name, move || SpoolReader::new(spool.clone()));
         let spool = stored.spool.clone();
-        supervisor.post(row(supervisor, &KEEPER), &stored.name, move || SpoolKeeper(spool.clone()));
+        supervisor.post(row(supervisor, &KEEPER), &stored.name, move || SpoolKeeper {
+            spool: spool.clone(),
+            witness: witness.clone(),
+        });
         let (to, health, clock) = (writer.line(), health.clone(), clock.clone());
         let (name, interval) = (stored.name.clone(), stored.commit_interval.clone());
         let batcher = supervisor.post(row(supervisor, &BATCHER), &stored.name, move || {

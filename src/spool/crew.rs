@@ -7,15 +7,16 @@
 //!            (timer) ─▶  SpoolKeeper ┘     seals, deletes, copies, makes spare segments
 //! ```
 //!
-//! They hold no state of their own: a fall costs the answer of one message, and the spool knows what it did.
+//! They hold no state of their own but what they said last: a fall costs the answer of one message, and the spool knows what it did.
 
 use super::store::Spool;
 use super::{CommitError, Cut, Lane, Lease, LeaseError, Loss, NewBlock, Owner, Settlement, Store as _};
 use crate::supervise::{Drain, beat};
 use crate::supervised;
+use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Histogram;
 use actix::{Actor, AsyncContext as _, Context, Handler, Message, WrapFuture as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A pause between two rounds of housekeeping, so that a busy spool is looked after a few times a second.
@@ -24,6 +25,9 @@ const ROUND: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_millis(500);
 /// Housekeeping that waits for time to pass (sealing, the idle segment) is looked at this often.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// While nothing can be kept it is tried so often whether that has changed: health must not wait for the next client.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Keep these blocks safe.
 ///
@@ -73,6 +77,69 @@ pub struct LeaseNext {
     pub cut: Cut,
 }
 
+/// Says how a store's disk is, in health and in the log: when that changes, and again when the reason does.
+#[derive(Debug, Clone)]
+pub struct Witness {
+    health: Health,
+    store: Arc<str>,
+    said: Arc<Mutex<Said>>,
+}
+
+/// What was said last, of keeping data and of keeping house.
+#[derive(Debug, Default)]
+struct Said {
+    keeps: Option<String>,
+    house: Option<String>,
+}
+
+impl Witness {
+    /// `store` is the component in health; of housekeeping `spool-keeper/<store>` is.
+    #[must_use]
+    pub fn new(health: Health, store: &str) -> Witness {
+        Witness { health, store: store.into(), said: Arc::default() }
+    }
+
+    /// Whether data is kept now, and why not.
+    fn keeps(&self, trouble: Option<String>) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.keeps == trouble {
+            return;
+        }
+        match &trouble {
+            Some(why) => {
+                tracing::error!(storage = %self.store, %why, "Data cannot be kept. Clients are asked to come back.");
+                self.health
+                    .degraded(&self.store, &format!("data cannot be kept, clients are asked to come back: {why}"));
+            }
+            None => {
+                tracing::info!(storage = %self.store, "Data is kept again.");
+                self.health.recovered(&self.store);
+            }
+        }
+        said.keeps = trouble;
+    }
+
+    /// Whether the last round of housekeeping failed, and why.
+    fn house(&self, trouble: Option<String>) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.house == trouble {
+            return;
+        }
+        let post = format!("spool-keeper/{}", self.store);
+        match &trouble {
+            Some(why) => {
+                tracing::warn!(post, %why, "Spool housekeeping failed and is tried again.");
+                self.health.degraded(&post, &format!("housekeeping failed and is tried again: {why}"));
+            }
+            None => {
+                tracing::info!(post, "Spool housekeeping works again.");
+                self.health.recovered(&post);
+            }
+        }
+        said.house = trouble;
+    }
+}
+
 /// Writes. Vital: without it nothing can be acknowledged.
 #[derive(Debug)]
 pub struct SpoolWriter {
@@ -80,6 +147,8 @@ pub struct SpoolWriter {
     pub spool: Arc<Spool>,
     /// Told how long each commit took, fdatasync included, in seconds.
     pub commits: Histogram,
+    /// Told how each went.
+    pub witness: Witness,
 }
 
 impl Actor for SpoolWriter {
@@ -94,6 +163,7 @@ impl Handler<Commit> for SpoolWriter {
         let began = std::time::Instant::now();
         let outcome = self.spool.commit(blocks);
         self.commits.observe(began.elapsed().as_secs_f64());
+        self.witness.keeps(self.spool.trouble());
         outcome
     }
 }
@@ -161,20 +231,28 @@ impl Handler<LeaseNext> for SpoolReader {
 
 /// Keeps house.
 #[derive(Debug)]
-pub struct SpoolKeeper(pub Arc<Spool>);
+pub struct SpoolKeeper {
+    /// The spool.
+    pub spool: Arc<Spool>,
+    /// Told how each round went, and when data is kept again.
+    pub witness: Witness,
+}
 
 impl Actor for SpoolKeeper {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let spool = self.0.clone();
+        let (spool, witness) = (self.spool.clone(), self.witness.clone());
         let mut work = spool.work();
         let rounds = async move {
             loop {
-                let calm = !keep_house(&spool).await && !spool.usage().is_nearly_full();
+                let calm = !keep_house(&spool, &witness).await && !spool.usage().is_nearly_full();
+                spool.try_again();
+                witness.keeps(spool.trouble());
                 tokio::time::sleep(if calm { REST } else { ROUND }).await;
                 // Nothing to do until somebody commits or settles, or enough time has passed.
-                let _ = tokio::time::timeout(LOOK, work.changed()).await;
+                let look = if spool.trouble().is_some() { AGAIN } else { LOOK };
+                let _ = tokio::time::timeout(look, work.changed()).await;
             }
         };
         ctx.spawn(rounds.into_actor(self));
@@ -183,14 +261,17 @@ impl Actor for SpoolKeeper {
 supervised!(SpoolKeeper);
 
 /// Whether there was something to do.
-async fn keep_house(spool: &Spool) -> bool {
+async fn keep_house(spool: &Spool, witness: &Witness) -> bool {
     let mut did_something = false;
     loop {
         match spool.upkeep() {
             Ok(true) => did_something = true,
-            Ok(false) => return did_something,
+            Ok(false) => {
+                witness.house(None);
+                return did_something;
+            }
             Err(error) => {
-                tracing::warn!(error, "spool housekeeping failed and is tried again");
+                witness.house(Some(error));
                 return did_something;
             }
         }

@@ -17,6 +17,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `disk/home.rs` | whether the directory still is ours, and what to do when it is not |
 //! | `disk/start.rs` | taking over what an earlier life left |
 //! | `disk/look.rs` | reading the row: which segment, opening it, what is in it |
 //! | `disk/upkeep.rs` | housekeeping, one piece at a time |
@@ -27,12 +28,15 @@
 
 mod aside;
 mod compaction;
+mod home;
 mod look;
 mod repair;
 mod retention;
 mod start;
 mod upkeep;
 
+use self::home::make_directory;
+pub(crate) use self::home::{identity, is_still};
 use self::look::{Trust, first_readable, guarded_open};
 pub(crate) use self::repair::{Repaired, repair};
 use self::retention::Retention;
@@ -52,7 +56,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -247,6 +251,8 @@ struct Entry {
     since: Stamp,
     /// More of it would have to be copied than shedding is worth, as was seen when it was tried.
     unfit: bool,
+    /// So many blocks of it were needed when they were found to be too much for a copy.
+    heavy: Option<u64>,
     /// Every byte of it was read in this life, and was what it should be.
     proved: bool,
     /// It is damaged: it is read as a wreck, and kept for whoever wants to know why.
@@ -257,7 +263,18 @@ struct Entry {
 
 impl Entry {
     fn new(state: State, spans: Option<Spans>, bytes: u64, door: Door, since: Stamp) -> Entry {
-        Entry { state, spans, bytes, door, since, unfit: false, proved: false, damaged: false, trouble: None }
+        Entry {
+            state,
+            spans,
+            bytes,
+            door,
+            since,
+            unfit: false,
+            heavy: None,
+            proved: false,
+            damaged: false,
+            trouble: None,
+        }
     }
 
     /// Nothing was ever written to it.
@@ -273,6 +290,8 @@ struct Active {
     full_at: u64,
     /// When the last block was appended.
     last_block: Stamp,
+    /// It is full and written all the same, which was said.
+    overfull: bool,
 }
 
 /// Segments of one number that may lie in the bin at a time.
@@ -309,7 +328,11 @@ pub(crate) struct Disk {
     /// What was found at the start is copied where the least is won.
     eager: AtomicBool,
     /// Held while we live; the kernel releases it with us.
-    _lock: File,
+    lock: Mutex<File>,
+    /// Segments nobody needs that could not be moved into the bin yet.
+    unbinned: Mutex<Vec<(No, Door)>>,
+    /// A block found no space, whatever the limits say, and nothing gave way for it yet.
+    choked: AtomicBool,
 }
 
 impl Disk {
@@ -320,14 +343,8 @@ impl Disk {
     pub(crate) fn open(settings: DiskSettings, clock: Clock) -> Result<(Disk, Recovered), StartError> {
         let dir = settings.directory.clone();
         let bad = |source| StartError::Directory { path: dir.clone(), source };
-        let first_new = dir.ancestors().take_while(|d| !d.exists()).last().map(Path::to_owned);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(bad)?;
-        if let Some(first_new) = first_new {
-            // The entries that lead here must survive a power cut too.
-            let made = dir.ancestors().take_while(|d| d.starts_with(&first_new)).filter_map(Path::parent);
-            made.for_each(|parent| drop(segment::sync_dir(parent))); // some filesystems refuse; nothing more can be done
-        }
-        let lock = take_lock(&dir)?;
+        make_directory(&dir).map_err(bad)?;
+        let held = take_lock(&dir)?;
         let mut row = list(&dir).map_err(bad)?;
         let recovered = read_book(&dir, &mut row);
         let reserve = fs::metadata(dir.join("reserve")).map_or(0, |m| m.blocks() * 512);
@@ -350,12 +367,14 @@ impl Disk {
             aside_bytes: AtomicU64::new(aside),
             measured: Mutex::default(),
             binned: AtomicBool::new(true),
+            lock: Mutex::new(held),
+            unbinned: Mutex::default(),
+            choked: AtomicBool::new(false),
             aside: AtomicBool::new(true),
             empty: AtomicU64::new(0),
             reserve: AtomicU64::new(reserve),
             retention: Retention::default(),
             eager: AtomicBool::new(eager),
-            _lock: lock,
         };
         Ok((disk, recovered))
     }
@@ -382,8 +401,12 @@ impl Disk {
         let door = Arc::new(Mutex::new(Some(segment.clone())));
         let entry = Entry::new(State::Active, Some(Spans::new()), 0, door, self.clock.now());
         row.insert(no, entry);
-        *active =
-            Active { open: Some((no, segment)), full_at: self.target.load(Relaxed), last_block: active.last_block };
+        *active = Active {
+            open: Some((no, segment)),
+            full_at: self.target.load(Relaxed),
+            last_block: active.last_block,
+            overfull: false,
+        };
         Ok(())
     }
 
@@ -420,7 +443,7 @@ impl Disk {
                 Some(Err(error)) => {
                     tracing::warn!(segment = %name(no), %error, "spool spare segment cannot be used");
                     lock(&self.row).remove(&no);
-                    self.bin(no);
+                    self.bin(no, Door::default());
                 }
                 None => {}
             }
@@ -453,7 +476,7 @@ impl Disk {
             }
             Err(error) => {
                 lock(&self.row).remove(&no);
-                self.bin(no);
+                self.bin(no, Door::default());
                 Err(error)
             }
         }
@@ -469,20 +492,28 @@ impl Disk {
         }
     }
 
-    /// Renames a segment out of the row; upkeep removes it. Works with no byte free.
-    fn bin(&self, no: No) {
+    /// Renames a segment out of the row; upkeep removes it. Works with no byte free. It is closed after that: fjall writes what a
+    /// failed write left in its buffer when it closes a journal.
+    fn bin(&self, no: No, door: Door) {
+        if let Err(error) = self.try_bin(no) {
+            tracing::warn!(segment = %name(no), %error, "spool segment cannot be moved away and is tried again");
+            lock(&self.unbinned).push((no, door));
+        }
+        self.binned.store(true, Relaxed);
+    }
+
+    fn try_bin(&self, no: No) -> std::io::Result<()> {
+        use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
         let from = self.path(no);
+        if !from.exists() {
+            return Ok(()); // it could not even be begun, or somebody removed it
+        }
         let number = &name(no)["seg-".len()..];
         // A number that was not used comes again, maybe before the bin is emptied.
         let names = (0..BINNED_MAX).map(|n| self.settings.directory.join(format!("trash-{number}-{n}")));
-        let moved = names.map(|to| fs::rename(&from, to)).find(|moved| {
-            use std::io::ErrorKind::{AlreadyExists, DirectoryNotEmpty};
-            !moved.as_ref().is_err_and(|e| matches!(e.kind(), DirectoryNotEmpty | AlreadyExists))
-        });
-        if let Some(Err(error)) = moved {
-            tracing::warn!(segment = %name(no), %error, "spool segment cannot be moved away");
-        }
-        self.binned.store(true, Relaxed);
+        let taken = |e: &std::io::Error| matches!(e.kind(), DirectoryNotEmpty | AlreadyExists);
+        let mut moved = names.map(|to| fs::rename(&from, to)).skip_while(|moved| moved.as_ref().is_err_and(taken));
+        moved.next().unwrap_or(Ok(()))
     }
 }
 
@@ -492,10 +523,12 @@ impl Shelf for Disk {
         let mut active = lock(&self.active);
         let full = active.open.as_ref().is_none_or(|(_, s)| s.appended() >= active.full_at);
         if !blocks.is_empty() && !self.has_room(&blocks, full) {
-            return Err(ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max });
+            self.choked.store(true, Relaxed);
+            return Err(self.full());
         }
         let mut all = false;
         if full {
+            self.come_home(&mut active, books)?;
             match self.roll(&mut active) {
                 Ok(()) => all = true,
                 // Better a segment that is too large than data that is not kept; but its memtable lies in memory.
@@ -505,14 +538,15 @@ impl Shelf for Disk {
                         .as_ref()
                         .is_some_and(|(_, s)| s.appended() < active.full_at.max(IDLE_KEEP) * TOO_LARGE) =>
                 {
-                    tracing::warn!(%error, "spool cannot turn to a new segment yet")
+                    if !active.overfull {
+                        tracing::warn!(%error, "spool cannot turn to a new segment yet");
+                    }
+                    active.overfull = true;
                 }
                 Err(error) if error.is_full() => {
+                    self.choked.fetch_or(!blocks.is_empty(), Relaxed);
                     self.retention.refused.store(true, Relaxed);
-                    return Err(ShelfError::Full {
-                        used: Bytes(self.used.load(Relaxed)),
-                        budget: self.limits.get().max,
-                    });
+                    return Err(self.full());
                 }
                 Err(error) => return Err(ShelfError::Unavailable(error.to_string())),
             }
@@ -532,6 +566,7 @@ impl Shelf for Disk {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 books.failed(&headers);
+                self.choked.fetch_or(error.is_full() && !headers.is_empty(), Relaxed);
                 return Err(self.lost_active(&mut active, &error));
             }
             Err(panic) => {
@@ -556,6 +591,7 @@ impl Shelf for Disk {
         self.used.fetch_add(bytes, Relaxed);
         if !headers.is_empty() {
             active.last_block = self.clock.now();
+            self.choked.store(false, Relaxed);
         }
         Ok(())
     }
@@ -595,6 +631,14 @@ impl Shelf for Disk {
         self.keep_house(books)
     }
 
+    fn is_taking(&self, books: &dyn Bookkeeper) -> Result<(), ShelfError> {
+        let rolls = lock(&self.active).open.is_none();
+        if !self.has_room(&[], rolls) {
+            return Err(self.full());
+        }
+        self.append(Vec::new(), books, true)
+    }
+
     fn trim_quarantine(&self, most: Bytes) -> Result<bool, ShelfError> {
         self.trim_aside(most)
     }
@@ -617,11 +661,15 @@ impl Shelf for Disk {
 }
 
 impl Disk {
+    fn full(&self) -> ShelfError {
+        ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max }
+    }
+
     fn lost_active(&self, active: &mut Active, error: &SegmentError) -> ShelfError {
         self.abandon(active, error);
         if error.is_full() {
             self.retention.refused.store(true, Relaxed);
-            ShelfError::Full { used: Bytes(self.used.load(Relaxed)), budget: self.limits.get().max }
+            self.full()
         } else {
             ShelfError::Unavailable(error.to_string())
         }
@@ -644,7 +692,8 @@ pub(super) fn is_copy(name: &str) -> bool {
 /// synced. Returns where it is.
 fn set_aside(dir: &Path, segment: &str) -> std::io::Result<PathBuf> {
     let aside = dir.join(QUARANTINE);
-    fs::create_dir_all(&aside)?;
+    // The directory itself is not made anew here, should it go in this moment.
+    fs::create_dir(&aside).or_else(|e| if e.kind() == std::io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })?;
     let free = (0..).map(|n| aside.join(if n == 0 { segment.to_owned() } else { format!("{segment}-{n}") }));
     let kept = free.into_iter().find(|path| fs::symlink_metadata(path).is_err()).expect("some number is free");
     fs::rename(dir.join(segment), &kept)?;

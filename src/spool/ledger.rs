@@ -138,6 +138,11 @@ pub(crate) struct Numbered {
 }
 
 impl Ledger {
+    /// The start whose indices these are.
+    pub(crate) fn epoch(&self) -> u32 {
+        u32::try_from(self.epoch_base >> 32).expect("made of 32 bits")
+    }
+
     /// Empty books; indices begin at `epoch << 32`.
     pub(crate) fn new(epoch: u32) -> Ledger {
         Ledger {

@@ -13,6 +13,7 @@
 //! * recovery believes lengths, so every journal is walked ([`super::journal`]) and cut before fjall sees it;
 //! * what is damaged fjall does not get at all: it is read as a [`Wreck`], and never written.
 
+use super::disk::{identity, is_still};
 use super::journal::{self, Stop};
 use super::ledger::Record;
 use super::source::{Reading, is_trouble};
@@ -87,6 +88,8 @@ impl SegmentError {
 /// An open segment. Reading and appending may go on from several threads; the caller keeps appends in order.
 pub(crate) struct Segment {
     path: PathBuf,
+    /// The journal it appends to, and which file that is; `None`: it is never written.
+    journal: Option<(PathBuf, (u64, u64))>,
     body: Body,
     /// Bytes of keys and values appended in this life.
     appended: AtomicU64,
@@ -116,6 +119,7 @@ impl Segment {
         if path.exists() {
             fs::remove_dir_all(path)?;
         }
+        fs::create_dir(path)?; // fjall would make the directory it stands in as well, and nobody had taken that
         let segment = Segment::reopen(path)?;
         // fjall syncs neither the directory it stands in nor `keyspaces` after it put the keyspaces there.
         for dir in [&path.join("keyspaces"), path, path.parent().unwrap_or(path)] {
@@ -145,12 +149,26 @@ impl Segment {
 
     /// A damaged segment, to be read as far as a walk came.
     pub(crate) fn wreck(path: &Path, wreck: Wreck) -> Segment {
-        Segment { path: path.to_owned(), body: Body::Damaged(wreck), appended: AtomicU64::new(0), found: true }
+        Segment {
+            path: path.to_owned(),
+            journal: None,
+            body: Body::Damaged(wreck),
+            appended: AtomicU64::new(0),
+            found: true,
+        }
     }
 
     fn reopen(path: &Path) -> Result<Segment, SegmentError> {
         let (db, q) = open_db(path)?;
-        Ok(Segment { path: path.to_owned(), body: Body::Whole { q, db }, appended: AtomicU64::new(0), found: false })
+        let journal = journals(path)?.pop().ok_or_else(gone)?;
+        let file = identity(&File::open(&journal)?)?;
+        Ok(Segment {
+            path: path.to_owned(),
+            journal: Some((journal, file)),
+            body: Body::Whole { q, db },
+            appended: AtomicU64::new(0),
+            found: false,
+        })
     }
 
     /// What a damaged one holds; `None` of a whole one.
@@ -177,10 +195,11 @@ impl Segment {
         }
     }
 
-    /// Appends all records or none. With `sync`, `Ok` means stable storage. After an error: never again.
+    /// Appends all records or none. With `sync`, `Ok` means stable storage, and that the next life finds it there: open files
+    /// take what nobody can reach any more. After an error: never again.
     ///
     /// # Errors
-    /// The disk's. What was appended may be there all the same.
+    /// The disk's, or the segment is gone. What was appended may be there all the same.
     pub(crate) fn append(&self, records: Vec<Record>, sync: bool) -> Result<(), SegmentError> {
         let bytes: usize = records.iter().map(|(k, v)| k.len() + v.len()).sum();
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
@@ -194,6 +213,9 @@ impl Segment {
         batch.commit()?;
         #[cfg(test)]
         fault::trip(fault::At::AfterCommit);
+        if sync {
+            self.is_reachable()?;
+        }
         self.appended.fetch_add(bytes as u64, Relaxed);
         Ok(())
     }
@@ -203,7 +225,14 @@ impl Segment {
     /// # Errors
     /// The disk's; the segment must not be written again.
     pub(crate) fn sync(&self) -> Result<(), SegmentError> {
-        Ok(self.whole()?.1.persist(PersistMode::SyncData)?)
+        self.whole()?.1.persist(PersistMode::SyncData)?;
+        self.is_reachable()
+    }
+
+    /// Whether the next life finds what is appended.
+    fn is_reachable(&self) -> Result<(), SegmentError> {
+        let there = self.journal.as_ref().is_some_and(|(path, file)| is_still(path, *file));
+        if there { Ok(()) } else { Err(gone().into()) }
     }
 
     /// Bytes of keys and values appended in this life.
@@ -278,6 +307,10 @@ impl Segment {
         }
         Ok(())
     }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the segment was removed or moved away")
 }
 
 fn pair(guard: fjall::Guard) -> Result<(Bytes, Bytes), SegmentError> {

@@ -10,6 +10,7 @@ use super::{Lane, Reason};
 use crate::base::Bytes;
 use crate::otlp::Signal;
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -56,6 +57,9 @@ pub(crate) trait Bookkeeper {
     fn is_live(&self, lane: Lane, index: u64) -> bool;
     /// Everything of the lane below this place is about to be removed, needed or not.
     fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64;
+    /// The shelf's place was gone and is taken anew: what lies there beside the shelf follows. `found`: there is data in it,
+    /// which must be ours.
+    fn moved(&self, found: bool) -> io::Result<()>;
     /// What was evicted of the lane by this reason, and was not dated yet, came from then.
     fn date(&self, lane: Lane, reason: Reason, dates: Option<Dates>);
     /// What the lane carries; `None` when the books do not know it.
@@ -85,6 +89,9 @@ pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
 
     /// Does one piece of housekeeping: deletes, seals, copies forward, makes spare room. `true` when there is more.
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError>;
+
+    /// Whether a block would be put down now; tried, as far as that can be.
+    fn is_taking(&self, books: &dyn Bookkeeper) -> Result<(), ShelfError>;
 
     /// Removes the oldest of what was set aside whole, beyond so many bytes. `true` when there may be more.
     fn trim_quarantine(&self, _: Bytes) -> Result<bool, ShelfError> {
@@ -165,6 +172,11 @@ impl Shelf for Memory {
             kept.bytes -= value.len() as u64;
         }
         Ok(false)
+    }
+
+    fn is_taking(&self, _: &dyn Bookkeeper) -> Result<(), ShelfError> {
+        let (used, budget) = (lock(&self.kept).bytes, self.budget.load(Relaxed));
+        if used < budget { Ok(()) } else { Err(ShelfError::Full { used: Bytes(used), budget: Bytes(budget) }) }
     }
 
     fn limit(&self, limits: Limits) {

@@ -7,10 +7,11 @@
 //! ```
 
 use super::codec::{Damage, Eye, Pen};
+use super::disk::clear;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const PAGE: u64 = 4_096;
 const MAGIC: u64 = 0x544f_4c53_4f46_5431; // "1TFOSLOT", little endian
@@ -47,6 +48,7 @@ pub(crate) struct Mark {
 /// The open file.
 #[derive(Debug)]
 pub(crate) struct Slots {
+    path: PathBuf,
     file: File,
     now: Slot,
 }
@@ -75,9 +77,24 @@ impl Slots {
             Some(cloned) => Slot { uuid: fresh(), machine, ..cloned },
             None => Slot { generation: 0, uuid: fresh(), machine, epoch: 0, clean: true },
         };
-        let mut slots = Slots { file, now };
+        let mut slots = Slots { path: path.to_owned(), file, now };
         slots.write(Slot { epoch: now.epoch.max(epoch_floor).saturating_add(1), clean: false, ..now })?;
         Ok(slots)
+    }
+
+    /// The same in a directory that took the place of ours: with our name, in an epoch above ours. `found`: there is data in
+    /// it, which must be of the same name.
+    ///
+    /// # Errors
+    /// When it is another spool's, and the disk's.
+    pub(crate) fn move_in(&mut self, epoch_floor: u32, found: bool) -> io::Result<()> {
+        clear(&self.path);
+        let there = look(&self.path);
+        if there.is_some_and(|there| there.uuid != self.now.uuid) || (found && there.is_none()) {
+            return Err(io::Error::other("another spool's data is in it; the next start takes it over"));
+        }
+        *self = Slots::begin(&self.path, self.now.machine, epoch_floor, || self.now.uuid)?;
+        Ok(())
     }
 
     /// The present slot; `clean` is false while we run.

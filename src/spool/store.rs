@@ -71,6 +71,8 @@ pub struct Spool {
     uuid: u128,
     /// Grows with each reader that fell: one that was given up and wakes all the same takes nothing any more.
     reader_life: AtomicU64,
+    /// Why the last commit was not kept, until one is or would be.
+    trouble: Mutex<Option<String>>,
     caps: Mutex<Caps>,
     weights: Mutex<Weights>,
     /// [`Waiting::asked`].
@@ -184,6 +186,7 @@ impl Spool {
             dice: Mutex::new(dice),
             uuid,
             reader_life: AtomicU64::new(0),
+            trouble: Mutex::default(),
             caps: Mutex::default(),
             weights: Mutex::default(),
             asked: AtomicU64::new(0),
@@ -277,6 +280,21 @@ impl Spool {
         let (noted, kept, capped) = (self.note_time(), self.shelf.upkeep(&Books::of(self)), self.keep_to_caps());
         noted.map_err(|e| e.to_string())?;
         Ok(kept.map_err(|e| e.to_string())? | capped.map_err(|e| e.to_string())?)
+    }
+
+    /// Why nothing is kept now; `None`: all is well, as far as the last commit tells.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
+    }
+
+    /// After a commit that failed: would the next one be kept? Clients come back when they like, and may be few. From
+    /// the thread that keeps house.
+    pub fn try_again(&self) {
+        if self.trouble().is_some() {
+            let taking = self.shelf.is_taking(&Books::of(self)).map_err(|e| e.to_string());
+            *lock(&self.trouble) = taking.err();
+        }
     }
 
     /// Notes what the clocks say, on the disk too when no commit has done it for long and something waits: the time that the
@@ -416,7 +434,9 @@ impl Store for Spool {
             return Ok(()); // all of it was committed before: its answer was lost on the way
         }
         let ids: Vec<u128> = blocks.iter().map(|b| b.block_id).collect();
-        self.put(blocks, &[])?;
+        let put = self.put(blocks, &[]);
+        *lock(&self.trouble) = put.as_ref().err().map(ToString::to_string);
+        put?;
         gate.ids.extend(ids);
         let surplus = gate.ids.len().saturating_sub(IDS_MAX);
         gate.ids.drain(..surplus);

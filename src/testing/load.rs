@@ -5,6 +5,7 @@ use super::numbered::{Numbered, Source};
 use super::tally::Tally;
 use crate::otlp::Signal;
 use crate::uplink::otlp_http::install_provider;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -40,6 +41,7 @@ struct Inner {
     stop: AtomicBool,
     acknowledged: AtomicU64,
     refused: AtomicU64,
+    answers: Mutex<BTreeMap<u16, u64>>,
     tally: Mutex<Tally>,
 }
 
@@ -95,6 +97,12 @@ impl Running {
         self.0.refused.load(Relaxed)
     }
 
+    /// Answers by HTTP status; 0: there was none.
+    #[must_use]
+    pub fn answers(&self) -> BTreeMap<u16, u64> {
+        self.0.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The books: issued and acknowledged.
     #[must_use]
     pub fn tally(&self) -> Tally {
@@ -125,7 +133,7 @@ impl Client {
             let (signal, source) = (self.numbered.signal(), self.numbered.source());
             let body = bytes::Bytes::from(request.bytes);
             self.books(&running, |t| t.issued(signal, source, request.seqs.clone()));
-            while !self.offer(body.clone()).await {
+            while !self.offer(&running, body.clone()).await {
                 running.0.refused.fetch_add(1, Relaxed);
                 if running.0.stop.load(Relaxed) {
                     return;
@@ -141,12 +149,18 @@ impl Client {
         entry(&mut running.0.tally.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    async fn offer(&self, body: bytes::Bytes) -> bool {
+    async fn offer(&self, running: &Running, body: bytes::Bytes) -> bool {
         let sent = self.http.post(&self.url).header("content-type", "application/x-protobuf").body(body).send().await;
-        match sent {
-            Ok(answer) => answer.status().is_success() && answer.bytes().await.is_ok(),
-            Err(_) => false,
-        }
+        let status = match sent {
+            Ok(answer) => {
+                let status = answer.status();
+                answer.bytes().await.is_ok().then_some(status) // half an answer is none
+            }
+            Err(_) => None,
+        };
+        let mut answers = running.0.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        *answers.entry(status.map_or(0, |s| s.as_u16())).or_default() += 1;
+        status.is_some_and(|s| s.is_success())
     }
 }
 

@@ -16,6 +16,7 @@
 //! | file | what |
 //! |---|---|
 //! | `recorder.rs` | ptrace: every call that changes a file, whatever makes it |
+//! | `tracee.rs` | a stopped thread, and what it asks for |
 //! | `disk.rs` | what a disk may hold after the power failed |
 //! | `world.rs` | clients and far end that know the tick of everything |
 //! | `judge.rs` | what must hold of an image |
@@ -27,6 +28,7 @@ mod disk;
 mod judge;
 mod recorder;
 mod sites;
+mod tracee;
 mod world;
 
 use self::disk::{Cut, Names, Rest, Sabotage, What};
@@ -364,7 +366,7 @@ fn on_all_processors<T: Send>(n: u64, work: impl Fn(u64) -> T + Sync) -> Vec<T> 
 /// Goal: the recorder sees every way to change a file, whoever's library makes the call, and says so when it does not know one.
 #[test]
 fn the_recorder_sees_every_change() {
-    if !Recorder::is_allowed() {
+    if !tracee::is_allowed() {
         return;
     }
     let see = |script: &str| {
@@ -393,7 +395,7 @@ fn the_recorder_sees_every_change() {
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_power_fails() {
-    if !Recorder::is_allowed() {
+    if !tracee::is_allowed() {
         return;
     }
     if let Ok(kept) = std::env::var("TFO_POWER_REPLAY") {
@@ -445,7 +447,7 @@ fn nothing_acknowledged_is_lost_when_the_power_fails() {
 /// Method: killed before that sync, started again, cut soon after the next life answered for something.
 #[test]
 fn what_a_killed_life_did_not_sync_the_next_one_syncs_before_it_builds_on_it() {
-    if !Recorder::is_allowed() {
+    if !tracee::is_allowed() {
         return;
     }
     let mut dice = Dice::seeded(seed() ^ 1);
@@ -486,7 +488,7 @@ fn what_a_killed_life_did_not_sync_the_next_one_syncs_before_it_builds_on_it() {
 /// it tries some of them, others each time.
 #[test]
 fn every_sync_is_missed_when_it_is_not_there() {
-    if !Recorder::is_allowed() {
+    if !tracee::is_allowed() {
         return;
     }
     let mut dice = Dice::seeded(seed() ^ 2);
@@ -502,7 +504,7 @@ fn every_sync_is_missed_when_it_is_not_there() {
 /// The list of `every_sync_is_missed_when_it_is_not_there` shows what an error that is not looked at costs ("ignored").
 #[test]
 fn a_sync_that_fails_costs_nothing_that_was_acknowledged() {
-    if !Recorder::is_allowed() {
+    if !tracee::is_allowed() {
         return;
     }
     let mut dice = Dice::seeded(seed() ^ 3);

@@ -12,7 +12,7 @@
 //! A copy is made beside the active segment, so that intake waits for no more than the commit that syncs the cursors.
 
 use super::upkeep::Evidence;
-use super::{Compaction, Disk, Entry, No, Span, Spans, State, allocated, extend, name};
+use super::{Compaction, Disk, Door, Entry, No, Span, Spans, State, allocated, extend, name};
 use crate::base::Bytes;
 use crate::spool::Lane;
 use crate::spool::block::{self, Header};
@@ -88,17 +88,18 @@ impl Disk {
         if !enabled {
             return Ok(false);
         }
-        let row: Vec<(No, Option<Spans>, Candidate)> = {
+        type Seen = (No, Option<Spans>, u64, Option<u64>);
+        let row: Vec<Seen> = {
             let row = lock(&self.row);
             let of = |(no, e): (&No, &Entry)| {
                 let spans = e.spans.clone().filter(|_| e.state == State::Sealed && !e.damaged);
-                (*no, spans, Candidate { bytes: e.bytes, ..Candidate::default() })
+                (*no, spans, e.bytes, e.heavy)
             };
             row.iter().map(of).collect()
         };
         // An upper bound, from the cursors alone.
-        let weigh = |(no, spans, candidate): (No, Option<Spans>, Candidate)| {
-            let mut candidate = Candidate { fit: spans.is_some(), ..candidate };
+        let weigh = |(no, spans, bytes, heavy): Seen| {
+            let mut candidate = Candidate { fit: spans.is_some(), bytes, ..Candidate::default() };
             let mut lanes = Vec::new();
             for (lane, span) in spans.unwrap_or_default() {
                 let (blocks, needed) = (span.last + 1 - span.first, books.needed(Lane(lane), &span.indices()));
@@ -109,6 +110,7 @@ impl Disk {
                     lanes.push((Lane(lane), span));
                 }
             }
+            candidate.fit &= heavy != Some(candidate.needed);
             (no, lanes, candidate)
         };
         let row: Vec<(No, Vec<(Lane, Span)>, Candidate)> = row.into_iter().map(weigh).collect();
@@ -135,17 +137,19 @@ impl Disk {
         let (mut gone, mut live, mut bytes, mut size) = (Vec::new(), Live::new(), 0, 0);
         for (no, lanes, candidate) in segments {
             // The estimate may have been too low; a copy twice as large is no harm, and then it is enough.
-            let Some(more) = self.live_of(*no, lanes, (most * 2).saturating_sub(size), books)? else { break };
+            let Some(more) = self.live_of(*no, lanes, (most * 2).saturating_sub(size), books)? else {
+                if let Some(entry) = lock(&self.row).get_mut(no) {
+                    entry.heavy = Some(candidate.needed); // not again before something of it is consumed
+                }
+                break;
+            };
             size += more.values().map(|value| value.len() as u64).sum::<u64>();
             bytes += candidate.bytes;
             live.extend(more);
             gone.push(*no);
         }
         if gone.is_empty() {
-            if let Some(entry) = segments.first().and_then(|(no, ..)| lock(&self.row).get(no).map(|e| e.bytes)) {
-                tracing::debug!(bytes = entry, "spool segment is not copied: too much of it is needed");
-            }
-            return Ok(false);
+            return Ok(true); // the next in the row, if there is one
         }
         // What is not copied is gone: the cursors that say so come first.
         self.note(books)?;
@@ -213,7 +217,7 @@ impl Disk {
                 Ok(())
             }
             Err(error) => {
-                self.bin(to);
+                self.bin(to, Door::default());
                 Err(ShelfError::Unavailable(format!("segment not copied forward: {error}")))
             }
         }

@@ -60,6 +60,7 @@ impl Disk {
             && !error.is_passing()
             && segment.damaged().is_none()
             && self.is_closed(no)
+            && self.is_home()
         {
             tracing::error!(segment = %name(no), %error, "spool segment is damaged after all");
             let segment = wreck(&self.path(no), Reading::Strict).map_err(|e| self.in_trouble(no, &e))?;
@@ -87,6 +88,10 @@ impl Disk {
     /// # Errors
     /// The disk's, as long as there is patience with it.
     pub(super) fn open_at(&self, no: No, door: &mut Option<Arc<Segment>>) -> Result<bool, ShelfError> {
+        if !self.is_home() {
+            // That the whole directory is away says nothing about one segment.
+            return Err(ShelfError::Unavailable("the spool's directory is gone or another one".into()));
+        }
         match guarded_open(&self.path(no), self.trust(no)) {
             Ok(segment) => {
                 match segment.damaged() {

@@ -20,6 +20,7 @@ use crate::spool::shelf::{Bookkeeper, Shelf as _, ShelfError, lock};
 use crate::spool::{Lane, Reason};
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -38,6 +39,8 @@ const KEEP_AT_MOST: u64 = 2;
 const COPY_ROOM: u64 = 256 << 10;
 /// What is set by for records: an empty segment and a book of a thousand cursors in it.
 const NOTE_ROOM: u64 = 768 << 10;
+/// Inodes that are set by, the file of the bytes included: those of a segment (twelve), and a few.
+const INODES: u32 = 16;
 /// Nothing is taken in into the last bytes of a disk: a write that fails there costs its segment, and the next one another.
 const LAST_BYTES: u64 = 128 << 10;
 /// Enough is free again for so long: what comes after is another shortage.
@@ -139,15 +142,15 @@ impl Disk {
             || free(&self.settings.directory).is_some_and(|free| free < limits.min_free.0)
     }
 
-    /// Whether a segment of so many bytes can be sealed now: its table is written beside its journal. One that found no space for it would
-    /// keep what it wrote until then, and be broken.
-    pub(super) fn may_seal(&self, bytes: u64) -> bool {
-        free(&self.settings.directory).is_none_or(|free| free >= bytes + SEAL_ADDS)
-    }
-
     /// Whether a segment may be made ahead: not when it takes the place of data.
     pub(super) fn may_prepare(&self) -> bool {
         !self.is_over() && self.used.load(Relaxed) + self.empty.load(Relaxed) <= self.limits.get().max.0
+    }
+
+    /// Whether a segment of so many bytes can be written once more, as its table.
+    pub(super) fn has_space_to_seal(&self, bytes: u64) -> bool {
+        let free = free(&self.settings.directory).unwrap_or(u64::MAX);
+        !self.retention.lent.load(Relaxed) && free >= bytes + SEAL_ADDS + LAST_BYTES
     }
 
     /// Whether these blocks may be taken: never while space is just being made, nor without a byte for them; where the oldest gives
@@ -229,9 +232,12 @@ impl Disk {
         let (limits, used) = (self.limits.get(), self.used.load(Relaxed));
         let free = free(&self.settings.directory);
         let mut short = lock(&self.retention.short);
-        let is_short = free.is_some_and(|free| free < limits.min_free.0);
+        // No limit is reached, and a block found no space all the same: others have it, or the last inode.
+        let choked = self.choked.load(Relaxed);
+        let is_short = choked || free.is_some_and(|free| free < limits.min_free.0);
         *short = Short::after(*short, is_short, used, self.clock.now());
-        least_kept(used, free, &limits, short.map_or(used, |short| short.began))
+        let began = short.map_or(used, |short| short.began);
+        least_kept(used, free, &limits, began).or(choked.then(|| began.min(limits.max.0 / FLOOR)))
     }
 
     /// At the limit: the signals of `shed` give way, or else the oldest.
@@ -266,6 +272,7 @@ impl Disk {
         tracing::warn!(segment = %name(no), items = lost, used = %Bytes(self.used.load(Relaxed)), budget = %self.limits.get().max, "spool is full and its oldest segment gives way");
         self.note(books)?;
         self.delete(&[no], Evidence::Gone);
+        self.choked.store(false, Relaxed);
         Ok(true)
     }
 
@@ -386,10 +393,25 @@ impl Disk {
         }
         self.retention.lent.store(true, Relaxed);
         self.used.fetch_sub(bytes.min(self.used.load(Relaxed)), Relaxed);
+        self.remove_inodes();
         if let Err(error) = fs::remove_file(self.reserve_path()) {
             tracing::warn!(%error, "spool reserve cannot be used");
         }
         true
+    }
+
+    fn inodes(&self) -> impl Iterator<Item = PathBuf> {
+        let dir = self.settings.directory.clone();
+        (1..INODES).map(move |n| dir.join(format!("reserve-{n}")))
+    }
+
+    fn remove_inodes(&self) {
+        self.inodes().for_each(|path| drop(fs::remove_file(path))); // those that are there
+    }
+
+    /// The directory is another one.
+    pub(super) fn look_at_reserve(&self) {
+        self.reserve.store(fs::metadata(self.reserve_path()).map_or(0, |m| m.blocks() * 512), Relaxed);
     }
 
     /// What the books say, synced, so that something may be deleted on their word. Without a byte free even that has no place but
@@ -428,7 +450,9 @@ impl Disk {
     }
 
     fn set_by(&self, bytes: u64) {
-        let made = fs::File::create(self.reserve_path())
+        let inodes = self.inodes().try_for_each(|path| fs::File::create(path).map(drop));
+        let made = inodes
+            .and_then(|()| fs::File::create(self.reserve_path()))
             .and_then(|file| Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?));
         match made {
             Ok(()) => {
@@ -437,6 +461,7 @@ impl Disk {
             }
             Err(error) => {
                 let _ = fs::remove_file(self.reserve_path());
+                self.remove_inodes();
                 if error.kind() == std::io::ErrorKind::Unsupported {
                     self.retention.no_reserve.store(true, Relaxed);
                     tracing::info!(%error, "spool sets no space by: a full disk may have to wait for a free byte");

@@ -4,9 +4,9 @@
 //! One thread at a time does this ([`super`]); each step takes the locks it needs, in the order told there.
 
 use super::look::spans_of;
-use super::{Disk, Entry, IDLE_KEEP, No, Spans, State, allocated};
+use super::{Disk, Door, Entry, IDLE_KEEP, No, Spans, State, allocated};
 use crate::spool::phase::{Phase, during};
-use crate::spool::shelf::{Bookkeeper, Shelf as _, ShelfError, lock};
+use crate::spool::shelf::{Bookkeeper, Shelf as _, ShelfError, lock, try_lock};
 use crate::spool::{Lane, summary};
 use std::fs;
 use std::io;
@@ -25,7 +25,8 @@ impl Disk {
     /// The next step that finds something to do; `true` when there may be more.
     pub(super) fn keep_house(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         type Step = fn(&Disk, &dyn Bookkeeper) -> Result<bool, ShelfError>;
-        let steps: [Step; 9] = [
+        let steps: [Step; 10] = [
+            Disk::keep_home,
             |disk, _| disk.keep_reserve(), // first of all who takes what became free
             Disk::replace_idle,
             |disk, _| disk.learn_front(),
@@ -56,6 +57,14 @@ impl Disk {
     fn empty_bin(&self) -> io::Result<bool> {
         if !self.binned.swap(false, Relaxed) {
             return Ok(false);
+        }
+        let unbinned = std::mem::take(&mut *lock(&self.unbinned));
+        // The number of one that could not be made comes again.
+        let is_left = |(no, _): &(No, Door)| !lock(&self.row).contains_key(no) && self.try_bin(*no).is_err();
+        let left: Vec<(No, Door)> = unbinned.into_iter().filter(is_left).collect();
+        if !left.is_empty() {
+            self.binned.store(true, Relaxed);
+            lock(&self.unbinned).extend(left);
         }
         for entry in fs::read_dir(&self.settings.directory)? {
             let entry = entry?;
@@ -112,13 +121,14 @@ impl Disk {
         let _phase = during(Phase::Delete);
         for no in gone {
             let entry = lock(&self.row).remove(no);
-            if let Some(entry) = &entry {
-                self.used.fetch_sub(entry.bytes.min(self.used.load(Relaxed)), Relaxed);
-                *lock(&entry.door) = None;
-            }
+            let bytes = entry.as_ref().map_or(0, |entry| entry.bytes);
+            self.used.fetch_sub(bytes.min(self.used.load(Relaxed)), Relaxed);
             match entry {
-                Some(entry) if entry.damaged && evidence == Evidence::Kept => self.keep_aside(*no),
-                _ => self.bin(*no),
+                Some(entry) if entry.damaged && evidence == Evidence::Kept => {
+                    *lock(&entry.door) = None;
+                    self.keep_aside(*no);
+                }
+                entry => self.bin(*no, entry.map(|entry| entry.door).unwrap_or_default()),
             }
         }
     }
@@ -157,8 +167,9 @@ impl Disk {
             }
             (*no, e.door.clone(), e.spans.clone(), e.bytes)
         };
-        if !self.may_seal(bytes) {
-            self.leave_unsealed();
+        if !self.has_space_to_seal(bytes) {
+            // A table that finds no space leaves half of itself there, and nobody could write at all.
+            self.let_memory_go();
             return Ok(false);
         }
         let _phase = during(Phase::Seal);
@@ -197,13 +208,18 @@ impl Disk {
         sealed.map(|()| true).map_err(|e| ShelfError::Unavailable(format!("segment not sealed: {e}")))
     }
 
-    /// What cannot be sealed yet is not kept in memory all the same, but for the one that is read; it is opened anew when its turn comes.
-    fn leave_unsealed(&self) {
-        let doors: Vec<_> = {
-            let row = lock(&self.row);
-            row.values().filter(|e| e.state == State::Closed).skip(1).map(|e| e.door.clone()).collect()
-        };
-        doors.iter().for_each(|door| *lock(door) = None);
+    /// Closes what is not sealed and not read next: it is in memory whole as long as it is open.
+    fn let_memory_go(&self) {
+        let row = lock(&self.row);
+        let closed = row.iter().skip(1).filter(|(_, e)| e.state == State::Closed);
+        let mut doors: Vec<_> = closed.map(|(_, e)| e.door.clone()).collect();
+        drop(row);
+        doors.pop(); // the newest is sealed last, and may be the one that is written to its end
+        for door in doors {
+            if let Some(mut door) = try_lock(&door) {
+                *door = None;
+            }
+        }
     }
 
     /// Counts what is on the disk, now and then: between two looks it is what was appended. A sealed segment does not

@@ -8,6 +8,7 @@ use crate::spool::gaps::Dates;
 use crate::spool::ledger::{Ledger, OpenLane, Record};
 use crate::spool::shelf::{Bookkeeper, lock};
 use crate::spool::{Lane, Reason};
+use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -52,6 +53,13 @@ impl Bookkeeper for Books<'_> {
     }
     fn evict(&self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
         lock(&self.spool.ledger).evict(lane, index, total, fate)
+    }
+    fn moved(&self, found: bool) -> io::Result<()> {
+        let floor = lock(&self.spool.ledger).epoch();
+        match &mut lock(&self.spool.suspects).slots {
+            Some(slots) => slots.move_in(floor, found),
+            None => Ok(()),
+        }
     }
     fn date(&self, lane: Lane, reason: Reason, dates: Option<Dates>) {
         lock(&self.spool.ledger).date_for_all(lane, reason, dates);

@@ -160,3 +160,18 @@ fn a_rebound_copies_what_usually_stays() {
         assert_eq!(run.drain(1), (0..600).collect::<Vec<u64>>(), "{name}");
     }
 }
+
+/// Goal: one large block that is needed does not keep smaller things behind it from being copied.
+#[test]
+fn a_large_block_is_passed_over() {
+    let (dir, clock) = (scratch(), by_hand());
+    let run = start(dir.path(), &clock, Compaction::USUAL);
+    let large: Vec<u64> = (900_000..901_500).collect();
+    run.store.commit(vec![block(run.lanes[1], &large, 7_000_000, &clock)]).expect("space");
+    let slow = run.fill(400);
+    assert_eq!(run.drain(0).len(), 400 * 20);
+    clock.advance(Duration::from_secs(60));
+    upkeep(&run.store);
+    assert!(run.store.usage().segments < 10, "{:?}", segments(dir.path()));
+    assert_eq!(run.drain(1), [large, slow].concat());
+}

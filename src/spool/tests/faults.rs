@@ -136,6 +136,9 @@ struct Stuck {
 }
 
 impl Shelf for Stuck {
+    fn is_taking(&self, books: &dyn Bookkeeper) -> Result<(), ShelfError> {
+        self.memory.is_taking(books)
+    }
     fn append(&self, blocks: Vec<(Header, Vec<u8>)>, books: &dyn Bookkeeper, sync: bool) -> Result<(), ShelfError> {
         self.memory.append(blocks, books, sync)
     }

@@ -389,8 +389,9 @@ fn what_comes_back_after_the_start_and_gives_way_is_counted() {
 fn without_slots_no_epoch_is_used_again() {
     let (dir, clock) = (scratch(), Clock::system());
     fill(&begin(dir.path(), &clock).0, Lane(0), &clock, 1, 0);
-    for _ in 0..3 {
-        let (store, ..) = begin(dir.path(), &clock);
+    for exporter in ["a", "b", "c"] {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        store.own(exporter, &[lane]);
         store.close().expect("space"); // its books, and no block
     }
     fs::write(dir.path().join("spool/slots"), [0xA5; 3 << 12]).expect("space");
