@@ -18,7 +18,7 @@ use tfo_otel_agent::processors::memory_limiter::config::{Limit, MemoryLimiterCon
 use tfo_otel_agent::receivers::otlp::config::{GrpcConfig, HttpConfig, OtlpReceiverConfig};
 use tfo_otel_agent::receivers::own::config::OwnConfig;
 use tfo_otel_agent::telemetry::config::TelemetryConfig;
-use tfo_otel_agent::uplink::config::{DebugConfig, OtlpHttpConfig, QueueConfig, RetryConfig};
+use tfo_otel_agent::uplink::config::{DebugConfig, OtlpGrpcConfig, OtlpHttpConfig, Place, QueueConfig, RetryConfig};
 
 /// What the seed's installation instructions set.
 const SEED_VARS: [(&str, &str); 5] = [
@@ -273,6 +273,12 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
         ..OtlpHttpConfig::default()
     };
     assert_eq!(config.exporters.get(&id("otlphttp")), Some(&ExporterConfig::OtlpHttp(Box::new(sent))));
+    let sent = OtlpGrpcConfig {
+        endpoint: Some(Place::Net { host: "collector.example.com".to_owned(), port: 4317 }),
+        headers: vec![("x-tenant-id".to_owned(), Secret::new("0123"))],
+        ..OtlpGrpcConfig::default()
+    };
+    assert_eq!(config.exporters.get(&id("otlp")), Some(&ExporterConfig::OtlpGrpc(Box::new(sent))));
     for debug in ["logging", "debug"] {
         assert_eq!(config.exporters.get(&id(debug)), Some(&ExporterConfig::Debug(DebugConfig::default())));
     }
@@ -315,9 +321,12 @@ fn what_is_printed_is_the_configuration_that_was_read() {
         for config in [&mut before, &mut after] {
             config.extensions.retain(|id, _| !id.to_string().contains("auth")); // nothing but secrets
             for exporter in config.exporters.values_mut() {
-                if let ExporterConfig::OtlpHttp(exporter) = exporter {
-                    exporter.headers.iter_mut().for_each(|(_, value)| *value = Secret::new(""));
-                }
+                let headers = match exporter {
+                    ExporterConfig::OtlpHttp(exporter) => &mut exporter.headers,
+                    ExporterConfig::OtlpGrpc(exporter) => &mut exporter.headers,
+                    ExporterConfig::Debug(_) => continue,
+                };
+                headers.iter_mut().for_each(|(_, value)| *value = Secret::new(""));
             }
         }
         assert_eq!(before, after, "{name}:\n{text}");

@@ -2,7 +2,8 @@
 //! must be at the far end when everything is over; nothing may arrive that was never sent.
 //!
 //! The agent is the real binary as a child process (with the feature `testing`, which lets it say what the spool is
-//! doing in a file that outlives it). `TFO_KILLS=1000 cargo test --test kill9 -- --nocapture` is the long form.
+//! doing in a file that outlives it). `TFO_KILLS=1000 cargo test --test kill9 -- --nocapture` is the long form; with `TFO_OUT=grpc`
+//! the agent sends over gRPC.
 
 #![allow(clippy::print_stdout)] // a red run is replayed from what it printed
 
@@ -30,6 +31,8 @@ struct Agent {
 }
 
 struct Place {
+    /// What sends: `otlphttp`, or `otlp` with `TFO_OUT=grpc`.
+    exporter: &'static str,
     dir: tempfile::TempDir,
     config: PathBuf,
     phases: PathBuf,
@@ -39,7 +42,11 @@ struct Place {
 }
 
 impl Place {
-    fn new(endpoint: &str) -> Place {
+    fn new(far_end: &FarEnd) -> Place {
+        let (exporter, way) = match std::env::var("TFO_OUT").as_deref() {
+            Ok("grpc") => ("otlp", format!("{{endpoint: '{}', tls: {{insecure: true}},", far_end.addr())),
+            _ => ("otlphttp", format!("{{endpoint: '{}',", far_end.endpoint())),
+        };
         // On a real disk: a sync takes its time there, and a kill can fall into it.
         let dir = tempfile::tempdir().expect("a temporary directory");
         let port = || free_port().expect("a free port");
@@ -50,22 +57,22 @@ impl Place {
             "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'}}}}}}}}
 processors: {{batch: {{timeout: 50ms, send_batch_size: 500, send_batch_max_size: 1000}}}}
 exporters:
-  otlphttp:
-    endpoint: {endpoint}
-    retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}}
-    sending_queue: {{storage: file_storage}}
+  {exporter}:
+    {way}
+     retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}},
+     sending_queue: {{storage: file_storage}}}}
 extensions: {{file_storage: {{directory: '{}'}}}}
 service:
   extensions: [file_storage]
   telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
   pipelines:
-    logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
-    metrics: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+    logs: {{receivers: [otlp], processors: [batch], exporters: [{exporter}]}}
+    metrics: {{receivers: [otlp], processors: [batch], exporters: [{exporter}]}}
 ",
             at("queue").display()
         );
         std::fs::write(&config, text).expect("space");
-        Place { config, phases: at("phases"), log: at("agent.log"), port, metrics, dir }
+        Place { exporter, config, phases: at("phases"), log: at("agent.log"), port, metrics, dir }
     }
 
     fn start(&self) -> Agent {
@@ -158,7 +165,7 @@ async fn no_acknowledged_item_is_lost_however_often_and_whenever_it_is_killed() 
     println!("seed {seed} (TFO_SEED), {kills} kills (TFO_KILLS)");
     let mut dice = Dice::seeded(seed);
     let far_end = FarEnd::start(Script::new()).expect("a port");
-    let place = Place::new(&far_end.endpoint());
+    let place = Place::new(&far_end);
     // Many log records and few data points: what a metrics lane holds is the small rest of a segment.
     let loads = [load(place.port, Signal::Logs, 12_000, 1), load(place.port, Signal::Metrics, 600, 11)];
     let mut fell_in = [0_usize; Phase::ALL.len()];
@@ -197,7 +204,7 @@ async fn no_acknowledged_item_is_lost_however_often_and_whenever_it_is_killed() 
     // Each kill cuts off the answers of the requests that are under way, one of each of a signal's clients.
     let bound = Bound { twice: done as u64 * u64::from(CLIENTS) * u64::from(ITEMS), late: 0 };
     let tally = || tally(&loads, &far_end);
-    let agreed = books::agree(place.metrics, "otlphttp", bound, PATIENCE, tally).await;
+    let agreed = books::agree(place.metrics, place.exporter, bound, PATIENCE, tally).await;
     let agreed =
         agreed.unwrap_or_else(|no| panic!("seed {seed}: the books and the far end: {no}\n{}", place.last_words()));
     println!("the books: {agreed:?}");

@@ -15,22 +15,26 @@ use crate::supervise::Supervisor;
 use crate::telemetry::health::Health;
 use crate::telemetry::{BatchMetrics, Metrics};
 use crate::uplink::actor::Uplink;
-use crate::uplink::config::{Compression, DebugConfig, OtlpHttpConfig};
+use crate::uplink::client::{ClientError, Maker, Recipe, Shown};
+use crate::uplink::config::{Compression, DebugConfig, RetryConfig};
 use crate::uplink::debug::DebugExporter;
 use crate::uplink::depot::{Depot, Direct, Posted};
 use crate::uplink::flow::BUDGET;
 use crate::uplink::metrics::UplinkMetrics;
-use crate::uplink::otlp_http::Maker;
+use crate::uplink::otlp_grpc::GrpcRecipe;
+use crate::uplink::otlp_http::HttpRecipe;
 use crate::uplink::pack::{Encoding, LEVEL};
+use crate::uplink::transport::Transport;
 use crate::uplink::wiring::{LaneSettings, Lines, UplinkSettings, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// What one uplink works by: as long as it stays the same, a reload leaves the uplink alone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
-    section: OtlpHttpConfig,
+    section: ExporterConfig,
     /// What is sent of a file that may change.
     token: Option<BearerTokenConfig>,
     store: StoreNo,
@@ -53,17 +57,26 @@ pub fn tasks(config: &Config, stores: &Stores) -> BTreeMap<Id, Task> {
     let mut taken = BTreeSet::new();
     let mut tasks = BTreeMap::new();
     for (id, (no, sources)) in &stores.exporters {
-        let Some(ExporterConfig::OtlpHttp(section)) = config.exporters.get(id) else { continue };
+        let Some(section) = config.exporters.get(id).filter(|section| section.queue().is_some()) else { continue };
         let batched = sources.iter().filter(|s| s.batch.is_some());
         let counted = batched.filter(|s| taken.insert(s.pipeline.clone())).map(|s| s.pipeline.clone()).collect();
-        let mut section = section.as_ref().clone();
-        // The last one of a name is sent, so an authenticator's is.
-        section.headers.extend(section.auth.as_ref().and_then(|auth| super::guards::sent(config, auth)));
-        let token = section.auth.as_ref().and_then(|auth| super::guards::followed(config, auth));
+        let token = section.auth().and_then(|auth| super::guards::followed(config, auth));
+        let section = with_credentials(section.clone(), config);
         let task = Task { section, token, store: *no, sources: sources.clone(), counted };
         tasks.insert(id.clone(), task);
     }
     tasks
+}
+
+/// With what its authenticator sends among its headers. The last one of a name is sent, so an authenticator's is.
+fn with_credentials(mut section: ExporterConfig, config: &Config) -> ExporterConfig {
+    let sent = section.auth().and_then(|auth| super::guards::sent(config, auth));
+    match &mut section {
+        ExporterConfig::OtlpHttp(section) => section.headers.extend(sent),
+        ExporterConfig::OtlpGrpc(section) => section.headers.extend(sent),
+        ExporterConfig::Debug(_) => {}
+    }
+    section
 }
 
 /// An uplink that can be posted; nothing can go wrong any more.
@@ -127,6 +140,7 @@ pub fn seat(id: &Id) -> String {
 
 fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkSettings {
     let section = &task.section;
+    let (retry, encoding, level) = manner(section);
     let lane = |source: &Source| {
         let first = source.batch.as_ref().filter(|_| task.counted.contains(&source.pipeline));
         LaneSettings {
@@ -142,18 +156,67 @@ fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkS
         exporter: id.to_string(),
         lanes: task.sources.iter().map(lane).collect(),
         added: watch::Sender::new(Vec::new()).subscribe(), // until it is enlisted
-        retry: (&section.retry_on_failure).into(),
-        consumers: if section.sending_queue.enabled { section.sending_queue.num_consumers.max(1) } else { 1 },
-        encoding: match section.compression {
-            Compression::Gzip => Encoding::Gzip,
-            Compression::None => Encoding::Identity,
-        },
-        level: LEVEL,
+        retry: retry.into(),
+        consumers: consumers(section),
+        encoding,
+        level,
         budget: BUDGET,
         // Where there is no address for metrics nothing can be reported.
-        gap_interval: Some(section.gap_report.interval)
-            .filter(|_| section.gap_report.enabled && section.url(Signal::Metrics).is_some()),
+        gap_interval: gap_interval(section),
         flush_at_stop: !stored.durable,
+    }
+}
+
+/// How it tries, and what an upload is packed with.
+fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) {
+    let (retry, compression, level) = match section {
+        ExporterConfig::OtlpHttp(s) => (&s.retry_on_failure, s.compression, s.compression_level),
+        ExporterConfig::OtlpGrpc(s) => (&s.retry_on_failure, s.compression, s.compression_level),
+        ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
+    };
+    let encoding = match compression {
+        Compression::None => Encoding::Identity,
+        Compression::Gzip => Encoding::Gzip,
+        Compression::Zlib => Encoding::Zlib,
+        Compression::Deflate => Encoding::Deflate,
+        Compression::Snappy => Encoding::Snappy,
+        Compression::Zstd => Encoding::Zstd,
+    };
+    (retry, encoding, level.unwrap_or(LEVEL))
+}
+
+/// Least time between two gap reports, where the exporter has a place for them.
+fn gap_interval(section: &ExporterConfig) -> Option<Duration> {
+    let (report, has_place) = match section {
+        ExporterConfig::OtlpHttp(s) => (&s.gap_report, s.url(Signal::Metrics).is_some()),
+        ExporterConfig::OtlpGrpc(s) => (&s.gap_report, true),
+        ExporterConfig::Debug(_) => return None,
+    };
+    Some(report.interval).filter(|_| report.enabled && has_place)
+}
+
+/// Uploads of a lane on the way at one time.
+fn consumers(section: &ExporterConfig) -> u32 {
+    section.queue().filter(|queue| queue.enabled).map_or(1, |queue| queue.num_consumers.max(1))
+}
+
+/// Makes a way to the far end for each life.
+type Ways = Arc<dyn Fn() -> Arc<dyn Transport> + Send + Sync>;
+
+fn ways(section: &ExporterConfig, clock: &Clock, shown: Option<Shown>) -> Result<Ways, ClientError> {
+    fn of(recipe: impl Recipe) -> Result<Ways, ClientError> {
+        let maker = Arc::new(Maker::new(recipe)?);
+        Ok(Arc::new(move || maker.make()))
+    }
+    match section {
+        ExporterConfig::OtlpHttp(section) => {
+            let consumers = section.sending_queue.num_consumers.max(1);
+            of(HttpRecipe::new(section, consumers, clock.clone(), shown))
+        }
+        ExporterConfig::OtlpGrpc(section) => {
+            of(GrpcRecipe { config: section.as_ref().clone(), clock: clock.clone(), shown })
+        }
+        ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
     }
 }
 
@@ -166,11 +229,9 @@ fn lines(
     health: &Health,
     clock: &Clock,
 ) -> Result<Lines, StartError> {
-    let consumers = task.section.sending_queue.num_consumers.max(1);
     let shown = task.token.as_ref().and_then(super::guards::shown);
-    let maker = Maker::new(&task.section, consumers, clock.clone(), shown)
+    let transport = ways(&task.section, clock, shown)
         .map_err(|e| StartError::Component { id: id.to_string(), why: e.to_string() })?;
-    let transport = move || maker.make();
     let depot: Arc<dyn Depot> = if stored.durable {
         Arc::new(Posted::new(stored.spool.clone(), crew.reader.clone(), crew.writer.clone()))
     } else {
@@ -178,7 +239,7 @@ fn lines(
     };
     Ok(Lines {
         depot,
-        transport: Arc::new(transport),
+        transport,
         metrics: UplinkMetrics::new(metrics, health, &id.to_string()),
         clock: clock.clone(),
         view: Arc::new(watch::Sender::new(View::default())),

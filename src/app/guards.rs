@@ -7,7 +7,7 @@ use crate::extensions::authenticators::basic::{Basic, Busy, NoNames};
 use crate::extensions::authenticators::bearer::{Bearer, Token};
 use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig, HtpasswdConfig};
 use crate::receivers::guard::{Admission, Guard};
-use crate::uplink::otlp_http::Shown;
+use crate::uplink::client::Shown;
 use futures_util::FutureExt as _;
 use http::HeaderName;
 use std::collections::BTreeMap;

@@ -32,10 +32,8 @@ pub fn register(config: &Config, metrics: &Metrics, stores: &Arc<Stores>, lookou
 /// As in the original an exporter without `sending_queue` has none.
 fn queue_gauges(config: &Config, metrics: &Metrics, stores: &Arc<Stores>) {
     let stores = stores.clone();
-    let queued = |(id, exporter): (&Id, &ExporterConfig)| match exporter {
-        ExporterConfig::OtlpHttp(exporter) => exporter.sending_queue.enabled.then(|| id.clone()),
-        ExporterConfig::Debug(_) => None,
-    };
+    let queued =
+        |(id, exporter): (&Id, &ExporterConfig)| exporter.queue().filter(|queue| queue.enabled).map(|_| id.clone());
     let with_queue: BTreeSet<Id> = config.exporters.iter().filter_map(queued).collect();
     queues(metrics, move || {
         let queue = |(id, (no, sources)): (&Id, &(StoreNo, Vec<Source>))| {

@@ -339,5 +339,5 @@ fn json(value: &Any) -> serde_json::Value {
 /// Whether any exporter of a configuration keeps what it has on a disk.
 #[must_use]
 pub fn is_durable(config: &Config) -> bool {
-    config.exporters.values().any(|e| matches!(e, ExporterConfig::OtlpHttp(e) if e.sending_queue.storage.is_some()))
+    config.exporters.values().filter_map(ExporterConfig::queue).any(|queue| queue.storage.is_some())
 }

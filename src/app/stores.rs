@@ -106,8 +106,7 @@ impl Stores {
         let memory = memory_limit(config);
         for pipeline in &config.service.pipelines {
             for id in &pipeline.exporters {
-                let Some(ExporterConfig::OtlpHttp(exporter)) = config.exporters.get(id) else { continue };
-                let queue = &exporter.sending_queue;
+                let Some(queue) = config.exporters.get(id).and_then(ExporterConfig::queue) else { continue };
                 let storage = queue.storage.clone().filter(|_| queue.enabled);
                 let no = match stores.by_storage.get(&storage) {
                     Some(no) => *no,

@@ -288,7 +288,7 @@ mod tests {
         front.set(vec![Arc::new(Port::new(Arc::new(listener), duty))]);
         let mut supervisor = Supervisor::start(hurried(), Settings::default()).expect("a watchdog");
         let _web = supervisor.post(row(&supervisor, &WEB), "", move || Web::new(front.clone()));
-        crate::uplink::otlp_http::install_provider();
+        crate::uplink::client::install_provider();
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         let get = |path: &str| client.get(format!("http://{address}{path}")).send();
         let served = |answer: reqwest::Result<reqwest::Response>| answer.is_ok_and(|a| a.status().is_success());

@@ -94,7 +94,7 @@ impl Agent {
     /// As [`Agent::start`].
     pub fn start_with(config: &Config, clock: &Clock, roster: Roster, settings: Settings) -> Result<Agent, StartError> {
         let started = clock.now();
-        crate::uplink::otlp_http::install_provider();
+        crate::uplink::client::install_provider();
         let mut servers = Servers::none();
         let laid = Laid::out(config, &servers)?;
         let metrics = metrics_of(config, clock, started);

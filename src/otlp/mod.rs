@@ -69,7 +69,7 @@ mod wire;
 pub use answer::{Encoding, Partial, Status, success};
 pub use caller::Caller;
 pub use edits::{Action, Find, Groups, Keys, Pattern, Source, Type, VALUE_DEPTH_MAX, Value, When};
-pub use json::{BadJson, each_item, from_json, from_json_within, put_text, to_json};
+pub use json::{BadJson, PIECE, each_item, from_json, from_json_within, put_text, to_json, to_json_in_pieces};
 pub use list::Context;
 pub use merge::merge;
 #[cfg(any(test, feature = "testing"))]

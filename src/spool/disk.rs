@@ -327,6 +327,8 @@ pub(crate) struct Disk {
     retention: Retention,
     /// What was found at the start is copied where the least is won.
     eager: AtomicBool,
+    /// The last round of housekeeping removed something from the bin, and there may be more.
+    emptying: AtomicBool,
     /// Held while we live; the kernel releases it with us.
     lock: Mutex<File>,
     /// Segments nobody needs that could not be moved into the bin yet.
@@ -375,6 +377,7 @@ impl Disk {
             reserve: AtomicU64::new(reserve),
             retention: Retention::default(),
             eager: AtomicBool::new(eager),
+            emptying: AtomicBool::new(false),
         };
         Ok((disk, recovered))
     }

@@ -117,7 +117,9 @@ impl Seek for Source {
 
 /// An answer of the disk about a place of it that may be another one later.
 pub(crate) fn is_trouble(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EIO)
+    // The last ones are how ext4 and xfs say that they do not believe what they read, and how a card that is gone answers.
+    let trouble = [libc::EIO, libc::EUCLEAN, libc::EBADMSG, libc::ENODEV, libc::ENXIO, libc::ESTALE];
+    error.raw_os_error().is_some_and(|code| trouble.contains(&code))
 }
 
 fn open(path: &Path) -> io::Result<(File, Metadata)> {

@@ -7,11 +7,12 @@
 //! Collector::answer(now, request) ─▶ Answer { status, headers, body, manner }      (core: no clock, no socket)
 //!     │ took it: Tally                        │
 //!     ▼ saw it: Seen                          ▼
-//!                               FarEnd: a real socket, HTTP/1.1 (socket.rs)
+//!                               FarEnd: a real socket, HTTP/1.1 (socket.rs) and gRPC (grpc.rs)
 //! ```
 //!
 //! What always holds: an item is in the tally exactly when the collector took it, whether the sender was told or not.
 
+mod grpc;
 mod script;
 mod socket;
 
@@ -90,6 +91,8 @@ pub enum Manner {
     Never,
     /// No answer, the connection is reset.
     Reset,
+    /// No answer, the request alone is reset, with this code of HTTP/2.
+    ResetStream(u32),
     /// The head and half of the body, then a reset.
     ResetMidAnswer,
     /// There was no connection.
@@ -115,6 +118,8 @@ pub struct Seen {
     pub wire_bytes: u64,
     /// Length of the body inflated, when it was looked into.
     pub raw_bytes: u64,
+    /// xxh3 of the request in protobuf, when it was looked into.
+    pub digest: u64,
     /// The upload's id.
     pub upload_id: Option<String>,
     /// All headers.
@@ -212,7 +217,7 @@ impl Collector {
     pub fn answer(&mut self, now: Instant, request: &Request) -> Answer {
         let act = self.script.act(now);
         self.script.used(now);
-        let signal = Signal::ALL.into_iter().find(|s| request.path.strip_prefix("/v1/") == Some(s.name()));
+        let signal = Signal::ALL.into_iter().find(|s| is_at(*s, &request.path));
         let (answer, looked) = match signal {
             _ if request.method != "POST" => {
                 (text(405, "405 method not allowed, supported: [POST]"), Looked::default())
@@ -248,6 +253,10 @@ impl Collector {
                 answer.headers.extend(retry_after.map(|value| ("Retry-After".to_owned(), value)));
                 unlooked(answer)
             }
+            Act::Grpc { code, after, message } => {
+                let headers = grpc::head(code, &message, after);
+                unlooked(Answer { status: 200, headers, body: Vec::new(), manner: Manner::AtOnce })
+            }
             Act::Verbatim { code, content_type, body } => {
                 let headers = content_type.map(|value| ("Content-Type".to_owned(), value)).into_iter().collect();
                 unlooked(Answer { status: code, headers, body, manner: Manner::AtOnce })
@@ -264,6 +273,7 @@ impl Collector {
             }),
             Act::Hang => silent(Manner::Never),
             Act::ResetMidRequest => silent(Manner::Reset),
+            Act::ResetStream(reason) => silent(Manner::ResetStream(reason)),
             Act::Refuse => silent(Manner::Refused),
         }
     }
@@ -271,11 +281,12 @@ impl Collector {
     /// Takes all items but the last `rejected`, unless a rule speaks against it.
     fn take(&mut self, signal: Signal, request: &Request, rejected: u64, message: &str) -> (Answer, Looked) {
         let mut looked = Looked::default();
-        let raw = match inflate(request) {
+        let raw = match inflate(signal, request) {
             Ok(raw) => raw,
             Err(answer) => return (answer, looked),
         };
         looked.raw_bytes = raw.len() as u64;
+        looked.digest = xxhash_rust::xxh3::xxh3_64(&raw);
         let mut marks = Vec::new();
         if numbers(signal, &raw, |mark| marks.push(mark)).is_err() {
             return (status(400, "body is not an OTLP request"), looked);
@@ -314,6 +325,7 @@ impl Collector {
             taken: looked.taken,
             wire_bytes: request.body.len() as u64,
             raw_bytes: looked.raw_bytes,
+            digest: looked.digest,
             upload_id: request.header(UPLOAD_ID).map(str::to_owned),
             headers: request.headers.clone(),
         });
@@ -352,27 +364,63 @@ struct Looked {
     items: u64,
     taken: u64,
     raw_bytes: u64,
+    digest: u64,
 }
 
-fn inflate(request: &Request) -> Result<Bytes, Answer> {
-    match request.header("content-type").map(|value| value.split(';').next().unwrap_or_default().trim()) {
-        Some(kind) if kind.eq_ignore_ascii_case("application/x-protobuf") => {}
-        _ => return Err(text(415, "415 unsupported media type, supported: [application/x-protobuf]")),
-    }
-    match request.header("content-encoding") {
-        None | Some("" | "identity") => Ok(request.body.clone()),
-        Some("gzip") => {
+/// Over HTTP and over gRPC.
+fn is_at(signal: Signal, path: &str) -> bool {
+    let service = match signal {
+        Signal::Traces => "trace.v1.TraceService",
+        Signal::Metrics => "metrics.v1.MetricsService",
+        Signal::Logs => "logs.v1.LogsService",
+    };
+    path.strip_prefix("/v1/") == Some(signal.name())
+        || path.strip_prefix("/opentelemetry.proto.collector.").and_then(|at| at.strip_suffix("/Export"))
+            == Some(service)
+}
+
+/// The request in protobuf.
+fn inflate(signal: Signal, request: &Request) -> Result<Bytes, Answer> {
+    let kind = request.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let (header, body) = match kind.to_ascii_lowercase().as_str() {
+        "application/grpc" => match request.body.split_at_checked(5) {
+            Some((&[flag @ (0 | 1), ..], message)) => {
+                ((flag == 1).then_some("grpc-encoding"), request.body.slice_ref(message))
+            }
+            _ => return Err(status(400, "body has no message of gRPC")),
+        },
+        "application/x-protobuf" | "application/json" => (Some("content-encoding"), request.body.clone()),
+        _ => {
+            return Err(text(415, "415 unsupported media type, supported: [application/x-protobuf, application/json]"));
+        }
+    };
+    let raw = match header.and_then(|header| request.header(header)) {
+        None | Some("" | "identity") => body,
+        Some(name) => {
+            let read: Box<dyn std::io::Read + '_> = match name {
+                "gzip" => Box::new(flate2::read::GzDecoder::new(&body[..])),
+                "zlib" | "deflate" => Box::new(flate2::read::ZlibDecoder::new(&body[..])),
+                "snappy" => Box::new(snap::read::FrameDecoder::new(&body[..])),
+                "zstd" => Box::new(
+                    ruzstd::decoding::StreamingDecoder::new(&body[..]).map_err(|_| status(400, "body is not zstd"))?,
+                ),
+                other => return Err(status(400, &format!("unsupported Content-Encoding: {other}"))),
+            };
             let mut raw = Vec::new();
-            let read =
-                flate2::read::GzDecoder::new(&request.body[..]).take(INFLATED_MAX as u64 + 1).read_to_end(&mut raw);
-            match read {
-                Ok(_) if raw.len() > INFLATED_MAX => Err(status(413, "body inflates to more than 64 MiB")),
-                Ok(_) => Ok(raw.into()),
-                Err(_) => Err(status(400, "body is not gzip")),
+            match read.take(INFLATED_MAX as u64 + 1).read_to_end(&mut raw) {
+                Ok(_) if raw.len() > INFLATED_MAX => return Err(status(413, "body inflates to more than 64 MiB")),
+                Ok(_) => raw.into(),
+                Err(_) => return Err(status(400, &format!("body is not {name}"))),
             }
         }
-        Some(other) => Err(status(400, &format!("unsupported Content-Encoding: {other}"))),
+    };
+    if kind.eq_ignore_ascii_case("application/json") {
+        return match crate::otlp::from_json(signal, &raw) {
+            Ok(request) => Ok(request.into()),
+            Err(why) => Err(status(400, &why.to_string())),
+        };
     }
+    Ok(raw)
 }
 
 fn text(code: u16, body: &str) -> Answer {
@@ -528,7 +576,8 @@ mod tests {
         };
         assert_eq!(status(&Request { method: "GET".into(), ..good.clone() }), 405);
         assert_eq!(status(&Request { path: "/v1/log".into(), ..good.clone() }), 404);
-        assert_eq!(status(&with("content-type", "application/json")), 415);
+        assert_eq!(status(&with("content-type", "application/json")), 400);
+        assert_eq!(status(&with("content-type", "text/plain")), 415);
         assert_eq!(status(&with("content-type", "Application/X-Protobuf; charset=x")), 200);
         assert_eq!(status(&with("content-encoding", "snappy")), 400);
         assert_eq!(status(&with("content-encoding", "gzip")), 400);

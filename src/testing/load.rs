@@ -4,7 +4,7 @@
 use super::numbered::{Numbered, Source};
 use super::tally::Tally;
 use crate::otlp::Signal;
-use crate::uplink::otlp_http::install_provider;
+use crate::uplink::client::install_provider;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

@@ -1,4 +1,9 @@
-//! `exporters.otlphttp` (also `otlp_http`), `exporters.logging` and `exporters.debug` (reference §2.9–2.12).
+//! `exporters.otlphttp` (also `otlp_http`), `exporters.otlp` (also `otlp_grpc`), `exporters.logging` and `exporters.debug`
+//! (reference §2.9–2.12).
+
+mod otlp_grpc;
+
+pub use otlp_grpc::{Balancer, Keepalive, OtlpGrpcConfig, Place};
 
 use crate::base::backoff::Curve;
 use crate::config::{Headers, Id, Section, TlsClient, authenticator};
@@ -18,8 +23,12 @@ pub struct OtlpHttpConfig {
     pub logs_endpoint: Option<String>,
     /// `headers`: sent with every request, over our own.
     pub headers: Headers,
+    /// `encoding`, proto.
+    pub format: Format,
     /// `compression`, gzip.
     pub compression: Compression,
+    /// `compression_params.level`; None: ours.
+    pub compression_level: Option<i32>,
     /// `timeout`, 30 s: for a whole request, its answer included. None (0 in the file): no end.
     pub timeout: Option<Duration>,
     /// `max_idle_conns_per_host`, 2: connections kept open for the next upload.
@@ -57,7 +66,9 @@ impl Default for OtlpHttpConfig {
             metrics_endpoint: None,
             logs_endpoint: None,
             headers: Headers::new(),
+            format: Format::Proto,
             compression: Compression::Gzip,
+            compression_level: None,
             timeout: Some(Duration::from_secs(30)),
             max_idle_conns_per_host: 2, // Go's default, which 0.88 leaves alone
             max_conns_per_host: None,
@@ -90,6 +101,15 @@ impl OtlpHttpConfig {
     }
 }
 
+/// `encoding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `proto`.
+    Proto,
+    /// `json`: OTLP/JSON.
+    Json,
+}
+
 /// `compression`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
@@ -97,7 +117,48 @@ pub enum Compression {
     None,
     /// `gzip`.
     Gzip,
+    /// `zlib`.
+    Zlib,
+    /// `deflate`: as HTTP means it, which is zlib.
+    Deflate,
+    /// `snappy`: in frames, as 0.88 sends it.
+    Snappy,
+    /// `zstd`.
+    Zstd,
 }
+
+impl Compression {
+    /// Reads `compression`, of which an exporter takes some words.
+    fn read(s: &Section<'_>, words: &[&str]) -> Compression {
+        let known = [
+            ("gzip", Compression::Gzip),
+            ("zstd", Compression::Zstd),
+            ("snappy", Compression::Snappy),
+            ("zlib", Compression::Zlib),
+            ("deflate", Compression::Deflate),
+            ("none", Compression::None),
+            ("", Compression::None),
+            ("lz4", Compression::Gzip),
+        ];
+        let known: Vec<_> = known.into_iter().filter(|(word, _)| words.contains(word)).collect();
+        s.warn_unless(s.text_if_given("compression").is_none_or(|word| word != "lz4"), "compression", || {
+            "lz4 is not in this build; gzip is sent, which every OTLP server takes".to_owned()
+        });
+        s.choice("compression", Compression::Gzip, &known)
+    }
+
+    /// The highest level there is, from 1; none: it has no levels.
+    fn highest_level(self) -> Option<i32> {
+        match self {
+            Compression::Gzip | Compression::Zlib | Compression::Deflate => Some(9),
+            Compression::Zstd => Some(ZSTD_LEVEL_MAX),
+            Compression::None | Compression::Snappy => None,
+        }
+    }
+}
+
+/// Higher ones want more memory for an upload than a gateway has for all of them.
+const ZSTD_LEVEL_MAX: i32 = 11;
 
 /// `retry_on_failure`. The window stands still while the link is down (promise P3).
 #[derive(Debug, Clone, PartialEq)]
@@ -221,13 +282,16 @@ impl OtlpHttpConfig {
     #[must_use]
     pub fn read(s: &Section<'_>) -> OtlpHttpConfig {
         let default = OtlpHttpConfig::default();
+        let compression = Compression::read(s, &["gzip", "zstd", "snappy", "zlib", "deflate", "none", "", "lz4"]);
         let config = OtlpHttpConfig {
             endpoint: s.url_if_given("endpoint"),
             traces_endpoint: s.url_if_given("traces_endpoint"),
             metrics_endpoint: s.url_if_given("metrics_endpoint"),
             logs_endpoint: s.url_if_given("logs_endpoint"),
             headers: s.headers("headers"),
-            compression: compression(s),
+            format: s.choice("encoding", Format::Proto, &[("proto", Format::Proto), ("json", Format::Json)]),
+            compression,
+            compression_level: compression_level(s, compression),
             timeout: s.duration_or_never("timeout", default.timeout),
             max_idle_conns_per_host: s.number("max_idle_conns_per_host", default.max_idle_conns_per_host, 0..=u32::MAX),
             max_conns_per_host: Some(s.number("max_conns_per_host", 0, 0..=u32::MAX)).filter(|n| *n > 0),
@@ -243,12 +307,8 @@ impl OtlpHttpConfig {
             gap_report: s.section("gap_report", GapReportConfig::read),
         };
         config.check_endpoints(s);
-        s.unless(s.choice("encoding", true, &[("proto", true), ("json", false)]), "encoding", || {
-            "json is not sent by this build; write proto, or leave the key out: every OTLP server takes it".to_owned()
-        });
         s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
         s.moot("max_idle_conns", "max_idle_conns_per_host bounds the connections of an exporter, which has one host");
-        s.moot("compression_params", "the level is fixed where it costs least for its size");
         s.moot("cookies", "answers of a collector set none");
         s.moot("force_attempt_http2", "HTTP/2 is used whenever the far end offers it");
         s.moot("dialer", "`timeout` bounds an upload from the first packet on");
@@ -288,23 +348,17 @@ impl OtlpHttpConfig {
     }
 }
 
-/// The far end of OTLP takes gzip wherever it takes the others, so data flows also where one of those was asked for.
-fn compression(s: &Section<'_>) -> Compression {
-    let known = [
-        ("gzip", (Compression::Gzip, "")),
-        ("none", (Compression::None, "")),
-        ("", (Compression::None, "")),
-        ("zstd", (Compression::Gzip, "zstd")),
-        ("zlib", (Compression::Gzip, "zlib")),
-        ("deflate", (Compression::Gzip, "deflate")),
-        ("snappy", (Compression::Gzip, "snappy")),
-        ("lz4", (Compression::Gzip, "lz4")),
-    ];
-    let (compression, asked) = s.choice("compression", known[0].1, &known);
-    s.warn_unless(asked.is_empty(), "compression", || {
-        format!("{asked} is not in this build; gzip is sent, which every OTLP server takes")
-    });
-    compression
+/// Reads `compression_params.level`; 0 and −1 are the default, as in the original.
+fn compression_level(s: &Section<'_>, compression: Compression) -> Option<i32> {
+    s.section("compression_params", |s| {
+        let level = Some(s.number("level", 0, -1..=i32::MAX)).filter(|level| *level > 0)?;
+        let highest = compression.highest_level();
+        s.unless(highest.is_some_and(|highest| level <= highest), "level", || match highest {
+            None => format!("{level} has no meaning: this compression has no levels"),
+            Some(highest) => format!("{level} is not one of 1 to {highest}"),
+        });
+        Some(level)
+    })
 }
 
 impl RetryConfig {
@@ -440,7 +494,7 @@ mod tests {
 
     #[test]
     fn every_key_of_the_exporter_arrives() {
-        let yaml = "{traces_endpoint: 'http://t', logs_endpoint: 'https://l/x', compression: none, timeout: 0s, headers: {a: b}, \
+        let yaml = "{traces_endpoint: 'http://t', logs_endpoint: 'https://l/x', compression: zlib, compression_params: {level: 9}, encoding: json, timeout: 0s, headers: {a: b}, \
                     max_idle_conns_per_host: 5, max_conns_per_host: 6, idle_conn_timeout: 0, disable_keep_alives: true, \
                     http2_read_idle_timeout: 10s, http2_ping_timeout: 2s, proxy_url: 'http://p:1', tls: {insecure_skip_verify: true}, \
                     retry_on_failure: {enabled: false, initial_interval: 1s, randomization_factor: 0, multiplier: 2, \
@@ -456,7 +510,9 @@ mod tests {
             metrics_endpoint: None,
             logs_endpoint: Some("https://l/x".to_owned()),
             headers: vec![("a".to_owned(), Secret::new("b"))],
-            compression: Compression::None,
+            format: Format::Json,
+            compression: Compression::Zlib,
+            compression_level: Some(9),
             timeout: None,
             max_idle_conns_per_host: 5,
             max_conns_per_host: Some(6),
@@ -485,6 +541,26 @@ mod tests {
             gap_report: GapReportConfig { enabled: false, interval: secs(7) },
         };
         assert_eq!(config, expected);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_level_fits_its_compression() {
+        for (yaml, level, told) in [
+            ("{}",                                                            None,    ""),
+            ("{compression_params: {level: 0}}",                              None,    ""),
+            ("{compression_params: {level: -1}}",                             None,    ""),
+            ("{compression_params: {level: 9}}",                              Some(9), ""),
+            ("{compression_params: {level: 10}}",                             Some(10), "10 is not one of 1 to 9"),
+            ("{compression: zstd, compression_params: {level: 11}}",          Some(11), ""),
+            ("{compression: zstd, compression_params: {level: 12}}",          Some(12), "12 is not one of 1 to 11"),
+            ("{compression: snappy, compression_params: {level: 1}}",         Some(1), "1 has no meaning: this compression has no levels"),
+            ("{compression: lz4}",                                            None,    "warning: lz4 is not in this build; gzip is sent, which every OTLP server takes"),
+        ] {
+            let yaml = yaml.replacen('{', "{endpoint: 'http://c', ", 1);
+            let (config, said) = try_out(&yaml, &[], OtlpHttpConfig::read);
+            assert_eq!((config.compression_level, said.as_str()), (level, told), "{yaml}");
+        }
     }
 
     #[test]

@@ -33,12 +33,13 @@
 //! | `flow.rs` | all lanes of one exporter |
 //! | `gap.rs` | saying what will never arrive |
 //! | `depot.rs`, `transport.rs` | what is asked of the spool and of the network |
-//! | `otlp_http.rs` | OTLP over HTTP |
+//! | `otlp_http.rs`, `otlp_grpc.rs`, `client.rs` | OTLP over HTTP and gRPC, and what both share |
 //! | `wiring.rs`, `actor.rs`, `metrics.rs` | the actor, what it is told, what it tells |
 //! | `debug.rs` | the `logging` and `debug` exporters |
 
 pub mod actor;
 pub mod assemble;
+pub mod client;
 pub mod config;
 pub mod debug;
 pub mod depot;
@@ -50,6 +51,7 @@ pub mod gap;
 pub mod hand;
 pub mod link;
 pub mod metrics;
+pub mod otlp_grpc;
 pub mod otlp_http;
 pub mod pack;
 pub mod prepare;
@@ -62,6 +64,7 @@ pub mod wiring;
 pub use actor::Uplink;
 pub use debug::DebugExporter;
 pub use metrics::UplinkMetrics;
+pub use otlp_grpc::OtlpGrpc;
 pub use otlp_http::OtlpHttp;
 pub use wiring::{LaneSettings, Lines, UplinkSettings, View};
 

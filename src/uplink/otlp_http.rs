@@ -1,7 +1,7 @@
 //! OTLP over HTTP: one client per exporter, on the exporter's own thread.
 //!
 //! ```text
-//! Parcel ─▶ POST <endpoint>/v1/<signal>   protobuf, gzip, headers of the operator ─▶ status, headers, 64 KiB of body
+//! Parcel ─▶ POST <endpoint>/v1/<signal>   protobuf or JSON, headers of the operator ─▶ status, headers, 64 KiB of body
 //!                                                                                        └─▶ Verdict
 //! ```
 //!
@@ -12,67 +12,26 @@
 //!   are followed to the same scheme, host and port only.
 //! * No secret appears in an error or a log line.
 
-use super::config::OtlpHttpConfig;
-use super::link::Trouble;
-use super::pack::Encoding;
+use super::client::{
+    CONNECT_MAX, ClientError, Elsewhere, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, headers, install_provider, setting,
+    silence, system_names, user_agent, with_tls,
+};
+use super::config::{Format, OtlpHttpConfig};
+use super::pack::{LEVEL, Stream};
 use super::transport::{Parcel, Transport, UPLOAD_ID};
 use super::verdict::{BODY_MAX, HttpAnswer, Verdict};
 use crate::base::Clock;
-use crate::config::{Pem, Secret, TlsClient, TlsVersion};
-use crate::otlp::Signal;
+use crate::config::TlsClient;
+use crate::otlp::{Signal, to_json_in_pieces};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{BoxFuture, FutureExt as _};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, ClientBuilder, Response, Url, redirect, tls};
-use std::error::Error as _;
-use std::sync::{Arc, Mutex, Once, PoisonError};
-use std::time::Duration;
-use std::{fs, io};
+use reqwest::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use reqwest::{Client, ClientBuilder, Response, Url, redirect};
+use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// The end of a request that has none: a lane in strict order waits for it, and an answer after ten minutes is none.
-pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// Most redirects of one request; a far end that sends us in circles is as good as silent.
 const REDIRECTS_MAX: usize = 5;
-/// How often an idle connection asks whether the other side is still there: NAT tables of mobile networks forget
-/// connections after a minute or two.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
-/// Longest wait for a connection: three lost SYNs take 7 s (RFC 6298), a TLS handshake over a satellite 3 more.
-const CONNECT_MAX: Duration = Duration::from_secs(15);
-
-/// Why there is no client: a start that fails, with the reason.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// Mend the file or its path.
-    #[error("cannot read {what} `{path}`: {source}")]
-    File {
-        /// Of the configuration.
-        what: &'static str,
-        /// Where.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// Mend the configuration.
-    #[error("{0}")]
-    Setting(String),
-}
-
-/// A header whose value is asked for at each upload: a token in a file that changes.
-#[derive(Clone)]
-pub struct Shown {
-    /// Its name.
-    pub header: HeaderName,
-    /// Its value now, or why there is none: the data waits then.
-    pub value: Arc<dyn Fn() -> Result<Secret, String> + Send + Sync>,
-}
-
-impl std::fmt::Debug for Shown {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shown").field("header", &self.header).finish_non_exhaustive()
-    }
-}
 
 /// The client of one exporter.
 #[derive(Debug, Clone)]
@@ -80,6 +39,8 @@ pub struct OtlpHttp {
     client: Client,
     /// By signal.
     urls: [Option<Url>; 3],
+    /// `encoding: json`, and the level it is packed with.
+    json: Option<i32>,
     headers: HeaderMap,
     shown: Option<Shown>,
     clock: Clock,
@@ -98,7 +59,7 @@ impl OtlpHttp {
         for signal in Signal::ALL {
             urls[signal as usize - 1] = config.url(signal).map(|url| parse(&url)).transpose()?;
         }
-        let mut headers = headers(config)?;
+        let mut headers = headers(&config.headers, |_, value| value.clone())?;
         let mut builder = Client::builder()
             .user_agent(user_agent())
             .http1_title_case_headers() // as Go writes them: X-Tenant-Id
@@ -124,8 +85,8 @@ impl OtlpHttp {
             (builder, headers) = with_name(builder, headers, name, &mut urls)?;
         }
         let client = builder.build().map_err(|e| setting("client", e))?;
-        let places = config.max_conns_per_host.map(|most| Arc::new(Semaphore::new(most as usize)));
-        Ok(OtlpHttp { client, urls, headers, shown: None, clock, places })
+        let json = (config.format == Format::Json).then_some(config.compression_level.unwrap_or(LEVEL));
+        Ok(OtlpHttp { client, urls, json, headers, shown: None, clock, places: places(config) })
     }
 
     /// With this header, which wins over one of the same name.
@@ -135,79 +96,42 @@ impl OtlpHttp {
     }
 }
 
-/// Makes the client of each life of an uplink, from the certificates of that moment; from the last good ones when those
-/// are gone or half written just then.
-#[derive(Debug)]
-pub struct Maker {
+/// What a client is made of.
+#[derive(Debug, Clone)]
+pub struct HttpRecipe {
     config: OtlpHttpConfig,
     consumers: u32,
     clock: Clock,
     shown: Option<Shown>,
-    /// With the files' contents in it.
-    last_good: Mutex<OtlpHttpConfig>,
+    /// Of all clients that are made by it.
+    places: Option<Arc<Semaphore>>,
 }
 
-impl Maker {
-    /// Makes the first client, so that a bad certificate is a start that fails with its reason.
-    ///
-    /// # Errors
-    /// As [`OtlpHttp::new`].
-    pub fn new(
-        config: &OtlpHttpConfig,
-        consumers: u32,
-        clock: Clock,
-        shown: Option<Shown>,
-    ) -> Result<Maker, ClientError> {
-        let read = with_files_read(config)?;
-        OtlpHttp::new(&read, consumers, clock.clone())?;
-        Ok(Maker { config: config.clone(), consumers, clock, shown, last_good: Mutex::new(read) })
-    }
-
-    /// A client for a new life.
+impl HttpRecipe {
+    /// See [`OtlpHttp::new`].
     #[must_use]
-    pub fn make(&self) -> Arc<dyn Transport> {
-        let mut last_good = self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = with_files_read(&self.config)
-            .and_then(|read| Ok((OtlpHttp::new(&read, self.consumers, self.clock.clone())?, read)));
-        let error = match fresh {
-            Ok((client, read)) => {
-                *last_good = read;
-                return Arc::new(client.showing(self.shown.clone()));
-            }
-            Err(error) => error,
-        };
-        tracing::error!(%error, "client cannot be made anew; it is made of what was read before");
-        match OtlpHttp::new(&last_good, self.consumers, self.clock.clone()) {
-            Ok(client) => Arc::new(client.showing(self.shown.clone())),
-            Err(error) => Arc::new(NoClient { why: error.to_string() }),
-        }
+    pub fn new(config: &OtlpHttpConfig, consumers: u32, clock: Clock, shown: Option<Shown>) -> HttpRecipe {
+        HttpRecipe { config: config.clone(), consumers, clock, shown, places: places(config) }
     }
 }
 
-/// What sends where no client can be made: nothing, and says why. The data waits for a person.
-#[derive(Debug)]
-struct NoClient {
-    why: String,
-}
+impl Recipe for HttpRecipe {
+    fn tls(&self) -> &TlsClient {
+        &self.config.tls
+    }
 
-impl Transport for NoClient {
-    fn send(&self, _: Parcel) -> BoxFuture<'static, Verdict> {
-        std::future::ready(Verdict::Hold { why: self.why.clone() }).boxed()
+    fn tls_mut(&mut self) -> &mut TlsClient {
+        &mut self.config.tls
+    }
+
+    fn client(&self) -> Result<Arc<dyn Transport>, ClientError> {
+        let client = OtlpHttp::new(&self.config, self.consumers, self.clock.clone())?;
+        Ok(Arc::new(OtlpHttp { places: self.places.clone(), ..client.showing(self.shown.clone()) }))
     }
 }
 
-/// The same section with the contents of its certificate files written into it.
-fn with_files_read(config: &OtlpHttpConfig) -> Result<OtlpHttpConfig, ClientError> {
-    let mut read = config.clone();
-    let common = &mut read.tls.common;
-    for (what, pem) in [("ca_file", &mut common.ca), ("cert_file", &mut common.cert), ("key_file", &mut common.key)] {
-        if let Some(Pem::File(path)) = pem {
-            let bytes = load(what, &Pem::File(path.clone()))?;
-            // What is no UTF-8 is a remark beside the certificate.
-            *pem = Some(Pem::Inline(Secret::new(&*String::from_utf8_lossy(&bytes))));
-        }
-    }
-    Ok(read)
+fn places(config: &OtlpHttpConfig) -> Option<Arc<Semaphore>> {
+    config.max_conns_per_host.map(|most| Arc::new(Semaphore::new(most as usize)))
 }
 
 impl Transport for OtlpHttp {
@@ -217,9 +141,10 @@ impl Transport for OtlpHttp {
             return std::future::ready(Verdict::Hold { why }).boxed();
         };
         let mut headers = HeaderMap::with_capacity(self.headers.len() + 3);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        if parcel.body.encoding == Encoding::Gzip {
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        let kind = if self.json.is_some() { "application/json" } else { "application/x-protobuf" };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        if let Some(name) = parcel.body.encoding.name() {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
         }
         // Made of a uuid and numbers; should it ever not be a header, the upload goes without.
         if let Ok(id) = HeaderValue::from_str(&parcel.upload_id) {
@@ -227,13 +152,15 @@ impl Transport for OtlpHttp {
         }
         // The operator's headers win.
         headers.extend(self.headers.clone());
-        if let Some(Shown { header, value }) = &self.shown {
-            match value().and_then(|value| carried(&value)) {
-                Ok(value) => drop(headers.insert(header, value)),
-                Err(why) => return std::future::ready(Verdict::Hold { why }).boxed(),
-            }
+        if let Some(Err(why)) = self.shown.as_ref().map(|shown| shown.put(&mut headers)) {
+            return std::future::ready(Verdict::Hold { why }).boxed();
         }
-        let request = self.client.post(url).headers(headers).body(parcel.body.bytes);
+        let body = match self.json.map(|level| in_json(&parcel, level)) {
+            None => parcel.body.bytes,
+            Some(Ok(body)) => body,
+            Some(Err(verdict)) => return std::future::ready(verdict).boxed(),
+        };
+        let request = self.client.post(url).headers(headers).body(body);
         let (clock, places) = (self.clock.clone(), self.places.clone());
         async move {
             // Held until the answer is read. (Places are never closed.)
@@ -248,6 +175,22 @@ impl Transport for OtlpHttp {
         }
         .boxed()
     }
+}
+
+/// The upload in OTLP/JSON, packed as it was. In hand it stays protobuf: to halve, to park, and because a text is larger;
+/// so it is written anew at each try. Neither the text nor what is packed of it lies in memory twice.
+fn in_json(parcel: &Parcel, level: i32) -> Result<Bytes, Verdict> {
+    let later = |e: std::io::Error| Verdict::Later { after: None, why: format!("cannot be written as JSON: {e}") };
+    let raw = parcel.body.unpack();
+    let mut packed = Stream::new(parcel.body.encoding, level).map_err(later)?;
+    let mut written = Ok(());
+    to_json_in_pieces(parcel.signal, &raw, |piece| {
+        if written.is_ok() {
+            written = packed.write(piece.as_bytes());
+        }
+    })
+    .map_err(|e| Verdict::Split { too_large: false, why: format!("cannot be written as JSON: {e}") })?;
+    written.and_then(|()| packed.finish()).map_err(later)
 }
 
 /// As much of the answer as matters. What breaks off while it is read has a status all the same.
@@ -281,33 +224,6 @@ async fn read(mut response: Response) -> HttpAnswer {
     answer
 }
 
-/// What it means that no answer came.
-fn silence(error: &reqwest::Error) -> Verdict {
-    let why = reasons(error);
-    if error.is_builder() || error.is_redirect() {
-        return Verdict::Hold { why };
-    }
-    let trouble = if error.is_connect() { Trouble::Unreachable } else { Trouble::NoAnswer };
-    Verdict::Silence { trouble, why }
-}
-
-/// The chain of causes, without the outermost words, which name the URL and nothing else.
-fn reasons(error: &reqwest::Error) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    if error.is_timeout() {
-        texts.push("timed out".to_owned());
-    }
-    let mut cause = error.source();
-    while let Some(this) = cause {
-        let text = this.to_string();
-        if !texts.iter().any(|known| known.contains(&text)) {
-            texts.push(text);
-        }
-        cause = this.source();
-    }
-    if texts.is_empty() { "no answer".to_owned() } else { texts.join(": ") }
-}
-
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     let keeps_body = matches!(attempt.status().as_u16(), 307 | 308);
     let same = attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
@@ -318,87 +234,8 @@ fn idle_connections(config: &OtlpHttpConfig, consumers: u32) -> usize {
     if config.disable_keep_alives { 0 } else { config.max_idle_conns_per_host.max(consumers) as usize }
 }
 
-fn user_agent() -> String {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64", // Go's names, which far ends' dashboards know
-        "aarch64" => "arm64",
-        "x86" => "386",
-        other => other,
-    };
-    format!("{}/{} ({}/{arch})", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), std::env::consts::OS)
-}
-
-fn headers(config: &OtlpHttpConfig) -> Result<HeaderMap, ClientError> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &config.headers {
-        let bad = |what: &str| ClientError::Setting(format!("header `{name}` has a {what} that HTTP cannot carry"));
-        let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("name"))?;
-        let mut value = HeaderValue::from_str(value.reveal()).map_err(|_| bad("value"))?;
-        value.set_sensitive(true); // HPACK shall not index it, Debug shall not show it
-        headers.insert(header, value);
-    }
-    Ok(headers)
-}
-
-fn carried(value: &Secret) -> Result<HeaderValue, String> {
-    let carried = HeaderValue::from_str(value.reveal());
-    let mut carried = carried.map_err(|_| "the token to send has a byte that no header can carry".to_owned())?;
-    carried.set_sensitive(true);
-    Ok(carried)
-}
-
 fn parse(url: &str) -> Result<Url, ClientError> {
     Url::parse(url).map_err(|e| ClientError::Setting(format!("endpoint `{url}` is not a URL: {e}")))
-}
-
-fn setting(what: &str, error: reqwest::Error) -> ClientError {
-    let outer = error.without_url();
-    let inner = outer.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-    ClientError::Setting(format!("{what}: {outer}{inner}"))
-}
-
-/// ring is the process's one provider of cryptography: C only, and it compiles everywhere we go.
-pub fn install_provider() {
-    static ONCE: Once = Once::new();
-    // An error says that one is installed already, which is all we want.
-    ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-}
-
-fn with_tls(mut builder: ClientBuilder, tls: &TlsClient, encrypted: bool) -> Result<ClientBuilder, ClientError> {
-    if !encrypted {
-        // The system's 140 roots are not loaded for nobody.
-        return Ok(builder.tls_certs_only([]));
-    }
-    let common = &tls.common;
-    if let Some(pem) = &common.ca {
-        let roots = tls::Certificate::from_pem_bundle(&load("ca_file", pem)?).map_err(|e| setting("ca_file", e))?;
-        if roots.is_empty() {
-            return Err(ClientError::Setting("ca_file holds no certificate".to_owned()));
-        }
-        let beside = tls.include_system_ca_certs_pool;
-        builder = if beside { builder.tls_certs_merge(roots) } else { builder.tls_certs_only(roots) };
-    }
-    if let (Some(cert), Some(key)) = (&common.cert, &common.key) {
-        let mut both = load("key_file", key)?;
-        both.push(b'\n');
-        both.extend(load("cert_file", cert)?);
-        builder = builder.identity(tls::Identity::from_pem(&both).map_err(|e| setting("cert_file", e))?);
-    }
-    let version = |v: TlsVersion| if v == TlsVersion::V13 { tls::Version::TLS_1_3 } else { tls::Version::TLS_1_2 };
-    builder = builder.tls_version_min(version(common.min_version));
-    if let Some(max) = common.max_version {
-        builder = builder.tls_version_max(version(max));
-    }
-    Ok(builder.tls_danger_accept_invalid_certs(tls.insecure_skip_verify))
-}
-
-fn load(what: &'static str, pem: &Pem) -> Result<Vec<u8>, ClientError> {
-    match pem {
-        Pem::File(path) => {
-            fs::read(path).map_err(|source| ClientError::File { what, path: path.display().to_string(), source })
-        }
-        Pem::Inline(text) => Ok(text.reveal().as_bytes().to_vec()),
-    }
 }
 
 /// `server_name_override`: the name stands in the URL, so that it is asked for and checked; the address is looked up
@@ -424,19 +261,6 @@ fn with_name(
     let Some((host, authority)) = real else { return Ok((builder, headers)) };
     headers.entry(HOST).or_insert(HeaderValue::from_str(&authority).map_err(|_| bad())?);
     let host = host.trim_matches(['[', ']']); // an IPv6 address
-    Ok((builder.dns_resolver(Arc::new(Elsewhere(host.into()))), headers))
-}
-
-/// Looks every name up under another.
-#[derive(Debug)]
-struct Elsewhere(Arc<str>);
-
-impl Resolve for Elsewhere {
-    fn resolve(&self, _: Name) -> Resolving {
-        let host = self.0.clone();
-        Box::pin(async move {
-            let found: Vec<_> = tokio::net::lookup_host((&*host, 0)).await?.collect();
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
-    }
+    let elsewhere = Elsewhere { host: host.into(), port: 0, names: system_names, turn: None };
+    Ok((builder.dns_resolver(Arc::new(elsewhere)), headers))
 }

@@ -1,4 +1,4 @@
-//! How an upload travels: what the uplink asks of OTLP/HTTP today and of OTLP/gRPC tomorrow.
+//! How an upload travels: what the uplink asks of OTLP/HTTP and OTLP/gRPC.
 
 use super::pack::Body;
 use super::verdict::Verdict;

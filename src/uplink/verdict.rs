@@ -1,6 +1,7 @@
 //! What an answer means for the upload it answers.
 //!
 //! ```text
+//! over HTTP (over gRPC: grpc.rs)
 //! 2xx  empty, protobuf or JSON ─▶ Accepted      429 502 503 504  and other 5xx ─▶ Later
 //!      a page ─▶ Silence (a captive portal)     400 413 422 ─▶ Split      401 403 404 … 3xx ─▶ Hold
 //! ```
@@ -11,6 +12,7 @@
 //! search for the guilty item.
 
 mod body;
+pub mod grpc;
 
 use super::link::Trouble;
 use bytes::Bytes;

@@ -169,7 +169,8 @@ def play(options, say):
 
     stage, good = None, False
     try:
-        stage = scenario.Stage(home, agent, collector, scenario.BOUNDED if options.bounded else scenario.LONG, tell)
+        pace = scenario.BOUNDED if options.bounded else scenario.LONG
+        stage = scenario.Stage(home, agent, collector, options.out, pace, tell)
         run = stage.play(clients)
         run["clients"] = [(client.language, client.protocol) for client in clients]
         (home / "run.json").write_text(json.dumps(run))
@@ -191,6 +192,7 @@ def play(options, say):
 def main():
     parser = argparse.ArgumentParser(prog="tests/interop/run", description="Real SDKs, the agent, a real Collector.")
     parser.add_argument("--bounded", action="store_true", help="one outage, half a minute; else five, two minutes")
+    parser.add_argument("--out", choices=scenario.OUT, default="http", help="how the agent sends to the collector")
     parser.add_argument("--agent", type=Path, default=AGENT, help="the agent's binary, target/release/tfo-otel-agent")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object on the last line")
     parser.add_argument("--keep", action="store_true", help="keep the run's folder also when all is well")

@@ -104,13 +104,29 @@ def collected(home):
     return sorted(home.glob("collected-*.jsonl"))
 
 
-def collector_config(home, name, grpc, http):
+# A server called localhost and collector.example, and its authority.
+CERTIFICATES = HERE.parents[1] / "src" / "uplink" / "tests" / "tls"
+# How the agent sends: its exporter, by the ports of the collector.
+OUT = {
+    "http": ("otlphttp", "endpoint: http://127.0.0.1:{http}, compression: gzip"),
+    "json": ("otlphttp", "endpoint: http://127.0.0.1:{http}, compression: zstd, encoding: json"),
+    "grpc": ("otlp", "endpoint: 127.0.0.1:{grpc}, compression: snappy, tls: {{insecure: true}}"),
+    "grpc-tls": (
+        "otlp",
+        "endpoint: localhost:{grpc}, compression: zstd, balancer_name: round_robin, tls: {{ca_file: {certificates}/ca.pem}}",
+    ),
+}
+
+
+def collector_config(home, name, grpc, http, tls=False):
     # `rotation` is there for its writer, which alone has no buffer: what was answered survives a kill.
     path = home / f"{name}.yaml"
+    pair = f"cert_file: {CERTIFICATES}/server.pem, key_file: {CERTIFICATES}/server.key"
+    server = f", tls: {{{pair}}}" if tls else ""
     path.write_text(f"""receivers:
   otlp:
     protocols:
-      grpc: {{endpoint: 127.0.0.1:{grpc}}}
+      grpc: {{endpoint: 127.0.0.1:{grpc}{server}}}
       http: {{endpoint: 127.0.0.1:{http}}}
 exporters:
   file: {{path: {home / name}.jsonl, rotation: {{max_megabytes: 1000000}}}}
@@ -124,7 +140,9 @@ service:
     return path
 
 
-def agent_config(home, grpc, http, metrics, collector):
+def agent_config(home, out, grpc, http, metrics, collector):
+    exporter, settings = OUT[out]
+    settings = settings.format(grpc=collector[0], http=collector[1], certificates=CERTIFICATES)
     path = home / "agent.yaml"
     path.write_text(f"""receivers:
   otlp:
@@ -134,20 +152,18 @@ def agent_config(home, grpc, http, metrics, collector):
 processors:
   batch: {{timeout: 200ms, send_batch_size: 512, send_batch_max_size: 1024}}
 exporters:
-  otlphttp:
-    endpoint: http://127.0.0.1:{collector}
-    compression: gzip
-    retry_on_failure: {{initial_interval: 250ms, max_interval: 1s}}
-    sending_queue: {{storage: file_storage}}
+  {exporter}:
+    {{{settings},
+     retry_on_failure: {{initial_interval: 250ms, max_interval: 1s}}, sending_queue: {{storage: file_storage}}}}
 extensions:
   file_storage: {{directory: {home / "spool"}}}
 service:
   extensions: [file_storage]
   telemetry: {{metrics: {{address: 127.0.0.1:{metrics}}}}}
   pipelines:
-    traces: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
-    metrics: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
-    logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+    traces: {{receivers: [otlp], processors: [batch], exporters: [{exporter}]}}
+    metrics: {{receivers: [otlp], processors: [batch], exporters: [{exporter}]}}
+    logs: {{receivers: [otlp], processors: [batch], exporters: [{exporter}]}}
 """)
     return path
 
@@ -155,20 +171,22 @@ service:
 class Stage:
     """Everybody of one run, in one folder."""
 
-    def __init__(self, home, agent, collector, pace, say):
-        self.home, self.pace, self.say, self.binary = home, pace, say, collector
+    def __init__(self, home, agent, collector, out, pace, say):
+        self.home, self.pace, self.say, self.binary, self.out = home, pace, say, collector, out
         ports = processes.ports(7)
         self.control_ports, self.collector_ports, self.agent_ports = ports[0:2], ports[2:4], ports[4:6]
         self.control = self.far_end("control", self.control_ports)
         self.lives = 0
         self.collector = None
-        config = agent_config(home, *self.agent_ports, ports[6], self.collector_ports[1])
+        config = agent_config(home, out, *self.agent_ports, ports[6], self.collector_ports)
         words = [agent, "run", "--config", config]
         self.agent = processes.Server("the agent", words, home / "agent.log", self.agent_ports)
         self.clients, self.watch, self.kills = [], None, []
 
     def far_end(self, name, ports):
-        config = collector_config(self.home, name, *ports)
+        # The control collector is asked by the clients, which know no TLS here.
+        tls = self.out == "grpc-tls" and ports == self.collector_ports
+        config = collector_config(self.home, name, *ports, tls)
         return processes.Server(name, [self.binary, "--config", config], self.home / f"{name}.log", ports)
 
     def collector_starts(self):

@@ -15,7 +15,7 @@ use crate::processors::probabilistic_sampler::config::SamplerConfig;
 use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
-use crate::uplink::config::{DebugConfig, OtlpHttpConfig};
+use crate::uplink::config::{DebugConfig, OtlpGrpcConfig, OtlpHttpConfig};
 
 /// One component type.
 #[derive(Debug)]
@@ -111,9 +111,13 @@ pub static EXPORTERS: Class<ExporterConfig> = Class {
             signals: ALL,
             read: Some(|s| ExporterConfig::OtlpHttp(Box::new(OtlpHttpConfig::read(s)))),
         },
+        Kind {
+            names: &["otlp", "otlp_grpc"],
+            signals: ALL,
+            read: Some(|s| ExporterConfig::OtlpGrpc(Box::new(OtlpGrpcConfig::read(s)))),
+        },
         Kind { names: &["logging"], signals: ALL, read: Some(|s| ExporterConfig::Debug(DebugConfig::read(s, true))) },
         Kind { names: &["debug"], signals: ALL, read: Some(|s| ExporterConfig::Debug(DebugConfig::read(s, false))) },
-        Kind { names: &["otlp", "otlp_grpc"], signals: ALL, read: None },
         Kind { names: &["loadbalancing"], signals: ALL, read: None },
     ],
 };
@@ -163,6 +167,9 @@ mod tests {
         let same = |a, b| std::ptr::eq(EXPORTERS.kind(a).expect("known"), EXPORTERS.kind(b).expect("known"));
         assert!(same("otlphttp", "otlp_http") && same("otlp", "otlp_grpc"));
         assert!(RECEIVERS.kind("fluent_forward").is_some() && RECEIVERS.kind("jaeger").is_none());
-        assert_eq!(EXPORTERS.names().collect::<Vec<_>>(), ["otlphttp", "otlp_http", "logging", "debug"]);
+        assert_eq!(
+            EXPORTERS.names().collect::<Vec<_>>(),
+            ["otlphttp", "otlp_http", "otlp", "otlp_grpc", "logging", "debug"]
+        );
     }
 }

@@ -124,10 +124,8 @@ fn check_matching(matching: &Matching, (id, key): (&Id, &str), pipeline: &Pipeli
 /// Every storage an exporter names is there, is one, and starts.
 fn link_storages(config: &mut Config, exporters: &BTreeSet<Id>, top: &Section<'_>) {
     for id in exporters {
-        let Some(ExporterConfig::OtlpHttp(exporter)) = config.exporters.get(id) else { continue };
-        let Some(storage) = exporter.sending_queue.storage.as_ref().filter(|_| exporter.sending_queue.enabled) else {
-            continue;
-        };
+        let Some(queue) = config.exporters.get(id).and_then(ExporterConfig::queue) else { continue };
+        let Some(storage) = queue.storage.as_ref().filter(|_| queue.enabled) else { continue };
         let key = "sending_queue.storage";
         match config.extensions.get(storage) {
             None => {
@@ -173,9 +171,8 @@ fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters:
         }
     }
     for id in exporters {
-        if let Some(ExporterConfig::OtlpHttp(exporter)) = config.exporters.get(id) {
-            named.extend(exporter.auth.clone().map(|auth| ("exporters", id.clone(), "auth.authenticator", auth)));
-        }
+        let auth = config.exporters.get(id).and_then(ExporterConfig::auth).cloned();
+        named.extend(auth.map(|auth| ("exporters", id.clone(), "auth.authenticator", auth)));
     }
     for (class, id, key, auth) in named {
         let name = quote(&auth.to_string());
@@ -213,7 +210,7 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
 /// Files of credentials are there and understood. A token that only exporters send may come later.
 fn check_credentials(config: &Config, top: &Section<'_>) {
     let asked = config.asked_by_servers();
-    let sent: BTreeSet<&Id> = config.exporters.values().filter_map(sent_by).collect();
+    let sent: BTreeSet<&Id> = config.exporters.values().filter_map(ExporterConfig::auth).collect();
     for id in &config.service.extensions {
         let (key, path, is_htpasswd) = match config.extensions.get(id) {
             Some(ExtensionConfig::BearerToken(bearer)) => ("filename", bearer.filename.as_ref(), false),
@@ -236,13 +233,6 @@ fn check_credentials(config: &Config, top: &Section<'_>) {
             Some(told) => tell(top, "extensions", id, key, |s, at, path| s.error(at, path, told)),
             None => {}
         }
-    }
-}
-
-fn sent_by(exporter: &ExporterConfig) -> Option<&Id> {
-    match exporter {
-        ExporterConfig::OtlpHttp(exporter) => exporter.auth.as_ref(),
-        ExporterConfig::Debug(_) => None,
     }
 }
 

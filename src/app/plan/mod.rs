@@ -41,7 +41,7 @@ use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
 use crate::telemetry::config::TelemetryConfig;
-use crate::uplink::config::{DebugConfig, OtlpHttpConfig};
+use crate::uplink::config::{DebugConfig, OtlpGrpcConfig, OtlpHttpConfig, QueueConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -93,8 +93,32 @@ pub enum ProcessorConfig {
 pub enum ExporterConfig {
     /// `otlphttp`, `otlp_http`.
     OtlpHttp(Box<OtlpHttpConfig>),
+    /// `otlp`, `otlp_grpc`.
+    OtlpGrpc(Box<OtlpGrpcConfig>),
     /// `logging`, `debug`.
     Debug(DebugConfig),
+}
+
+impl ExporterConfig {
+    /// What it sends waits here; `None` for one that does not send.
+    #[must_use]
+    pub fn queue(&self) -> Option<&QueueConfig> {
+        match self {
+            ExporterConfig::OtlpHttp(exporter) => Some(&exporter.sending_queue),
+            ExporterConfig::OtlpGrpc(exporter) => Some(&exporter.sending_queue),
+            ExporterConfig::Debug(_) => None,
+        }
+    }
+
+    /// Whose credentials it sends.
+    #[must_use]
+    pub fn auth(&self) -> Option<&Id> {
+        match self {
+            ExporterConfig::OtlpHttp(exporter) => exporter.auth.as_ref(),
+            ExporterConfig::OtlpGrpc(exporter) => exporter.auth.as_ref(),
+            ExporterConfig::Debug(_) => None,
+        }
+    }
 }
 
 /// One of `extensions`.

@@ -31,7 +31,7 @@ mod lex;
 mod scalar;
 mod write;
 
-pub use write::{each_item, put_text, to_json};
+pub use write::{PIECE, each_item, put_text, to_json, to_json_in_pieces};
 
 use super::Signal;
 use super::schema::{DEPRECATED_SCOPES, Field, Kind, Msg};

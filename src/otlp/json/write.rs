@@ -27,10 +27,30 @@ use std::fmt::Write as _;
 /// # Errors
 /// When it is none.
 pub fn to_json(signal: Signal, request: &[u8]) -> Result<String, crate::otlp::Malformed> {
-    let mut writer = Writer { out: String::with_capacity(request.len() * 2), plain: false };
+    let mut writer = Writer { out: String::with_capacity(request.len() * 2), plain: false, drain: None };
     writer.message(Msg::request(signal), request, 0)?;
     Ok(writer.out)
 }
+
+/// The same text in pieces of about [`PIECE`], so that it never lies in memory as a whole.
+///
+/// # Errors
+/// When it is none; pieces before the damage were handed out.
+pub fn to_json_in_pieces(
+    signal: Signal,
+    request: &[u8],
+    mut each: impl FnMut(&str),
+) -> Result<(), crate::otlp::Malformed> {
+    let mut writer = Writer { out: String::with_capacity(2 * PIECE), plain: false, drain: Some(&mut each) };
+    writer.message(Msg::request(signal), request, 0)?;
+    let rest = std::mem::take(&mut writer.out);
+    drop(writer);
+    each(&rest);
+    Ok(())
+}
+
+/// A text is handed on when there is so much of it.
+pub const PIECE: usize = 32 << 10;
 
 /// Each item of a request that [`walk`](crate::otlp::walk()) has accepted, as the members of one JSON object without its
 /// braces: `"resource":{…},"scope":{…},"metric":{…},"point":{…}` (or `"span"`, `"record"`).
@@ -54,7 +74,7 @@ pub fn each_item(signal: Signal, request: &[u8], mut each: impl FnMut(&str)) -> 
                     each_point(found, &around, &mut each)?;
                     continue;
                 }
-                let mut line = Writer { out: format!("{around},\"{name}\":"), plain: true };
+                let mut line = Writer { out: format!("{around},\"{name}\":"), plain: true, drain: None };
                 line.message(item, found, 3)?;
                 each(&line.out);
             }
@@ -70,7 +90,7 @@ fn each_point(metric: &[u8], around: &str, each: &mut impl FnMut(&str)) -> Read<
     let Kind::Message(kind) = field.kind else { return Ok(()) };
     let Some(points) = kind.get().fields.iter().find(|field| field.number == 1) else { return Ok(()) };
     let Kind::Message(point) = points.kind else { return Ok(()) };
-    let mut head = Writer { out: format!("{around},\"metric\":"), plain: true };
+    let mut head = Writer { out: format!("{around},\"metric\":"), plain: true, drain: None };
     head.out.push('{');
     let mut first = true;
     let plain = |field: &&Field| !field.oneof;
@@ -88,7 +108,7 @@ fn each_point(metric: &[u8], around: &str, each: &mut impl FnMut(&str)) -> Read<
     }
     head.out.push_str("},\"point\":");
     for found in children(kind, &data, 1)? {
-        let mut line = Writer { out: head.out.clone(), plain: true };
+        let mut line = Writer { out: head.out.clone(), plain: true, drain: None };
         line.message(point, found, 5)?;
         each(&line.out);
     }
@@ -97,7 +117,7 @@ fn each_point(metric: &[u8], around: &str, each: &mut impl FnMut(&str)) -> Read<
 
 /// `"name":{…}` of the message at field 1.
 fn envelope(name: &str, msg: Msg, bytes: &[u8], inner: Msg) -> Read<String> {
-    let mut writer = Writer { out: format!("\"{name}\":"), plain: true };
+    let mut writer = Writer { out: format!("\"{name}\":"), plain: true, drain: None };
     let pieces = pieces(bytes)?;
     let field = msg.get().fields.iter().find(|field| field.number == 1).expect("Resource… and Scope… begin with it");
     writer.message(inner, &merged(msg, field, bytes, &pieces)?, 2)?;
@@ -164,13 +184,15 @@ fn foreign<T>(msg: Msg, piece: &Piece, wanted: u8) -> Read<T> {
     bad(piece.start, What::Form { place: Place { message: message.name, field }, found: piece.wire, wanted })
 }
 
-struct Writer {
+struct Writer<'a> {
     out: String,
     /// Attributes as objects, values as they are.
     plain: bool,
+    /// Takes the text as it grows.
+    drain: Option<&'a mut dyn FnMut(&str)>,
 }
 
-impl Writer {
+impl Writer<'_> {
     /// Writes a message that lies `depth` messages deep.
     fn message(&mut self, msg: Msg, bytes: &[u8], depth: usize) -> Read<()> {
         if depth > DEPTH_MAX {
@@ -219,6 +241,7 @@ impl Writer {
                 self.out.push('[');
                 let mut first = true;
                 for piece in pieces.iter().filter(|piece| piece.number == field.number) {
+                    self.spill();
                     let value = &bytes[piece.value()];
                     if piece.wire == kind.wire() {
                         self.comma(&mut first);
@@ -248,6 +271,7 @@ impl Writer {
                 _ => at + 4,
             };
             let Some(value) = run.get(at..end) else { return bad(at, What::Truncated) };
+            self.spill();
             self.comma(first);
             self.one(kind, value, 0)?;
             at = end;
@@ -353,6 +377,13 @@ impl Writer {
                 self.attributes(Msg::KeyValueList, list, &whole, &self::pieces(&whole)?, depth + 1)
             }
             kind => self.one(kind, &whole, depth),
+        }
+    }
+
+    fn spill(&mut self) {
+        if let Some(drain) = self.drain.as_mut().filter(|_| self.out.len() >= PIECE) {
+            drain(&self.out);
+            self.out.clear();
         }
     }
 

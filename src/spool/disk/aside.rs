@@ -45,17 +45,19 @@ impl Disk {
         removed.is_ok()
     }
 
-    /// Moves a segment out of the row, to be kept for whoever wants to know what happened to it.
-    pub(super) fn keep_aside(&self, no: No) {
+    /// Moves a segment out of the row, to be kept for whoever wants to know what happened to it. `false`: it stays where it is.
+    pub(super) fn keep_aside(&self, no: No) -> bool {
         self.aside.store(true, Relaxed);
         match set_aside(&self.settings.directory, &name(no)) {
             Ok(kept) => {
                 let bytes = allocated(&kept);
                 self.aside_bytes.fetch_add(bytes, Relaxed);
                 self.used.fetch_add(bytes, Relaxed);
+                true
             }
             Err(error) => {
-                tracing::warn!(segment = %name(no), %error, "spool segment cannot be set aside and is passed over")
+                tracing::warn!(segment = %name(no), %error, "spool segment cannot be set aside");
+                false
             }
         }
     }

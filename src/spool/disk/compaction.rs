@@ -39,6 +39,9 @@ const COPY_AT_MOST: u64 = 4;
 /// Blocks by their keys.
 pub(super) type Live = BTreeMap<Vec<u8>, bytes::Bytes>;
 
+/// A segment, its lanes of which something is needed, and how it looks.
+type Weighed = (No, Vec<(Lane, Span)>, Candidate);
+
 /// A segment, as far as copying minds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Candidate {
@@ -66,7 +69,9 @@ fn plan(row: &[Candidate], small: u64, most: u64, eager: bool) -> Option<Range<u
     let mut from = 0;
     while from < row.len() {
         let (mut to, mut sum) = (from, 0);
-        while let Some(next) = row.get(to).filter(|next| joins(next) && sum + next.live <= most) {
+        // One that is mostly consumed is worth its copy however large it is.
+        let fits = |next: &Candidate, sum: u64| sum + next.live <= most || (sum == 0 && next.is_consumed(part));
+        while let Some(next) = row.get(to).filter(|next| joins(next) && fits(next, sum)) {
             sum += next.live;
             to += 1;
         }
@@ -113,7 +118,7 @@ impl Disk {
             candidate.fit &= heavy != Some(candidate.needed);
             (no, lanes, candidate)
         };
-        let row: Vec<(No, Vec<(Lane, Span)>, Candidate)> = row.into_iter().map(weigh).collect();
+        let row: Vec<Weighed> = row.into_iter().map(weigh).collect();
         let live: u64 = row.iter().map(|(_, _, c)| if c.fit { c.live } else { c.bytes }).sum();
         let is_rebound =
             on_rebound.is_some_and(|(needed, trigger)| self.used.load(Relaxed) > needed.0 && live < trigger.0);
@@ -128,16 +133,12 @@ impl Disk {
         self.copy(&row[range], most, books)
     }
 
-    fn copy(
-        &self,
-        segments: &[(No, Vec<(Lane, Span)>, Candidate)],
-        most: u64,
-        books: &dyn Bookkeeper,
-    ) -> Result<bool, ShelfError> {
+    fn copy(&self, segments: &[Weighed], most: u64, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         let (mut gone, mut live, mut bytes, mut size) = (Vec::new(), Live::new(), 0, 0);
         for (no, lanes, candidate) in segments {
             // The estimate may have been too low; a copy twice as large is no harm, and then it is enough.
-            let Some(more) = self.live_of(*no, lanes, (most * 2).saturating_sub(size), books)? else {
+            let most = (most * 2).max(candidate.bytes / 2);
+            let Some(more) = self.live_of(*no, lanes, most.saturating_sub(size), books)? else {
                 if let Some(entry) = lock(&self.row).get_mut(no) {
                     entry.heavy = Some(candidate.needed); // not again before something of it is consumed
                 }
@@ -244,7 +245,9 @@ mod tests {
             (vec![full, full],                              None,       None),
             (vec![full, most, full],                        Some(1..2), Some(1..2)),
             (vec![most, most],                              Some(0..1), Some(0..2)),
-            (vec![half, full],                              None,       None), // half of 2 MiB is more than a copy holds
+            (vec![half, full],                              None,       Some(0..1)),
+            (vec![half, half],                              None,       Some(0..1)), // together they are more than a copy holds
+            (vec![of(9_000, 100, 20), full],                Some(0..1), Some(0..1)),
             (vec![small, small, small],                     None,       Some(0..3)),
             (vec![full, small, small, small, small, full],  Some(1..5), Some(1..5)),
             (vec![small, small, full, small, small],        None,       Some(0..2)),

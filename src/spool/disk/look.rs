@@ -16,6 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Sealed segments whose table stays open for the reader: the head, and one more while it moves on.
@@ -251,7 +252,8 @@ impl Disk {
 
     pub(super) fn quarantine(&self, no: No, error: &SegmentError) {
         tracing::error!(segment = %name(no), %error, "spool segment cannot be opened and is set aside");
-        lock(&self.row).remove(&no);
+        let bytes = lock(&self.row).remove(&no).map_or(0, |entry| entry.bytes);
+        self.used.fetch_sub(bytes.min(self.used.load(Relaxed)), Relaxed);
         self.keep_aside(no);
     }
 }

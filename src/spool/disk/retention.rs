@@ -68,6 +68,8 @@ pub(super) struct Retention {
     shedding: Mutex<Option<No>>,
     /// The reserve is in use.
     lent: AtomicBool,
+    /// Something was not taken in since what is kept aside was last asked to make room.
+    crowded: AtomicBool,
     /// The filesystem gives none.
     no_reserve: AtomicBool,
 }
@@ -114,6 +116,13 @@ fn least_kept(used: u64, free: Option<u64>, limits: &Limits, short: u64) -> Opti
         // Below the floor it pays for what it writes itself, and for nobody else.
         is_short.then(|| short.min(limits.max.0 / FLOOR))
     }
+}
+
+/// What is set by: with room for a copy where that fits, else for records alone, else nothing. `spare`: what could be.
+fn wanted(max: u64, copy: u64, spare: u64) -> u64 {
+    let sizes = [NOTE_ROOM + copy, NOTE_ROOM].map(|size| size.next_multiple_of(BLOCK));
+    let fits = sizes.into_iter().find(|size| *size <= spare);
+    fits.filter(|_| max >= SMALL).unwrap_or(0)
 }
 
 /// A segment as shedding sees it.
@@ -175,7 +184,9 @@ impl Disk {
         }
         let more = segment + blocks + unsealed * SEAL_ADDS;
         let fits = self.used.load(Relaxed) + more <= limits.max.0 && free >= limits.min_free.0.saturating_add(more);
-        has_bytes && (fits || limits.when_full == WhenFull::DropOldest)
+        let taken = has_bytes && (fits || limits.when_full == WhenFull::DropOldest);
+        self.retention.crowded.fetch_or(!taken, Relaxed);
+        taken
     }
 
     /// What is older than `max_age` gives way, lane by lane from its oldest block on. What only lies behind something younger
@@ -235,6 +246,9 @@ impl Disk {
         // No limit is reached, and a block found no space all the same: others have it, or the last inode.
         let choked = self.choked.load(Relaxed);
         let is_short = choked || free.is_some_and(|free| free < limits.min_free.0);
+        if is_short && used <= limits.max.0 && self.emptying.load(Relaxed) {
+            return None; // the bin is being emptied, and what was in it is free then
+        }
         *short = Short::after(*short, is_short, used, self.clock.now());
         let began = short.map_or(used, |short| short.began);
         least_kept(used, free, &limits, began).or(choked.then(|| began.min(limits.max.0 / FLOOR)))
@@ -242,7 +256,7 @@ impl Disk {
 
     /// At the limit: the signals of `shed` give way, or else the oldest.
     pub(super) fn evict_one(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
-        if self.is_over() && self.yield_aside() {
+        if (self.retention.crowded.swap(false, Relaxed) || self.is_over()) && self.yield_aside() {
             return Ok(true); // what nobody sends any more goes first
         }
         if self.limits.get().when_full != WhenFull::DropOldest {
@@ -429,21 +443,21 @@ impl Disk {
         let limits = self.limits.get();
         let sheds = limits.when_full == WhenFull::DropOldest && limits.shed.signals().next().is_some();
         let copy = if sheds { limits.segment_max.0 / KEEP_AT_MOST + COPY_ROOM } else { 0 };
-        let wanted = if limits.max.0 < SMALL { 0 } else { (NOTE_ROOM + copy).next_multiple_of(BLOCK) };
         let there = self.reserve.load(Relaxed);
-        if wanted == there {
-            return Ok(false);
-        }
-        if there > 0 {
-            self.use_reserve(); // it has another size than these limits want
-        }
         let free = free(&self.settings.directory).unwrap_or(u64::MAX);
-        let fits = self.used.load(Relaxed) + wanted <= limits.max.0 && free >= wanted;
-        if fits && wanted > 0 && !self.retention.no_reserve.load(Relaxed) {
-            self.set_by(wanted);
+        let spare = limits.max.0.saturating_sub(self.used.load(Relaxed)).min(free) + there;
+        let wanted = wanted(limits.max.0, copy, spare);
+        let possible = limits.max.0 >= SMALL && !self.retention.no_reserve.load(Relaxed);
+        if wanted != there {
+            if there > 0 {
+                self.use_reserve(); // it has another size than these limits want
+            }
+            if possible && wanted > 0 {
+                self.set_by(wanted);
+            }
         }
         // What was deleted may still lie in the bin.
-        if wanted == 0 || self.reserve.load(Relaxed) > 0 || !self.binned.load(Relaxed) {
+        if !possible || self.reserve.load(Relaxed) > 0 || !self.binned.load(Relaxed) {
             self.retention.lent.store(false, Relaxed);
         }
         Ok(false)
@@ -543,6 +557,20 @@ mod tests {
         assert!(short.is_some());
         assert_eq!(look(short, false, 703), None);
         assert_eq!(look(None, false, 704), None);
+    }
+
+    #[test]
+    fn what_is_set_by_is_what_fits() {
+        let (small, copy) = (SMALL - 1, 24 << 20);
+        for (max, copy, spare, expected) in [
+            (1 << 30, 0, 1 << 30, NOTE_ROOM),
+            (1 << 30, copy, 1 << 30, NOTE_ROOM + copy),
+            (1 << 30, copy, NOTE_ROOM + copy - 1, NOTE_ROOM), // better little than nothing
+            (1 << 30, copy, NOTE_ROOM - 1, 0),
+            (small, 0, 1 << 30, 0),
+        ] {
+            assert_eq!(wanted(max, copy, spare), expected, "{max} {copy} {spare}");
+        }
     }
 
     #[test]

@@ -43,6 +43,8 @@ impl Disk {
             Ok(more) => (None, more),
             Err(error) => (Some(ShelfError::Unavailable(error.to_string())), false),
         };
+        // What lies in the bin is space already: nothing gives way for free space before it is emptied, if that goes on.
+        self.emptying.store(more, Relaxed);
         for step in steps {
             match step(self, books) {
                 Ok(true) => return Ok(true),
@@ -126,7 +128,10 @@ impl Disk {
             match entry {
                 Some(entry) if entry.damaged && evidence == Evidence::Kept => {
                     *lock(&entry.door) = None;
-                    self.keep_aside(*no);
+                    // Where there is no space to keep it, it is space that is needed.
+                    if !self.keep_aside(*no) {
+                        self.bin(*no, Door::default());
+                    }
                 }
                 entry => self.bin(*no, entry.map(|entry| entry.door).unwrap_or_default()),
             }

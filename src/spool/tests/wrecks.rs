@@ -403,3 +403,68 @@ fn without_slots_no_epoch_is_used_again() {
     }
     assert_eq!(epochs, [1, 5]);
 }
+
+/// Goal: a damaged segment that cannot be kept aside gives its space back all the same.
+#[test]
+fn a_wreck_that_cannot_be_kept_gives_its_space_back() {
+    let (dir, clock) = (scratch(), Clock::system());
+    {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 6, 0);
+    }
+    flip_block(dir.path(), 2);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    let damaged = segments(dir.path()).remove(0);
+    drain_all(&store, owner, lane);
+    fill(&store, lane, &clock, 3, 6);
+    fs::remove_dir_all(dir.path().join("spool/quarantine")).ok();
+    fs::write(dir.path().join("spool/quarantine"), b"no directory").expect("space");
+    (0..50).for_each(|_| drop(store.upkeep())); // it says that it cannot trim what is no directory
+    assert!(!damaged.exists(), "{:?}", segments(dir.path()));
+}
+
+/// Goal: nothing gives way for free space while what was removed has still to be taken out of the bin.
+#[test]
+fn what_lies_in_the_bin_goes_before_data_does() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let (store, lane, _) = begin(dir.path(), &clock);
+    fill(&store, lane, &clock, 60, 0);
+    for n in 0..3 {
+        fs::create_dir(dir.path().join(format!("spool/trash-{n}"))).expect("space");
+    }
+    let limits = settings(dir.path()).limits();
+    store.limit(crate::spool::disk::Limits { min_free: Bytes(1 << 62), ..limits });
+    let in_bin = || (0..3).filter(|n| dir.path().join(format!("spool/trash-{n}")).exists()).count();
+    while in_bin() > 0 {
+        store.upkeep().expect("the disk is well");
+        let lost: u64 = store.books()[0].lost.iter().sum();
+        assert!(in_bin() == 0 || lost == 0, "{lost} lost with {} in the bin", in_bin());
+    }
+}
+
+/// Goal: what nobody sends any more does not keep clients from being served, also where nothing else gives way.
+#[test]
+fn what_is_kept_aside_goes_before_a_client_is_sent_away_for_long() {
+    let (dir, clock) = (scratch(), Clock::system());
+    {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 6, 0);
+    }
+    flip_block(dir.path(), 2);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    drain_all(&store, owner, lane);
+    fill(&store, lane, &clock, 3, 6);
+    upkeep(&store);
+    assert_eq!(quarantined(dir.path()), 1);
+    let limits = settings(dir.path()).limits();
+    let tight = |max: u64| {
+        store.limit(crate::spool::disk::Limits { max: Bytes(max), when_full: WhenFull::Refuse, ..limits });
+    };
+    tight(5 << 20); // so small that nothing is set by for a full disk
+    upkeep(&store);
+    tight(store.usage().bytes.0 + 1);
+    let one = || store.commit(vec![block(lane, &[900], 900_001, &clock)]);
+    assert!(one().is_err(), "there is no room");
+    upkeep(&store);
+    assert_eq!((quarantined(dir.path()), one().is_ok()), (0, true));
+}

@@ -25,6 +25,17 @@ pub enum Act {
         /// In the `google.rpc.Status` of the body.
         message: String,
     },
+    /// Says no in gRPC's words, to clients of gRPC.
+    Grpc {
+        /// `grpc-status`.
+        code: tonic::Code,
+        /// `RetryInfo`.
+        after: Option<Duration>,
+        /// `grpc-message`.
+        message: String,
+    },
+    /// Resets the request, not the connection, with this code of HTTP/2; takes nothing. Over HTTP/1.1 as a reset.
+    ResetStream(u32),
     /// Answers exactly this and takes nothing.
     Verbatim {
         /// HTTP status.
@@ -67,6 +78,12 @@ impl Act {
     #[must_use]
     pub fn status(code: u16) -> Act {
         Act::Status { code, retry_after: None, message: format!("scripted {code}") }
+    }
+
+    /// Answers with a code of gRPC.
+    #[must_use]
+    pub fn grpc(code: tonic::Code, after: Option<Duration>) -> Act {
+        Act::Grpc { code, after, message: format!("scripted {code:?}") }
     }
 
     /// Adds `Retry-After: <seconds>` to a status.

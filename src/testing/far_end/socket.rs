@@ -1,4 +1,4 @@
-//! The far end on a real socket: HTTP/1.1 by hand, because no server library resets a connection in the middle of an
+//! The far end on a real socket, for OTLP/HTTP and, by its beginning, for OTLP/gRPC (grpc.rs): HTTP/1.1 by hand, because no server library resets a connection in the middle of an
 //! answer when told to.
 //!
 //! The port stays ours while nobody listens: a second socket is bound to it and never listens, so that connecting is
@@ -25,7 +25,7 @@ const BODY_MAX: usize = 64 << 20;
 /// Headers in a request.
 const HEADERS_MAX: usize = 64;
 /// Between the half of an answer and the reset: the client shall have seen the half.
-const HALF_SEEN: Duration = Duration::from_millis(30);
+pub(super) const HALF_SEEN: Duration = Duration::from_millis(30);
 
 /// A scripted collector at `127.0.0.1`, for as long as this lives.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ enum Server {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     collector: Mutex<Collector>,
     /// Another script is played, or the end has come.
     turned: Notify,
@@ -54,7 +54,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn collector(&self) -> MutexGuard<'_, Collector> {
+    pub(super) fn collector(&self) -> MutexGuard<'_, Collector> {
         self.collector.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -214,9 +214,27 @@ async fn until(change: Option<Instant>) {
 
 async fn converse(mut stream: TcpStream, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
+    match speaks_http2(&stream).await {
+        Ok(true) => return super::grpc::converse(stream, shared).await,
+        Ok(false) => {}
+        Err(_) => return, // it left without a word
+    }
     let mut received = Vec::with_capacity(16 << 10);
     // An error here is the client's departure.
     while let Ok(true) = exchange(&mut stream, &mut received, &shared).await {}
+}
+
+/// Whether a client begins with HTTP/2's preface.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    const BEGINNING: &[u8] = b"PRI";
+    let mut begins = [0; BEGINNING.len()];
+    loop {
+        match stream.peek(&mut begins).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n if n == begins.len() || begins[..n] != BEGINNING[..n] => return Ok(begins == BEGINNING),
+            _ => sleep(Duration::from_millis(1)).await,
+        }
+    }
 }
 
 /// One request and its answer; true when the connection may serve another.
@@ -242,7 +260,7 @@ async fn exchange(stream: &mut TcpStream, received: &mut Vec<u8>, shared: &Share
     Ok(perform(stream, answer).await? && keep)
 }
 
-fn news(shared: &Shared) {
+pub(super) fn news(shared: &Shared) {
     shared.news.send_modify(|n| *n += 1);
 }
 
@@ -255,7 +273,7 @@ async fn perform(stream: &mut TcpStream, answer: Answer) -> io::Result<bool> {
             while stream.read(&mut [0; 1_024]).await? > 0 {}
             return Ok(false);
         }
-        Manner::Reset | Manner::Refused => {
+        Manner::Reset | Manner::Refused | Manner::ResetStream(_) => {
             stream.set_zero_linger()?;
             return Ok(false);
         }

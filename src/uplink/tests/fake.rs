@@ -428,7 +428,7 @@ pub(crate) fn told(answer: &Answer, timeout: Duration, wall_ns: u64) -> (Duratio
         Manner::AtOnce | Manner::ResetMidAnswer => (Duration::ZERO, Verdict::of_http(&http, wall_ns)),
         Manner::After(pause) if pause < timeout => (pause, Verdict::of_http(&http, wall_ns)),
         Manner::After(_) | Manner::Never => (timeout, silence(Trouble::NoAnswer)),
-        Manner::Reset => (Duration::ZERO, silence(Trouble::NoAnswer)),
+        Manner::Reset | Manner::ResetStream(_) => (Duration::ZERO, silence(Trouble::NoAnswer)),
         Manner::Refused => (Duration::ZERO, silence(Trouble::Unreachable)),
     }
 }

@@ -5,7 +5,9 @@
 
 pub(crate) mod fake;
 mod gaps;
+mod grpc;
 mod http;
+mod json;
 mod misfortunes;
 mod tls;
 mod virtual_time;

@@ -6,9 +6,10 @@ use crate::config::{Pem, Secret, TlsVersion};
 use crate::otlp::Signal;
 use crate::testing::far_end::{FarEnd, Script};
 use crate::testing::numbered::{Numbered, Source};
+use crate::uplink::client::Maker;
 use crate::uplink::config::OtlpHttpConfig;
 use crate::uplink::link::Trouble;
-use crate::uplink::otlp_http::{Maker, OtlpHttp};
+use crate::uplink::otlp_http::{HttpRecipe, OtlpHttp};
 use crate::uplink::pack::{Encoding, LEVEL, Packer};
 use crate::uplink::transport::{Parcel, Transport as _};
 use crate::uplink::verdict::Verdict;
@@ -31,10 +32,19 @@ fn certificate(pem: &str) -> CertificateDer<'static> {
 }
 
 /// What the front saw of each handshake that came to its end: the name asked for, and the protocol agreed on.
-type Handshakes = Arc<Mutex<Vec<(Option<String>, Option<Vec<u8>>)>>>;
+pub(super) type Handshakes = Arc<Mutex<Vec<(Option<String>, Option<Vec<u8>>)>>>;
 
 /// A TLS server in front of a far end; the port it listens at.
-async fn front(far_end: &FarEnd, clients: bool, alpn: &[&[u8]]) -> (u16, Handshakes) {
+pub(super) async fn front(far_end: &FarEnd, clients: bool, alpn: &[&[u8]]) -> (u16, Handshakes) {
+    front_of(far_end, clients, SERVER, SERVER_KEY, alpn).await
+}
+
+/// With another certificate.
+pub(super) async fn front_with(far_end: &FarEnd, cert: &str, key: &str, alpn: &[&[u8]]) -> (u16, Handshakes) {
+    front_of(far_end, false, cert, key, alpn).await
+}
+
+async fn front_of(far_end: &FarEnd, clients: bool, cert: &str, key: &str, alpn: &[&[u8]]) -> (u16, Handshakes) {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -47,8 +57,8 @@ async fn front(far_end: &FarEnd, clients: bool, alpn: &[&[u8]]) -> (u16, Handsha
     } else {
         builder.with_no_client_auth()
     };
-    let key = PrivateKeyDer::from_pem_slice(SERVER_KEY.as_bytes()).expect("our own file");
-    let mut server = builder.with_single_cert(vec![certificate(SERVER)], key).expect("they belong together");
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("our own file");
+    let mut server = builder.with_single_cert(vec![certificate(cert)], key).expect("they belong together");
     server.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(server));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -206,7 +216,8 @@ fn certificates_that_are_gone_at_a_fall_cost_nothing() {
         std::fs::write(&path, CA).expect("space");
         let mut config = config(&format!("https://localhost:{port}"));
         config.tls.common.ca = Some(Pem::File(path.clone()));
-        let maker = Maker::new(&config, 4, Clock::system(), None).expect("it is there");
+        let recipe = || HttpRecipe::new(&config, 4, Clock::system(), None);
+        let maker = Arc::new(Maker::new(recipe()).expect("it is there"));
         let sends = async || {
             let raw = Numbered::new(Signal::Logs, Source(1)).request(1).bytes.into();
             let body = Packer::new(Encoding::Gzip, LEVEL).pack(&raw);
@@ -223,6 +234,6 @@ fn certificates_that_are_gone_at_a_fall_cost_nothing() {
         std::fs::write(&path, CA).expect("space");
         assert!(sends().await);
         std::fs::remove_file(&path).expect("it is ours");
-        assert!(Maker::new(&config, 4, Clock::system(), None).is_err(), "a start without it fails");
+        assert!(Maker::new(recipe()).is_err(), "a start without it fails");
     });
 }

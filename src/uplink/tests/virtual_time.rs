@@ -9,6 +9,7 @@ use crate::testing::far_end::{self, Act, Collector, Script, UPLOAD_ID};
 use crate::testing::numbered::{Mark, Numbered};
 use crate::uplink::actor::Uplink;
 use crate::uplink::depot::Direct;
+use crate::uplink::otlp_http::HttpRecipe;
 use crate::uplink::pack::{Encoding, UNPACKED};
 use crate::uplink::retry::{OnExpiry, Retry};
 use crate::uplink::transport::{Parcel, Transport};
@@ -68,7 +69,8 @@ impl Quiet {
         set(&mut settings);
         let collector = Arc::new(Mutex::new(Collector::new(script)));
         let depot = Arc::new(Direct::new(store.clone(), "spool"));
-        let (mut lines, _, _) = lines(depot, super::world::config("http://127.0.0.1:1"), clock.clone());
+        let unused = HttpRecipe::new(&super::world::config("http://127.0.0.1:1"), 4, clock.clone(), None);
+        let (mut lines, _, _) = lines(depot, unused, clock.clone());
         let transport = InProcess { collector: collector.clone(), clock: clock.clone() };
         lines.transport = Arc::new(move || Arc::new(transport.clone()));
         let lanes = settings.lanes.iter().map(|lane| lane.lane).collect();

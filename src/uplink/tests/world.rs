@@ -11,14 +11,14 @@ use crate::telemetry::{Health, Metrics};
 use crate::testing::far_end::{FarEnd, Script};
 use crate::testing::numbered::{Mark, Numbered, Source};
 use crate::uplink::actor::Uplink;
+use crate::uplink::client::{Maker, Recipe};
 use crate::uplink::config::OtlpHttpConfig;
 use crate::uplink::depot::{Depot, Direct};
 use crate::uplink::flow::BUDGET;
 use crate::uplink::metrics::UplinkMetrics;
-use crate::uplink::otlp_http::OtlpHttp;
+use crate::uplink::otlp_http::HttpRecipe;
 use crate::uplink::pack::{Encoding, LEVEL};
 use crate::uplink::retry::Retry;
-use crate::uplink::transport::Transport;
 use crate::uplink::wiring::{LaneSettings, Lines, UplinkSettings, View};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,16 +86,13 @@ pub(super) fn config(endpoint: &str) -> OtlpHttpConfig {
 }
 
 /// Lines to a depot and a far end, with metrics that nobody scrapes but the test.
-pub(super) fn lines(depot: Arc<dyn Depot>, config: OtlpHttpConfig, clock: Clock) -> (Lines, Metrics, Health) {
+pub(super) fn lines(depot: Arc<dyn Depot>, recipe: impl Recipe, clock: Clock) -> (Lines, Metrics, Health) {
     let metrics = Metrics::detached();
     let health = Health::starting(clock.clone());
-    let made = clock.clone();
+    let maker = Arc::new(Maker::new(recipe).expect("a client for the test's far end"));
     let lines = Lines {
         depot,
-        transport: Arc::new(move || {
-            let transport = OtlpHttp::new(&config, 4, made.clone()).expect("a client for the test's far end");
-            Arc::new(transport) as Arc<dyn Transport>
-        }),
+        transport: Arc::new(move || maker.make()),
         metrics: UplinkMetrics::new(&metrics, &health, "otlphttp"),
         clock,
         view: Arc::new(watch::Sender::new(View::default())),
@@ -128,17 +125,29 @@ impl World {
         set: impl FnOnce(&mut UplinkSettings),
         configure: impl FnOnce(&mut OtlpHttpConfig),
     ) -> World {
+        World::over(script, set, |endpoint, clock| {
+            let mut config = config(endpoint);
+            configure(&mut config);
+            HttpRecipe::new(&config, 4, clock, None)
+        })
+    }
+
+    /// With any client, which is told the far end's URL.
+    pub(super) fn over<R: Recipe>(
+        script: Script,
+        set: impl FnOnce(&mut UplinkSettings),
+        recipe: impl FnOnce(&str, Clock) -> R,
+    ) -> World {
         let far_end = FarEnd::start(script).expect("a port");
         let clock = Clock::system();
         let spool = Arc::new(Spool::in_memory(Bytes::mib(256), clock.clone(), Dice::seeded(3)));
         let mut settings = settings(&*spool);
         set(&mut settings);
-        let mut config = config(&far_end.endpoint());
-        configure(&mut config);
+        let recipe = recipe(&far_end.endpoint(), clock.clone());
         let lanes: Vec<Lane> = settings.lanes.iter().map(|lane| lane.lane).collect();
         // A new exporter starts at the tip: join before the first item comes.
         spool.own("otlphttp", &lanes);
-        let (lines, metrics, health) = lines(Arc::new(Direct::to(spool.clone())), config, clock.clone());
+        let (lines, metrics, health) = lines(Arc::new(Direct::to(spool.clone())), recipe, clock.clone());
         let view = lines.view.subscribe();
         let supervisor = Supervisor::start(Roster(&ROSTER), Settings::default()).expect("a watchdog");
         let settings = Arc::new(settings);
