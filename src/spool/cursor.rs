@@ -390,6 +390,14 @@ impl Cursor {
         self.dirty = true;
     }
 
+    /// So many items were accepted under totals that others have, and are lost to corruption. As totals are all spoken for, the
+    /// exporter joined so much earlier, be it before the lane began.
+    pub(crate) fn lose_beside(&mut self, items: u64) {
+        self.base = self.base.wrapping_sub(items);
+        self.counts.add(items, Fate::Lost(Reason::Corrupt));
+        self.dirty = true;
+    }
+
     /// What lies between the frontier and `index`/`total` will never be read: `burnt` items of it never were, the
     /// others have this fate.
     pub(crate) fn pass(&mut self, index: u64, total: u64, burnt: u64, fate: Fate) {
@@ -527,7 +535,7 @@ impl Cursor {
     pub(crate) fn audit(&self) {
         let settled = self.windows.iter().map(Window::settled_items).sum::<u64>();
         assert_eq!(
-            self.below_total - self.base + settled,
+            self.below_total.wrapping_sub(self.base) + settled,
             self.counts.settled() + self.evicted_while_held(),
             "what is settled has a fate: {self:?}"
         );

@@ -5,7 +5,7 @@
 
 mod heal;
 
-pub(crate) use self::heal::next_index;
+pub(crate) use self::heal::{last_epoch, next_index};
 use super::block::Header;
 use super::chronicle::Chronicle;
 use super::codec::{Damage, Eye, Pen};
@@ -76,6 +76,9 @@ struct LaneState {
     tip: u64,
     /// Totals whose commit was answered with an error, where a cursor has still to pass.
     burnt: Vec<Range<u64>>,
+    /// Totals that blocks may have which a disk did not give at a start: what is found there was accepted, and all before it; what
+    /// is not counts for nobody. In order, none overlaps what is burnt.
+    doubtful: Vec<Range<u64>>,
     recent: VecDeque<Recent>,
     /// Dates of its newest block, as far as this life knows it.
     newest: Option<Dates>,
@@ -167,6 +170,7 @@ impl Ledger {
             next_index: self.epoch_base,
             tip: 0,
             burnt: Vec::new(),
+            doubtful: Vec::new(),
             recent: VecDeque::new(),
             newest: None,
             dirty: true,
@@ -193,7 +197,8 @@ impl Ledger {
     fn is_spent(&self, name: &str) -> bool {
         self.family(name).all(|(no, lane)| {
             let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == no).map(|(_, c)| c).peekable();
-            (cursors.peek().is_some() || lane.tip == 0) && cursors.all(|c| lane.waiting(c) == 0)
+            let is_done = |c: &Cursor| lane.waiting(c) == 0 && !lane.may_hold_more(c);
+            (cursors.peek().is_some() || lane.tip == 0) && cursors.all(is_done)
         })
     }
 
@@ -358,7 +363,7 @@ impl Ledger {
         for h in headers {
             let Some(lane) = self.lanes.get_mut(&h.lane.0) else { continue };
             lane.next_index = h.index + 1;
-            lane.tip = h.accepted_total;
+            lane.tip = lane.tip.max(h.accepted_total); // an eviction may have raised it meanwhile
             lane.newest = Dates::of(h).or(lane.newest);
             lane.dirty = true;
             if lane.recent.len() == RECENT_MAX {
@@ -379,7 +384,7 @@ impl Ledger {
         for h in headers {
             let Some(lane) = self.lanes.get_mut(&h.lane.0) else { continue };
             lane.next_index = h.index + 1;
-            lane.tip = h.accepted_total;
+            lane.tip = lane.tip.max(h.accepted_total);
             lane.dirty = true;
             push_range(&mut lane.burnt, h.accepted_before()..h.accepted_total);
         }
@@ -572,9 +577,30 @@ impl Ledger {
         self.lanes.get(&h.lane.0).is_some_and(|l| overlap(&l.burnt, &items) > 0)
     }
 
-    /// A segment is going: everything of `lane` below this place is lost{evicted}. Returns the items that are, summed
-    /// over the exporters.
+    /// This block is there: it was accepted, and so was all before it, whatever the books knew of them. One of this life that lies
+    /// beyond the tip has no answer yet and is left alone.
+    pub(crate) fn found(&mut self, h: &Header) {
+        let is_old = h.index < self.epoch_base;
+        if let Some(lane) = self.lanes.get_mut(&h.lane.0)
+            && (is_old || h.accepted_total <= lane.tip)
+        {
+            lane.reaches(h.accepted_total);
+        }
+    }
+
+    /// A segment is going: everything of `lane` below this place is lost{evicted}. Should the books not have known of it, it was
+    /// accepted all the same. Returns the items that are, summed over the exporters.
     pub(crate) fn evict(&mut self, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
+        let is_aside = self.is_aside(lane);
+        if let Some(state) = self.lanes.get_mut(&lane.0) {
+            if is_aside && total > state.tip {
+                state.burn_to(total); // its own lane has it still
+            }
+            state.reaches(total);
+            if index > state.next_index {
+                (state.next_index, state.dirty) = (index, true);
+            }
+        }
         let readers: Vec<ExporterNo> = self.readers(lane).map(|(no, _)| no).collect();
         readers.into_iter().map(|exporter| self.give_up(exporter, lane, index, total, fate)).sum()
     }
@@ -661,7 +687,8 @@ impl Ledger {
         };
         let returned = cursor.returned_items();
         let (index, total) = cursor.frontier();
-        let fresh = state.fresh(cursor);
+        // What may be there is looked for at once: what is not is passed then.
+        let fresh = state.fresh(cursor) + u64::from(state.may_hold_more(cursor));
         let oldest = match state.recent.partition_point(|r| r.index < index) {
             _ if returned > 0 => None,
             at => {
@@ -679,7 +706,8 @@ impl Ledger {
         let mut cursors = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c).peekable();
         let Some(state) = self.lanes.get(&lane.0).filter(|_| cursors.peek().is_some()) else { return all };
         // Of one that is away, with nothing left but what was burnt, the frontier does not move any more.
-        let still = cursors.filter(|cursor| !(cursor.is_away() && state.waiting(cursor) == 0));
+        let is_done = |c: &Cursor| c.is_away() && state.waiting(c) == 0 && !state.may_hold_more(c);
+        let still = cursors.filter(|cursor| !is_done(cursor));
         still.map(|cursor| cursor.needed(blocks)).sum::<u64>().min(all)
     }
 
@@ -749,7 +777,7 @@ impl Ledger {
         }
         let mut book = Book { lane: state.name.clone(), exporter: owner.name.clone(), ..Book::default() };
         let beyond = cursor.frontier().1..state.tip;
-        book.accepted = state.tip - cursor.base - cursor.counts.burnt - state.never(cursor, &beyond);
+        book.accepted = state.tip.wrapping_sub(cursor.base) - cursor.counts.burnt - state.never(cursor, &beyond);
         book.delivered = cursor.counts.delivered;
         book.waiting = state.waiting(cursor);
         book.lost = cursor.counts.lost;
@@ -787,6 +815,12 @@ impl Ledger {
         self.lanes.iter().map(|(no, lane)| (&lane.name[..], *no)).collect()
     }
 
+    /// Whether the lane lies beside a pipeline's.
+    fn is_aside(&self, lane: Lane) -> bool {
+        let name = self.lane_name(lane);
+        self.exporters.values().any(|owner| main_lane_name(name, &owner.name) != name)
+    }
+
     /// Lanes: number, name, signal and the total at their tip.
     pub(crate) fn lanes(&self) -> impl Iterator<Item = (Lane, &str, Signal, u64)> {
         self.lanes.iter().map(|(no, lane)| (Lane(*no), &lane.name[..], lane.signal, lane.tip))
@@ -813,7 +847,7 @@ impl Ledger {
         };
         let mut never = cursor.taken();
         never.push(0..cursor.below_total);
-        never.extend(state.burnt.iter().cloned());
+        never.extend(state.burnt.iter().chain(&state.doubtful).cloned());
         never.extend(cursor.absences.iter().map(|a| a.totals.clone()));
         never.sort_by_key(|r| r.start);
         subtract(totals, &never)
@@ -915,8 +949,36 @@ impl LaneState {
     fn never(&self, cursor: &Cursor, range: &Range<u64>) -> u64 {
         let away = |totals: &Range<u64>| totals.start.max(range.start)..totals.end.min(range.end);
         let absences = cursor.absences.iter().map(|a| away(&a.totals)).filter(|r| !r.is_empty());
-        let absent: u64 = absences.map(|r| r.end - r.start - overlap(&self.burnt, &r)).sum();
-        overlap(&self.burnt, range) + absent
+        let absent: u64 = absences.map(|r| r.end - r.start - self.nobodys(&r)).sum();
+        self.nobodys(range) + absent
+    }
+
+    /// How much of `range` was burnt, or is only doubtful.
+    fn nobodys(&self, range: &Range<u64>) -> u64 {
+        overlap(&self.burnt, range) + overlap(&self.doubtful, range)
+    }
+
+    /// Whether there may be blocks for the cursor of which the books do not know.
+    fn may_hold_more(&self, cursor: &Cursor) -> bool {
+        let (from, end) = (cursor.frontier().1, cursor.end(self.next_index, self.tip).1);
+        self.doubtful.iter().any(|r| r.end > from && r.start < end)
+    }
+
+    /// So much was accepted.
+    fn reaches(&mut self, total: u64) {
+        // At its end begins what was accepted since.
+        if let Some(doubt) = self.doubtful.iter_mut().find(|r| r.start < total && total < r.end) {
+            (doubt.start, self.dirty) = (total, true);
+        }
+        if total > self.tip {
+            (self.tip, self.dirty) = (total, true);
+        }
+    }
+
+    /// What is beyond the tip, up to this total, never was here.
+    fn burn_to(&mut self, total: u64) {
+        push_range(&mut self.burnt, self.tip..total);
+        (self.tip, self.dirty) = (total, true);
     }
 
     /// Items beyond the cursor's frontier that were accepted for it.
@@ -931,15 +993,17 @@ impl LaneState {
 
     fn write(&self) -> Vec<u8> {
         let mut pen = Pen::default();
-        pen.u8(1);
+        pen.u8(if self.doubtful.is_empty() { 1 } else { 2 });
         pen.u8(self.signal as u8);
         pen.text(&self.name);
         pen.u64(self.next_index);
         pen.u64(self.tip);
-        pen.count(self.burnt.len());
-        for r in &self.burnt {
-            pen.u64(r.start);
-            pen.u64(r.end);
+        for ranges in [&self.burnt, &self.doubtful].into_iter().take(1 + usize::from(!self.doubtful.is_empty())) {
+            pen.count(ranges.len());
+            for r in ranges {
+                pen.u64(r.start);
+                pen.u64(r.end);
+            }
         }
         pen.seal()
     }
@@ -947,9 +1011,9 @@ impl LaneState {
     fn read(record: &[u8], epoch_base: u64) -> Result<LaneState, Damage> {
         let mut eye = Eye::unseal(record)?;
         let unknown = |what, found: u8| Damage::Unknown { what, found: found.into() };
-        match eye.u8()? {
-            1 => {}
-            other => return Err(unknown("lane version", other)),
+        let version = eye.u8()?;
+        if !(1..=2).contains(&version) {
+            return Err(unknown("lane version", version));
         }
         let signal = eye.u8()?;
         let signal = Signal::from_u8(signal).ok_or(unknown("signal", signal))?;
@@ -961,12 +1025,15 @@ impl LaneState {
             next_index,
             tip: eye.u64()?,
             burnt: Vec::new(),
+            doubtful: Vec::new(),
             recent: VecDeque::new(),
             newest: None,
             dirty: false,
         };
-        for _ in 0..eye.count(16)? {
-            lane.burnt.push(eye.u64()?..eye.u64()?);
+        for ranges in [&mut lane.burnt, &mut lane.doubtful].into_iter().take(version.into()) {
+            for _ in 0..eye.count(16)? {
+                ranges.push(eye.u64()?..eye.u64()?);
+            }
         }
         Ok(lane)
     }

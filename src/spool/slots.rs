@@ -78,7 +78,7 @@ impl Slots {
             None => Slot { generation: 0, uuid: fresh(), machine, epoch: 0, clean: true },
         };
         let mut slots = Slots { path: path.to_owned(), file, now };
-        slots.write(Slot { epoch: now.epoch.max(epoch_floor) + 1, clean: false, ..now })?;
+        slots.write(Slot { epoch: now.epoch.max(epoch_floor).saturating_add(1), clean: false, ..now })?;
         Ok(slots)
     }
 

@@ -4,6 +4,7 @@
 
 use super::{Entry, No, Spans, State, allocated, name, parse_name};
 use crate::base::Stamp;
+use crate::spool::ledger::last_epoch;
 use crate::spool::segment::{self, Content};
 use crate::spool::source::{Reading, is_trouble};
 use crate::spool::survey::{self, Contents, Found};
@@ -244,7 +245,12 @@ pub(super) fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered 
             entry.spans = Some(spans.clone());
         }
     }
-    let floor = read.headers.iter().map(|h| h.index >> 32).max().unwrap_or(0);
-    let epoch_floor = u32::try_from(floor).unwrap_or(u32::MAX);
+    let of_blocks = read.headers.iter().map(|h| h.index >> 32).max().unwrap_or(0);
+    let epoch_floor = u32::try_from(of_blocks).unwrap_or(u32::MAX).max(last_epoch(&read.records));
+    if read.is_partial {
+        tracing::error!(
+            "the disk does not give all of the spool's newest book; what it gives later is delivered, and what it never gives at the end of a lane is not counted"
+        );
+    }
     Recovered { read, epoch_floor }
 }

@@ -5,16 +5,39 @@
 //! known to one side only. Items that left their lane and stand nowhere are lost by corruption; items that stand in both
 //! places are taken back in the side lane, for they are sent from the first one again.
 
-use super::{LANE_RECORD, LaneState, Ledger, Record, overlap, push_range};
-use crate::spool::Reason;
+use super::{BOOT_RECORD, LANE_RECORD, LaneState, Ledger, Record, overlap, push_range};
 use crate::spool::block::Header;
 use crate::spool::codec::Eye;
 use crate::spool::cursor::{Cursor, Fate};
 use crate::spool::gaps::Dates;
 use crate::spool::survey::Read;
+use crate::spool::{Lane, Reason};
 
 /// Most items of a block that is believed without proof: as many as a request of the doors may have.
 const HINT_ITEMS_MAX: u32 = 1 << 20;
+
+/// More items than the segments can hold that a disk did not give at a start: four of 2 GiB have 2^26 blocks of a header alone, of
+/// 2^20 items at most. Totals last for 2^18 such starts.
+const DOUBT: u64 = 1 << 46;
+/// Ranges that are remembered as doubtful: one for each start at which the disk gave nothing for a second.
+const DOUBTS_MAX: usize = 64;
+/// More lanes than were made within such a book.
+const LANES_DOUBT: u32 = 1 << 12;
+/// No spool sees so many starts: an epoch in a damaged key.
+const EPOCH_MAX: u32 = 1 << 31;
+
+/// The last life that these records know of.
+pub(crate) fn last_epoch(records: &[Record]) -> u32 {
+    let of_boot = |(key, _): &Record| {
+        let mut eye = Eye::open(key);
+        eye.take(super::CONTROL.len()).ok()?;
+        let is_boot = eye.u8().ok()? == BOOT_RECORD;
+        is_boot.then(|| eye.u32().ok()).flatten().map(u32::swap_bytes)
+    };
+    let lanes = u32::try_from(next_index(records) >> 32).unwrap_or(u32::MAX);
+    let epochs = records.iter().filter_map(of_boot).chain([lanes]);
+    epochs.filter(|epoch| *epoch < EPOCH_MAX).max().unwrap_or(0)
+}
 
 /// The highest index that the lane records among these say was to be next.
 pub(crate) fn next_index(records: &[Record]) -> u64 {
@@ -37,7 +60,30 @@ impl Ledger {
         hints.sort_by_key(|header| header.accepted_total);
         hints.iter().for_each(|header| self.restore_hint(header, bytes));
         self.heal();
+        if read.is_partial {
+            self.doubt();
+        }
         problems
+    }
+
+    /// The disk did not give all of the newest book: lanes may hold blocks that are not known of. What is accepted from now on
+    /// stands behind any of them. In a side lane they are burnt: by this book their items stand in the lane they came from.
+    fn doubt(&mut self) {
+        // A lane that no book names keeps its blocks, as nobody's, and its number.
+        self.lane_floor = self.lanes.keys().last().map_or(0, |no| no + 1).max(self.lane_floor) + LANES_DOUBT;
+        let sides: Vec<u32> = self.lanes.keys().copied().filter(|no| self.is_aside(Lane(*no))).collect();
+        for (no, lane) in &mut self.lanes {
+            let end = lane.tip.saturating_add(DOUBT);
+            if sides.contains(no) {
+                lane.burn_to(end);
+                continue;
+            }
+            if lane.doubtful.len() == DOUBTS_MAX {
+                lane.doubtful.remove(0);
+            }
+            push_range(&mut lane.doubtful, lane.tip..end);
+            (lane.tip, lane.dirty) = (end, true);
+        }
     }
 
     /// A header that stands in a damaged place proves that so much was accepted, if no more is missing before it than so

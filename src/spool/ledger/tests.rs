@@ -287,18 +287,7 @@ fn records_of_different_times_make_books_that_add_up() {
         let cursor = run.ledger.cursor_mut(run.owner.exporter, run.lane).expect("it reads");
         let part = cursor.settle(&window.totals, Fate::Parked).expect("out");
         cursor.confirm(&part);
-        let block = NewBlock {
-            lane: park,
-            signal: Signal::Logs,
-            block_id: 0,
-            items: 5,
-            raw_len: 1,
-            accepted: Stamp::default(),
-            boot: None,
-            data_ns: (0, 0),
-            framed: crate::spool::block::frame(b"x"),
-        };
-        let header = run.ledger.number(vec![block], BootId::default()).blocks[0].0;
+        let header = run.ledger.number(vec![five_items(park)], BootId::default()).blocks[0].0;
         run.ledger.committed(&[header]);
     }
     let (_, end) = run.ledger.end(run.owner.exporter, park);
@@ -322,4 +311,77 @@ fn records_of_different_times_make_books_that_add_up() {
         back += u64::from(book.waiting > whole[0].waiting);
     }
     assert!(lost > 0 && back > 0, "both happened: {lost}, {back}");
+}
+
+/// Goal: what gives way and was not known of was accepted: the books add up, and what comes in next has a place of its own.
+#[test]
+fn what_gives_way_beyond_the_tip_was_accepted() {
+    let mut run = Run::start();
+    run.commit(5, true, true);
+    let (index, tip) = run.ledger.end(run.owner.exporter, run.lane);
+    assert_eq!(run.ledger.evict(run.lane, index + 3, tip + 30, Fate::Lost(Reason::Evicted)), 35);
+    let book = run.ledger.books().remove(0); // it audits itself
+    assert_eq!((book.accepted, book.sum(), book.lost[LOST]), (35, 35, 35), "{book:?}");
+    run.commit(5, true, true);
+    let next = run.blocks.last().expect("committed");
+    assert_eq!((next.index, next.totals.clone()), (index + 3, 35..40));
+}
+
+/// Goal: where the disk did not give the newest book, new totals begin behind all it may hold, what is found there counts and the
+/// rest does not, at the next start too; in a side lane nothing does, for by this book its items stand in their own.
+#[test]
+fn what_a_disk_did_not_give_counts_when_it_is_found() {
+    let mut run = Run::start();
+    (0..2).for_each(|_| run.commit(5, true, true));
+    let park = run.ledger.side_lane(Side::Park, run.owner.exporter, run.lane);
+    let records = run.ledger.take_records(true);
+    (0..3).for_each(|_| run.commit(5, true, true)); // in the book that is not given
+    let hidden = run.blocks[3].clone();
+    let read = crate::spool::survey::Read { records, is_partial: true, ..Default::default() };
+    let mut ledger = Ledger::new(2);
+    assert!(ledger.restore_all(&read).is_empty());
+    let (_, tip) = ledger.end(run.owner.exporter, run.lane);
+    let (books, waiting) = (ledger.books(), ledger.waiting_items());
+    assert!(tip > 1 << 40 && ledger.lane("another", Signal::Logs).0 > 1_000, "{ledger:?}");
+    assert_eq!((books[0].accepted, waiting), (10, 10), "{books:?}");
+    let mut header = ledger.number(vec![five_items(run.lane)], BootId::default()).blocks[0].0;
+    assert_eq!(header.accepted_before(), tip);
+    (header.index, header.accepted_total) = (hidden.index, hidden.totals.end);
+    ledger.found(&header);
+    assert_eq!(ledger.books()[0].accepted, 20, "with the block before it");
+    let (_, park_tip) = ledger.end(run.owner.exporter, park);
+    let in_park = Header { lane: park, accepted_total: 5, ..header };
+    assert!(park_tip > 1 << 40 && ledger.is_burnt(&in_park) && !ledger.is_burnt(&header));
+    let read = crate::spool::survey::Read { records: ledger.take_records(true), ..Default::default() };
+    let mut again = Ledger::new(3);
+    assert!(again.restore_all(&read).is_empty());
+    assert_eq!((again.books(), again.end(run.owner.exporter, run.lane).1), (ledger.books(), tip));
+}
+
+/// Goal: a block whose place another one has is counted as accepted and lost, also by who reads from the lane's beginning on.
+#[test]
+fn what_has_no_place_of_its_own_is_counted() {
+    let mut run = Run::start();
+    run.commit(5, true, true);
+    run.ledger.cursor_mut(run.owner.exporter, run.lane).expect("it reads").lose_beside(7);
+    for _ in 0..2 {
+        let book = run.ledger.books().remove(0); // it audits itself
+        assert_eq!((book.accepted, book.sum(), book.lost[Reason::Corrupt as usize]), (12, 12, 7), "{book:?}");
+        run.ledger = restored(run.ledger.take_records(true), &[], &[]);
+    }
+}
+
+/// A block of five items.
+fn five_items(lane: Lane) -> NewBlock {
+    NewBlock {
+        lane,
+        signal: Signal::Logs,
+        block_id: 0,
+        items: 5,
+        raw_len: 1,
+        accepted: Stamp::default(),
+        boot: None,
+        data_ns: (0, 0),
+        framed: crate::spool::block::frame(b"x"),
+    }
 }

@@ -96,15 +96,25 @@ impl Spool {
             let Some((header, value)) = self.shelf.next(lane, from).map_err(unavailable)? else { return Ok(None) };
             if header.accepted_before() > total {
                 let nearer = self.shelf.nearer(lane, from..header.index).map_err(unavailable)?;
-                if let Some(nearer) = nearer.filter(|(header, _)| !lock(&self.ledger).is_burnt(header)) {
+                if let Some(nearer) = nearer.filter(|(header, _)| self.counts(header)) {
                     return Ok(Some(nearer));
                 }
             }
-            if !lock(&self.ledger).is_burnt(&header) {
+            if self.counts(&header) {
                 return Ok(Some((header, value)));
             }
             from = header.index + 1;
         }
+    }
+
+    /// Whether the block that was found is not burnt. Then the books know of it from now on.
+    fn counts(&self, header: &Header) -> bool {
+        let mut ledger = lock(&self.ledger);
+        let is_burnt = ledger.is_burnt(header);
+        if !is_burnt {
+            ledger.found(header);
+        }
+        !is_burnt
     }
 
     /// Reads new blocks from the frontier, as many as one window takes; passes over what is damaged.
@@ -131,7 +141,9 @@ impl Spool {
                     let mut ledger = lock(&self.ledger);
                     let lost = ledger.pass(owner.exporter, lane, end_index, end, Fate::Lost(Reason::Corrupt));
                     ledger.date_hole(owner.exporter, lane, None);
-                    tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
+                    if lost > 0 {
+                        tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
+                    }
                 }
                 break;
             };
@@ -229,7 +241,7 @@ impl Spool {
                 let (range, totals) = (first.index..last.index + 1, first.accepted_before()..last.accepted_total);
                 let (begin, end) = (Dates::of(first), Dates::of(last));
                 if totals.start < total {
-                    // Only a damaged book can make two blocks share a place. Said loudly, and not read for ever.
+                    // Only a damaged book can make two blocks share a place. Said loudly, counted, and not read for ever.
                     tracing::error!(
                         lane = lane.0,
                         index = first.index,
@@ -237,7 +249,10 @@ impl Spool {
                         "spool blocks have a place that is taken; they are passed over"
                     );
                     let mut ledger = lock(&self.ledger);
-                    ledger.pass(owner.exporter, lane, range.end, total, Fate::Lost(Reason::Corrupt));
+                    ledger.pass(owner.exporter, lane, range.end, totals.end, Fate::Lost(Reason::Corrupt));
+                    if let Some(cursor) = ledger.cursor_mut(owner.exporter, lane) {
+                        cursor.lose_beside(totals.end.min(total) - totals.start);
+                    }
                     ledger.date(owner.exporter, lane, Reason::Corrupt, Dates::hull(begin, end));
                     return Ok(Tried::Passed);
                 }

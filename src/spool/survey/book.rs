@@ -23,6 +23,8 @@ pub(crate) struct Read {
     pub(crate) headers: Vec<Header>,
     /// Headers that stand in damaged places, and how many bytes of these there are.
     pub(crate) hints: (Vec<Header>, u64),
+    /// The disk did not give all that may belong to the newest book.
+    pub(crate) is_partial: bool,
     /// Which segment the newest book stands in.
     pub(crate) segment: Option<String>,
     /// What could not be read.
@@ -49,10 +51,12 @@ pub(crate) fn read(filled: &[&Found], mut look: impl FnMut(&Found) -> io::Result
         let contents = match look(found) {
             Ok(contents) => contents,
             Err(error) => {
+                read.is_partial |= !done;
                 read.problems.push(format!("{} cannot be read: {error}", found.name));
                 continue;
             }
         };
+        read.is_partial |= !done && contents.is_partial();
         let (mut spans, mut newest) = (Spans::new(), BTreeMap::<Lane, Header>::new());
         for spot in contents.blocks.values() {
             extend(&mut spans, &spot.header);

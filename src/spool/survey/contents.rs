@@ -115,6 +115,11 @@ impl Contents {
         Ok(Contents::look(found, How::Check, &|_| {})?.damage)
     }
 
+    /// What the disk did not give counts as zeros.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.how == How::Whatever
+    }
+
     fn look(found: &Found, how: How, progress: Progress<'_>) -> io::Result<Contents> {
         let mut contents = Contents { how, ..Contents::default() };
         match contents.read(found, progress) {

@@ -314,6 +314,96 @@ fn a_header_in_a_damaged_place_is_believed_as_far_as_it_is_likely() {
     assert_eq!(store.books()[0].accepted, 80);
 }
 
+/// A spool of 600 items whose newest journal answers every read with EIO through the next start, then no more.
+fn back_after_the_start(dir: &Path, clock: &Clock) -> (Spool, Lane, Owner) {
+    {
+        let (store, lane, _) = begin(dir, clock);
+        fill(&store, lane, clock, 30, 0);
+    }
+    let written = |path: &PathBuf| fs::read(path).is_ok_and(|bytes| bytes.iter().any(|byte| *byte != 0));
+    let newest = segments(dir).into_iter().rev().map(|s| s.join("0.jnl")).find(written).expect("there");
+    fault::arm(&newest, 0..1 << 20, u64::MAX);
+    let begun = begin(dir, clock);
+    fault::arm(&newest, 0..0, 0);
+    begun
+}
+
+/// Goal: a disk that gives its newest book only after the start costs nothing: no two blocks have a place in common, what it gives
+/// comes, and what was only feared to be there is in no book.
+#[test]
+fn a_disk_that_comes_back_after_the_start_costs_nothing() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let (store, lane, owner) = back_after_the_start(dir.path(), &clock);
+    assert!(store.waiting(owner, lane).items > 0, "what may be there is looked for");
+    fill(&store, lane, &clock, 30, 30);
+    let got = drain_all(&store, owner, lane);
+    let book = store.books().remove(0);
+    assert_eq!(got.iter().filter(|n| **n >= 600).count(), 600, "what this life acknowledged: {book:?}");
+    assert_eq!(got.len(), 1_200, "what the earlier one did: {book:?}");
+    assert_eq!((book.accepted, book.delivered, corrupt(&book)), (1_200, 1_200, 0), "{book:?}");
+    drop(store);
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    assert_eq!(store.books().remove(0), book, "the next start knows it all");
+    assert_eq!(store.waiting(owner, lane).items, 0);
+}
+
+/// Goal: what such a disk gives when nothing else comes in is delivered too, and is looked for once.
+#[test]
+fn what_comes_back_after_the_start_needs_nothing_new_to_be_found() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let (store, lane, owner) = back_after_the_start(dir.path(), &clock);
+    assert_eq!(drain_all(&store, owner, lane), (0..600).collect::<Vec<u64>>());
+    assert_eq!(store.waiting(owner, lane).items, 0);
+    let book = store.books().remove(0);
+    assert_eq!((book.accepted, book.sum(), corrupt(&book)), (600, 600, 0), "{book:?}");
+}
+
+/// Goal: what such a disk gives is counted when it gives way unread, and the books add up.
+#[test]
+fn what_comes_back_after_the_start_and_gives_way_is_counted() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let (store, lane, owner) = back_after_the_start(dir.path(), &clock);
+    fill(&store, lane, &clock, 1, 30);
+    let mut limits = settings(dir.path()).limits();
+    limits.max = Bytes(1);
+    store.limit(limits);
+    for _ in 0..200 {
+        let _ = store.upkeep(); // something is always over such a limit
+    }
+    limits.max = Bytes::mib(512);
+    store.limit(limits);
+    fill(&store, lane, &clock, 5, 31);
+    let got = drain_all(&store, owner, lane);
+    let book = store.books().remove(0);
+    let lost: u64 = book.lost.iter().sum();
+    assert_eq!((book.accepted, book.sum()), (720, 720), "{book:?}");
+    assert_eq!(got.len() as u64 + lost, 720, "{got:?} {book:?}");
+    assert!(
+        book.lost[Reason::Evicted as usize] >= 600 && got.ends_with(&(620..720).collect::<Vec<u64>>()),
+        "{got:?} {book:?}"
+    );
+}
+
+/// Goal: with both slots bad no life has the epoch of an earlier one, be it one that took nothing in.
+#[test]
+fn without_slots_no_epoch_is_used_again() {
+    let (dir, clock) = (scratch(), Clock::system());
+    fill(&begin(dir.path(), &clock).0, Lane(0), &clock, 1, 0);
+    for exporter in ["a", "b", "c"] {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        store.own(exporter, &[lane]);
+        store.close().expect("space"); // its books, and no block
+    }
+    fs::write(dir.path().join("spool/slots"), [0xA5; 3 << 12]).expect("space");
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    fill(&store, lane, &clock, 1, 1);
+    let mut epochs = Vec::new();
+    while let Some(lease) = store.lease(owner, lane, CUT).expect("readable") {
+        epochs.extend(lease.blocks.iter().map(|block| block.index >> 32));
+    }
+    assert_eq!(epochs, [1, 5]);
+}
+
 /// Goal: a damaged segment that cannot be kept aside gives its space back all the same.
 #[test]
 fn a_wreck_that_cannot_be_kept_gives_its_space_back() {
