@@ -45,7 +45,8 @@ impl Rig {
         let resorts: Arc<Mutex<Vec<String>>> = Arc::default();
         let written = resorts.clone();
         let last_resort = Arc::new(move |end: &End| written.lock().expect("not poisoned").push(end.to_string()));
-        let settings = Settings { main_deadline: Duration::from_secs(60), grace: PATIENCE, last_resort };
+        let settings =
+            Settings { main_deadline: Duration::from_secs(60), grace: PATIENCE, last_resort, ..Settings::default() };
         let agent = Agent::start_with(&config, &Clock::system(), roster, settings).expect("it starts");
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
         let rig = Rig { agent, far_end, numbered: Numbered::new(Signal::Logs, Source(1)), http, resorts, _dir: dir };

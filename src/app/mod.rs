@@ -13,6 +13,7 @@ pub mod reload;
 pub mod roster;
 pub mod run;
 mod servers;
+mod status;
 pub mod stop;
 pub mod stores;
 pub mod web;
