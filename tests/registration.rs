@@ -2,11 +2,13 @@
 //! path never waits for it.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::registrar::identity::{Origin, Record};
 use tfo_otel_agent::testing::FarEnd;
 use tfo_otel_agent::testing::child::{self, Child, free_port};
-use tfo_otel_agent::testing::far_end::{Act, Script, Seen};
+use tfo_otel_agent::testing::far_end::{Act, Collector, Script, Seen};
 use tfo_otel_agent::testing::load::{install_client, until};
 use tfo_otel_agent::testing::numbered::{Numbered, Source};
 use tfo_otel_agent::testing::platform::{Door, Fault};
@@ -131,9 +133,7 @@ async fn the_seeds_configuration_registers_by_itself_and_beats() {
     let agent = rig.start().await;
     rig.registered(1).await;
     rig.send(10).await;
-    let beats = |c: &mut tfo_otel_agent::testing::far_end::Collector| {
-        c.platform().agents().values().all(|row| row.heartbeats >= 3)
-    };
+    let beats = |c: &mut Collector| c.platform().agents().values().all(|row| row.heartbeats >= 3);
     assert!(rig.far_end.until(PATIENCE, beats).await, "{:?}\n{}", rig.story(), rig.log());
     let [(id, metadata)] = &rig.agents()[..] else { panic!("one agent: {:?}", rig.agents()) };
     assert!(id.starts_with("tfo-agent-prod-node-01"), "{id}");
@@ -158,10 +158,9 @@ async fn the_seeds_configuration_registers_by_itself_and_beats() {
     // It is no data: neither the far end's count nor the books know of it.
     assert_eq!(rig.far_end.with(|c| c.counts().items), 10);
     assert_eq!(rig.metric("tfo_agent_items_accepted").await, 10.0);
-    assert_eq!(
-        rig.metric("tfo_agent_registration{state=\"registered\"").await.max(rig.metric("tfo_agent_registration").await),
-        1.0
-    );
+    let shown = child::metrics(rig.metrics).await.expect("it serves metrics");
+    let state = shown.lines().find(|line| line.contains("state=\"registered\"")).expect("it is shown");
+    assert!(state.starts_with("tfo_agent_registration{") && state.ends_with(" 1"), "{state}");
     // The id outlives the process.
     agent.kill().expect("our child");
     let agent = rig.start().await;
@@ -306,4 +305,61 @@ async fn a_reload_changes_who_is_registered() {
     rig.send(10).await;
     rig.all_arrives().await;
     agent.kill().expect("our child");
+}
+
+/// An `otlp` exporter registers over gRPC, with the same header and the same metadata.
+#[actix::test]
+async fn an_exporter_of_grpc_registers_too() {
+    install_client();
+    let mut rig = Rig::seed("registration: {interval: 200ms, offline_after: 2s}");
+    let path = rig.dir.path().join("agent.yaml");
+    let text = std::fs::read_to_string(&path).expect("ours");
+    let endpoint = rig.far_end.endpoint();
+    let text = text.replace("  otlphttp:\n", "  otlp:\n    tls: {insecure: true}\n").replace("[otlphttp]", "[otlp]");
+    std::fs::write(&path, text.replace(&endpoint, endpoint.trim_start_matches("http://"))).expect("space");
+    let agent = rig.start().await;
+    rig.registered(1).await;
+    rig.send(10).await;
+    rig.all_arrives().await;
+    let beats = |c: &mut Collector| c.platform().agents().values().any(|row| row.heartbeats >= 2);
+    assert!(rig.far_end.until(PATIENCE, beats).await, "{:?}\n{}", rig.story(), rig.log());
+    assert_eq!(rig.agents()[0].1["workspace_id"], WORKSPACE);
+    assert_eq!(rig.story()[0], "register");
+    agent.kill().expect("our child");
+}
+
+/// A card that was written on another machine: the agent on this one is another agent, and says whose card it was; one whose id an
+/// operator wrote stays what he wrote, and the board says that there are two.
+#[actix::test]
+async fn a_copied_image_is_another_agent() {
+    install_client();
+    let has_id = std::fs::read_to_string("/etc/machine-id").is_ok_and(|id| !id.trim().is_empty());
+    for (section, id, shared) in [("", None, false), ("registration: {agent_id: elsewhere}", Some("elsewhere"), true)] {
+        let rig = Rig::seed(section);
+        let spool = rig.dir.path().join("spool");
+        std::fs::create_dir_all(&spool).expect("space");
+        let machine = Some("0123456789abcdef".to_owned());
+        let kept = Record { agent_id: "elsewhere".to_owned(), origin: Origin::Derived, machine };
+        kept.keep(&spool.join("agent-identity")).expect("space");
+        let agent = rig.start().await;
+        rig.registered(1).await;
+        let [(now, _)] = &rig.agents()[..] else { panic!("one agent: {:?}", rig.agents()) };
+        if has_id {
+            assert_eq!(
+                (now == "elsewhere", rig.log().contains("image was copied")),
+                (id.is_some(), true),
+                "{}",
+                rig.log()
+            );
+            assert_eq!(rig.metric("tfo_agent_identity_copied").await, 1.0);
+            let two = "tfo_agent_degraded{component=\"registration/identity\"";
+            assert_eq!(rig.metric(two).await, f64::from(u8::from(shared)));
+        } else {
+            assert_eq!(now, "elsewhere", "nobody knows of another machine");
+        }
+        agent.kill().expect("our child");
+        // What lies beside the segments is none of the spool's business.
+        let seen = Command::new(AGENT).args(["spool", "verify"]).arg(&spool).output().expect("it runs");
+        assert!(seen.status.success(), "{seen:?}");
+    }
 }
