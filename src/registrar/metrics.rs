@@ -7,6 +7,8 @@ use super::standing::{Call, State};
 use crate::telemetry::metrics::{Counters, Gauge, Gauges};
 use crate::telemetry::{Health, Metrics};
 use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tracing::{Span, debug, error, info, warn};
 
 /// Its name on the board.
@@ -23,6 +25,8 @@ pub struct RegistrarMetrics {
     states: Gauges,
     drain_rate: Gauge,
     copied: Gauge,
+    /// That nobody answers was told since somebody last did.
+    is_silence_told: Arc<AtomicBool>,
     health: Health,
     span: Span,
 }
@@ -42,6 +46,7 @@ impl RegistrarMetrics {
             states: metrics.gauges("tfo_agent_registration", states, &["state"]),
             drain_rate: metrics.gauges("tfo_agent_registration_drain_rate", rate, &[]).with(&[]),
             copied: metrics.gauges("tfo_agent_identity_copied", copied, &[]).with(&[]),
+            is_silence_told: Arc::default(),
             health: health.clone(),
             span: tracing::info_span!("component", kind = "registrar", name = "registration"),
         }
@@ -129,6 +134,10 @@ impl RegistrarMetrics {
             (_, Heard::Held | Heard::Refused) => {
                 error!(parent: &self.span, call = name, error = why, "platform refuses us; it is asked again, rarely. Data is not touched by this");
             }
+            // Once in an outage; what the log has of its end is a registration.
+            (_, Heard::Silent(trouble)) if !self.is_silence_told.swap(true, Relaxed) => {
+                warn!(parent: &self.span, call = name, %trouble, error = why, "platform does not answer; it is asked again");
+            }
             (_, Heard::Silent(trouble)) => {
                 debug!(parent: &self.span, call = name, %trouble, error = why, "platform does not answer");
             }
@@ -151,7 +160,13 @@ impl RegistrarMetrics {
     fn moved_on(&self, before: State, after: State, answer: &Answer) {
         self.marked(before, after);
         match answer.heard {
-            Heard::Taken => self.health.recovered(ON_BOARD),
+            Heard::Taken => {
+                self.is_silence_told.store(false, Relaxed);
+                self.health.recovered(ON_BOARD);
+            }
+            Heard::Silent(_) | Heard::Later(_) if after == State::Unregistered => {
+                self.health.degraded(ON_BOARD, &format!("platform does not know this agent yet: {}", answer.why));
+            }
             Heard::Held | Heard::Refused | Heard::Forgotten => {
                 self.health.degraded(ON_BOARD, &format!("platform refuses us: {}", answer.why));
             }
