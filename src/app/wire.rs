@@ -107,6 +107,7 @@ impl Agent {
         let tasks = exporters::tasks(config, &stores);
         for mut ready in exporters::prepare(&tasks, &stores, &crews, &metrics, &health, clock)? {
             exporters::enlist(&mut ready, &stores);
+            exporters::take_turns(&mut ready);
             exporters::post(&supervisor, ready);
         }
         let around = Around {
