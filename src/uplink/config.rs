@@ -370,9 +370,10 @@ impl RetryConfig {
     #[must_use]
     pub fn read(s: &Section<'_>) -> RetryConfig {
         let default = RetryConfig::default();
+        let enabled = s.flag("enabled", default.enabled);
         let initial_interval = s.duration_above_zero("initial_interval", default.initial_interval);
         let config = RetryConfig {
-            enabled: s.flag("enabled", default.enabled),
+            enabled,
             initial_interval,
             randomization_factor: s.decimal("randomization_factor", default.randomization_factor, 0.0..=1.0),
             multiplier: s.decimal("multiplier", default.multiplier, 0.0..=1_000.0),

@@ -1,6 +1,8 @@
 //! The uplink's decisions against a scripted far end and a checking store, without actor and socket, in virtual time:
 //! weeks pass in milliseconds.
 
+#![allow(clippy::print_stdout)] // figures: what poison and slow links cost
+
 use super::*;
 use crate::base::backoff::Curve;
 use crate::base::{Clock, Stamp};
@@ -365,6 +367,11 @@ fn poison_is_found_within_the_promised_requests_and_the_rest_goes_on() {
             assert!(
                 sim.sent.len() <= bound as usize,
                 "{signal} {items} {bad:?}: {} requests of {bound}",
+                sim.sent.len()
+            );
+            println!(
+                "{signal}: {} of {items} items guilty: {} requests, promised at most {bound}",
+                bad.len(),
                 sim.sent.len()
             );
             let report = sim.collector.tally().report();

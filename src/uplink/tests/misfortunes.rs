@@ -416,7 +416,6 @@ fn a_far_end_that_goes_by_the_ids_has_every_item_once() {
             world.until("the guilty one is found", |w| w.booked(|book| book.dead_letters) == 1).await;
             world.assert_books_equal_the_far_end();
             let (report, again) = (world.far_end.report(), world.far_end.with(|c| c.again()));
-            println!("{signal}: {again:?}");
             assert_eq!((report.arrived(), report.duplicated()), (1_499, 0), "{again:?} {report}");
             assert!(again.known > 0, "{again:?}");
         });
