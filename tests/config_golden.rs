@@ -231,6 +231,7 @@ configs/edge-gateway.yaml: 3 warnings
     assert_eq!(config.extensions.get(&id("health_check")), Some(&health));
     let retry = RetryConfig {
         initial_interval: Duration::from_secs(10),
+        reconnect_spread: Duration::from_secs(10),
         max_interval: Duration::from_secs(300),
         max_elapsed_time: Some(Duration::from_secs(3_600)),
         ..RetryConfig::default()

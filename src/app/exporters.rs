@@ -31,6 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What one uplink works by: as long as it stays the same, a reload leaves the uplink alone.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,6 +121,13 @@ pub fn enlist(ready: &mut Ready, stores: &Stores) {
     settings.added = stores.branches.enlist(&id.to_string(), *store, &stores.all[store.0], &settings.lanes);
 }
 
+/// The process begins, and perhaps those of a whole fleet with it: power is back, or an update was rolled out. What waited
+/// goes in its turn.
+pub fn take_turns(ready: &mut Ready) {
+    let spread = ready.settings.retry.reconnect_spread;
+    ready.settings.first_at = Some(Instant::now() + Dice::shaken().up_to(spread));
+}
+
 /// Fills the post of one uplink.
 pub fn post(supervisor: &Supervisor, ready: Ready) {
     let Ready { id, settings, lines, .. } = ready;
@@ -167,6 +175,7 @@ fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkS
         budget: BUDGET,
         // Where there is no address for metrics nothing can be reported.
         gap_interval: gap_interval(section),
+        first_at: None,
         flush_at_stop: !stored.durable,
     }
 }

@@ -112,6 +112,7 @@ impl Agent {
         let registration = plan.map(|plan| Registration::prepare(plan, &parts, Arc::new(|_| {}))).transpose()?;
         for mut ready in exporters::prepare(&tasks, &stores, &crews, registration.as_ref(), &parts)? {
             exporters::enlist(&mut ready, &stores);
+            exporters::take_turns(&mut ready);
             exporters::post(&supervisor, ready);
         }
         registration.iter().for_each(|registration| registration.post(&supervisor));

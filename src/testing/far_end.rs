@@ -13,6 +13,7 @@
 //! What always holds: an item is in the tally exactly when the collector took it, whether the sender was told or not.
 
 mod grpc;
+pub mod ids;
 mod script;
 mod socket;
 
@@ -161,6 +162,18 @@ pub struct Collector {
     tally: Tally,
     told: Losses,
     platform: Platform,
+    /// What was taken, where it goes by the ids of uploads.
+    taken: Option<ids::Taken>,
+    again: Again,
+}
+
+/// Uploads that came again, where the far end goes by their ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Again {
+    /// Known already, answered with success and not taken.
+    pub known: u64,
+    /// Known in part, and refused with 422.
+    pub in_part: u64,
 }
 
 /// What gap reports said, by the spool's name, exporter, lane and reason.
@@ -186,6 +199,17 @@ impl Collector {
     /// Whom it tells of agents.
     pub fn platform(&mut self) -> &mut Platform {
         &mut self.platform
+    }
+
+    /// From now on what was taken is not taken again (`docs/upload-id.md`).
+    pub fn go_by_ids(&mut self) {
+        self.taken.get_or_insert_default();
+    }
+
+    /// Uploads that came again since it goes by their ids.
+    #[must_use]
+    pub fn again(&self) -> Again {
+        self.again
     }
 
     /// Sums.
@@ -315,6 +339,20 @@ impl Collector {
         looked.items = marks.len() as u64;
         if let Some(answer) = self.script.objection(signal, &marks, raw.len()) {
             return (answer, looked);
+        }
+        let id = self.taken.as_ref().and_then(|_| ids::UploadId::parse(request.header(UPLOAD_ID)?));
+        if let Some((id, taken)) = id.as_ref().zip(self.taken.as_mut()) {
+            match taken.look(id) {
+                ids::Seen::New => taken.enter(id),
+                ids::Seen::Before => {
+                    self.again.known += 1;
+                    return (success(0, ""), looked);
+                }
+                ids::Seen::InPart => {
+                    self.again.in_part += 1;
+                    return (status(422, "some of this was taken before; send it in halves"), looked);
+                }
+            }
         }
         let rejected = rejected.min(looked.items);
         looked.taken = looked.items - rejected;

@@ -256,6 +256,10 @@ pub(super) fn silence(error: &reqwest::Error) -> Verdict {
     if error.is_builder() || error.is_redirect() {
         return Verdict::Hold { why };
     }
+    // What a proxy answers before there is a tunnel is an answer; hyper-util's type of it cannot be named.
+    if why.contains("proxy authorization required") {
+        return Verdict::Hold { why: format!("407 Proxy Authentication Required: {why}") };
+    }
     let trouble = if error.is_connect() { Trouble::Unreachable } else { Trouble::NoAnswer };
     Verdict::Silence { trouble, why }
 }
