@@ -14,6 +14,7 @@
 //! | `far_end.rs` | the scripted collector: what it answers, and what it took |
 //! | `far_end/script.rs` | what it does when, and its standing rules |
 //! | `far_end/socket.rs`, `far_end/grpc.rs` | the same on a real socket, over HTTP and gRPC |
+//! | `fresh.rs` | how fresh what comes in is at the far end, over a slow link |
 //! | `child.rs` | the agent as a child process that is never left behind, and a port for it |
 //! | `wreckage.rs` | a damaged spool as it lies there, and disks that do not answer |
 //! | `wire.rs` | as much protobuf as that needs |
@@ -21,6 +22,7 @@
 pub mod books;
 pub mod child;
 pub mod far_end;
+pub mod fresh;
 pub mod load;
 pub mod numbered;
 pub mod tally;
