@@ -188,6 +188,19 @@ impl<'a> Section<'a> {
         Some(scalar.text.clone())
     }
 
+    /// A list of URLs of HTTP to send to; a single one counts as a list of one.
+    #[must_use]
+    pub fn urls(&self, key: &'static str) -> Vec<String> {
+        let urls = self.texts_if_given(key).unwrap_or_default();
+        for (n, (url, at)) in urls.iter().enumerate() {
+            if let Err((why, meant)) = check_url(url) {
+                let path = format!("{}[{n}]", self.path_of(key));
+                self.reading().problems.error_meaning(*at, &path, why, meant.as_deref());
+            }
+        }
+        urls.into_iter().map(|(url, _)| url).collect()
+    }
+
     /// An endpoint cannot do without its variables.
     fn refuses_missing(&self, key: &'static str, scalar: &Scalar) -> bool {
         for missing in scalar.missing() {

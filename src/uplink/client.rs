@@ -226,8 +226,9 @@ impl<R: Recipe> Transport for Renewed<R> {
 
 /// What sends where no client can be made: nothing, and says why. The data waits for a person.
 #[derive(Debug)]
-struct NoClient {
-    why: String,
+pub struct NoClient {
+    /// Why there is none.
+    pub why: String,
 }
 
 impl Transport for NoClient {

@@ -181,8 +181,7 @@ impl Inner {
         {
             headers.insert("grpc-timeout", timeout);
         }
-        // Made of a uuid and numbers; should it ever not be a header, the upload goes without.
-        if let Ok(id) = HeaderValue::from_str(&parcel.upload_id) {
+        if let Some(id) = parcel.id() {
             headers.insert(UPLOAD_ID, id);
         }
         Ok(headers)

@@ -146,8 +146,7 @@ impl Transport for OtlpHttp {
         if let Some(name) = parcel.body.encoding.name() {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
         }
-        // Made of a uuid and numbers; should it ever not be a header, the upload goes without.
-        if let Ok(id) = HeaderValue::from_str(&parcel.upload_id) {
+        if let Some(id) = parcel.id() {
             headers.insert(UPLOAD_ID, id);
         }
         // The operator's headers win.

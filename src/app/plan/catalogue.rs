@@ -15,7 +15,7 @@ use crate::processors::probabilistic_sampler::config::SamplerConfig;
 use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
-use crate::uplink::config::{DebugConfig, OtlpGrpcConfig, OtlpHttpConfig};
+use crate::uplink::config::{DebugConfig, LoadBalancingConfig, OtlpGrpcConfig, OtlpHttpConfig};
 
 /// One component type.
 #[derive(Debug)]
@@ -118,7 +118,11 @@ pub static EXPORTERS: Class<ExporterConfig> = Class {
         },
         Kind { names: &["logging"], signals: ALL, read: Some(|s| ExporterConfig::Debug(DebugConfig::read(s, true))) },
         Kind { names: &["debug"], signals: ALL, read: Some(|s| ExporterConfig::Debug(DebugConfig::read(s, false))) },
-        Kind { names: &["loadbalancing"], signals: ALL, read: None },
+        Kind {
+            names: &["loadbalancing", "load_balancing"],
+            signals: ALL,
+            read: Some(|s| ExporterConfig::LoadBalancing(Box::new(LoadBalancingConfig::read(s)))),
+        },
     ],
 };
 
@@ -169,7 +173,7 @@ mod tests {
         assert!(RECEIVERS.kind("fluent_forward").is_some() && RECEIVERS.kind("jaeger").is_none());
         assert_eq!(
             EXPORTERS.names().collect::<Vec<_>>(),
-            ["otlphttp", "otlp_http", "otlp", "otlp_grpc", "logging", "debug"]
+            ["otlphttp", "otlp_http", "otlp", "otlp_grpc", "logging", "debug", "loadbalancing", "load_balancing"]
         );
     }
 }

@@ -41,7 +41,7 @@ use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
 use crate::telemetry::config::TelemetryConfig;
-use crate::uplink::config::{DebugConfig, OtlpGrpcConfig, OtlpHttpConfig, QueueConfig};
+use crate::uplink::config::{DebugConfig, LoadBalancingConfig, OtlpGrpcConfig, OtlpHttpConfig, QueueConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -95,6 +95,8 @@ pub enum ExporterConfig {
     OtlpHttp(Box<OtlpHttpConfig>),
     /// `otlp`, `otlp_grpc`.
     OtlpGrpc(Box<OtlpGrpcConfig>),
+    /// `loadbalancing`.
+    LoadBalancing(Box<LoadBalancingConfig>),
     /// `logging`, `debug`.
     Debug(DebugConfig),
 }
@@ -106,7 +108,19 @@ impl ExporterConfig {
         match self {
             ExporterConfig::OtlpHttp(exporter) => Some(&exporter.sending_queue),
             ExporterConfig::OtlpGrpc(exporter) => Some(&exporter.sending_queue),
+            ExporterConfig::LoadBalancing(exporter) => Some(exporter.protocol.queue()),
             ExporterConfig::Debug(_) => None,
+        }
+    }
+
+    /// Where this key of an `otlp` exporter stands in its section.
+    #[must_use]
+    pub fn path_of(&self, key: &str) -> String {
+        match self {
+            ExporterConfig::LoadBalancing(exporter) if !(exporter.owns_queue && key.starts_with("sending_queue")) => {
+                format!("protocol.{}.{key}", exporter.protocol.key())
+            }
+            _ => key.to_owned(),
         }
     }
 
@@ -116,6 +130,7 @@ impl ExporterConfig {
         match self {
             ExporterConfig::OtlpHttp(exporter) => exporter.auth.as_ref(),
             ExporterConfig::OtlpGrpc(exporter) => exporter.auth.as_ref(),
+            ExporterConfig::LoadBalancing(exporter) => exporter.protocol.auth(),
             ExporterConfig::Debug(_) => None,
         }
     }

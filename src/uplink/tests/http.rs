@@ -16,7 +16,12 @@ use std::time::Duration;
 
 fn parcel(signal: Signal, encoding: Encoding) -> Parcel {
     let raw = Numbered::new(signal, Source(1)).request(10).bytes.into();
-    Parcel { signal, body: Packer::new(encoding, LEVEL).pack(&raw), upload_id: "3f2a/1/0.0-1.0".to_owned() }
+    Parcel {
+        signal,
+        body: Packer::new(encoding, LEVEL).pack(&raw),
+        upload_id: "3f2a/1/0.0-1.0".to_owned(),
+        origin: None,
+    }
 }
 
 async fn send(config: &OtlpHttpConfig, parcel: Parcel) -> Verdict {

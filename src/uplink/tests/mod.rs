@@ -3,6 +3,8 @@
 //! Waiting is for a condition, with a generous limit, so that a busy machine makes a test slow, not red. What takes
 //! hours is proved in virtual time beside the decisions (`flow/tests.rs`).
 
+mod balanced;
+mod failover;
 pub(crate) mod fake;
 mod gaps;
 mod grpc;
