@@ -322,6 +322,8 @@ pub(crate) struct Disk {
     aside: AtomicBool,
     /// What an empty segment takes, as the last one did.
     empty: AtomicU64,
+    /// Bytes of the last whole book; 0 before the first one of this life.
+    book: AtomicU64,
     /// Bytes set by for a copy on a full disk; in use like the others.
     reserve: AtomicU64,
     retention: Retention,
@@ -374,6 +376,7 @@ impl Disk {
             choked: AtomicBool::new(false),
             aside: AtomicBool::new(true),
             empty: AtomicU64::new(0),
+            book: AtomicU64::new(0),
             reserve: AtomicU64::new(reserve),
             retention: Retention::default(),
             eager: AtomicBool::new(eager),
@@ -559,6 +562,9 @@ impl Shelf for Disk {
         let mut records = books.records(all);
         if records.is_empty() && blocks.is_empty() {
             return if sync { segment.sync().map_err(|e| self.lost_active(&mut active, &e)) } else { Ok(()) };
+        }
+        if all {
+            self.book.store(records.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum(), Relaxed);
         }
         let headers: Vec<Header> = blocks.iter().map(|(h, _)| *h).collect();
         let block_bytes: u64 = blocks.iter().map(|(_, v)| v.len() as u64).sum();

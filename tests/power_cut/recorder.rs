@@ -97,6 +97,7 @@ pub(crate) struct Recorder {
     clock: AtomicU64,
     state: Mutex<State>,
     stop: AtomicBool,
+    release: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +109,7 @@ struct State {
     seen: BTreeMap<String, u64>,
     fault: Option<Fault>,
     kill_before: Option<(String, u64)>,
+    hold_before: Option<String>,
 }
 
 /// One life of the agent.
@@ -143,6 +145,12 @@ impl Recorder {
         self.lock().kill_before = Some((site.to_owned(), nth));
     }
 
+    /// Lets nobody past a sync at a site until [`Life::release`]: what comes before it is as slow as the test needs.
+    pub(crate) fn hold_before(&self, site: &str) {
+        self.release.store(false, SeqCst);
+        self.lock().hold_before = Some(site.to_owned());
+    }
+
     /// What was seen so far.
     pub(crate) fn take(&self) -> Log {
         let mut state = self.lock();
@@ -174,7 +182,8 @@ impl Recorder {
                 }
             };
             let _ = told.send(Ok(pid));
-            Follower { recorder: &recorder, pid, under_way: BTreeMap::new(), held: Vec::new() }.follow()
+            Follower { recorder: &recorder, pid, under_way: BTreeMap::new(), held: Vec::new(), waiting: Vec::new() }
+                .follow()
         });
         let pid = tells.recv().expect("it says")?;
         Ok(Life { recorder: self.clone(), pid, thread })
@@ -198,6 +207,12 @@ impl Life {
         self.recorder.stop.store(true, SeqCst);
         signal(self.pid, libc::SIGWINCH); // the follower hears of it and looks
         self.join()
+    }
+
+    /// Who was held goes on.
+    pub(crate) fn release(&self) {
+        self.recorder.release.store(true, SeqCst);
+        signal(self.pid, libc::SIGWINCH);
     }
 
     /// Until it ends by itself.
@@ -237,6 +252,17 @@ struct Follower<'a> {
     under_way: BTreeMap<i32, Call>,
     /// Threads that stand before a call that will not happen.
     held: Vec<i32>,
+    /// Threads that stand before a call that happens later.
+    waiting: Vec<(i32, Begun)>,
+}
+
+/// What becomes of a call that begins.
+enum Begins {
+    /// Nobody minds it.
+    Unseen,
+    Seen(Call),
+    /// Not yet.
+    Later(Begun),
 }
 
 impl Follower<'_> {
@@ -275,9 +301,16 @@ impl Follower<'_> {
                     self.kill_if_quiet();
                     continue;
                 }
-                if let Some(call) = call {
-                    self.under_way.insert(tid, call);
-                    to_its_end = true;
+                match call {
+                    Begins::Unseen => {}
+                    Begins::Seen(call) => {
+                        self.under_way.insert(tid, call);
+                        to_its_end = true;
+                    }
+                    Begins::Later(what) => {
+                        self.waiting.push((tid, what));
+                        continue;
+                    }
                 }
             } else if number == libc::SIGTRAP && event == 0 && !begun {
                 begun = true; // the exec
@@ -290,6 +323,8 @@ impl Follower<'_> {
             }
             if self.recorder.stop.load(SeqCst) {
                 self.kill_if_quiet();
+            } else if self.recorder.release.load(SeqCst) {
+                self.let_go();
             }
             let how = if to_its_end { libc::PTRACE_SYSCALL } else { libc::PTRACE_CONT };
             // SAFETY: no memory is involved. A thread that was killed meanwhile is told of by waitpid.
@@ -303,7 +338,16 @@ impl Follower<'_> {
         }
     }
 
-    fn begins(&mut self, tid: i32) -> io::Result<Option<Call>> {
+    /// Those that were held make their call now.
+    fn let_go(&mut self) {
+        for (tid, what) in std::mem::take(&mut self.waiting) {
+            self.under_way.insert(tid, Call { entered: self.recorder.tick(), what });
+            // SAFETY: no memory is involved. A thread that was killed meanwhile is told of by waitpid.
+            unsafe { libc::ptrace(libc::PTRACE_SYSCALL, tid, 0, 0) };
+        }
+    }
+
+    fn begins(&mut self, tid: i32) -> io::Result<Begins> {
         let tracee = Tracee(tid);
         let (number, args) = tracee.call()?;
         let entered = self.recorder.tick();
@@ -316,10 +360,17 @@ impl Follower<'_> {
             if *left == 0 {
                 state.kill_before = None;
                 self.recorder.stop.store(true, SeqCst);
-                return Ok(None);
+                return Ok(Begins::Unseen);
             }
         }
-        Ok(what.map(|what| Call { entered, what }))
+        let Some(what) = what else { return Ok(Begins::Unseen) };
+        if let (Begun::Op(_, Some(site)), Some(held)) = (&what, &state.hold_before)
+            && is_at(site, held)
+            && !self.recorder.release.load(SeqCst)
+        {
+            return Ok(Begins::Later(what));
+        }
+        Ok(Begins::Seen(Call { entered, what }))
     }
 
     fn ends(&mut self, tid: i32, call: Call) -> io::Result<()> {

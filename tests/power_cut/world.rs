@@ -77,6 +77,17 @@ impl Story {
         tally
     }
 
+    /// Most items of a signal that were in a commit at a tick and never answered: each client has one request under way.
+    pub(crate) fn under_way(&self, tick: u64, signal: Signal) -> u64 {
+        let mut largest: BTreeMap<u32, u64> = BTreeMap::new();
+        let open = |offer: &&Offer| offer.acknowledged.is_none_or(|sent| sent > tick);
+        for offer in self.offers.iter().filter(open).filter(|offer| signal_of(&offer.signal) == signal) {
+            let items = largest.entry(offer.source).or_default();
+            *items = (*items).max(offer.seqs.end - offer.seqs.start);
+        }
+        largest.values().sum()
+    }
+
     /// Adds what the far end saw, and finds the tick of each answer in the log.
     pub(crate) fn close(&mut self, far_end: Story, log: &Log) {
         self.arrivals.extend(far_end.arrivals);

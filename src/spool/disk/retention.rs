@@ -37,8 +37,12 @@ const FLOOR: u64 = 4;
 const KEEP_AT_MOST: u64 = 2;
 /// A new segment around what is copied, beside what an empty one takes: the journal's frames, and a book that is written meanwhile.
 const COPY_ROOM: u64 = 256 << 10;
-/// What is set by for records: an empty segment and a book of a thousand cursors in it.
-const NOTE_ROOM: u64 = 768 << 10;
+/// What an empty segment takes at most, with room for the frames of its first batch; some 130 KiB on ext4.
+const EMPTY_ROOM: u64 = 192 << 10;
+/// What is set by for records at least: an empty segment, and a book of 32 KiB in it twice.
+const NOTE_ROOM: u64 = 256 << 10;
+/// And at most: a book of a thousand cursors.
+const NOTE_ROOM_MAX: u64 = 768 << 10;
 /// Inodes that are set by, the file of the bytes included: those of a segment (twelve), and a few.
 const INODES: u32 = 16;
 /// Nothing is taken in into the last bytes of a disk: a write that fails there costs its segment, and the next one another.
@@ -118,9 +122,15 @@ fn least_kept(used: u64, free: Option<u64>, limits: &Limits, short: u64) -> Opti
     }
 }
 
-/// What is set by: with room for a copy where that fits, else for records alone, else nothing. `spare`: what could be.
-fn wanted(max: u64, copy: u64, spare: u64) -> u64 {
-    let sizes = [NOTE_ROOM + copy, NOTE_ROOM].map(|size| size.next_multiple_of(BLOCK));
+/// What is set by for records, when a book takes so many bytes. In steps: a lane more does not make it anew.
+fn note_room(book: u64) -> u64 {
+    (EMPTY_ROOM + 2 * book).next_multiple_of(NOTE_ROOM).min(NOTE_ROOM_MAX)
+}
+
+/// What is set by: with room for a copy where that fits, else for records alone, of a large book or a small one, else nothing.
+/// `spare`: what could be.
+fn wanted(max: u64, copy: u64, note: u64, spare: u64) -> u64 {
+    let sizes = [note + copy, note, NOTE_ROOM].map(|size| size.next_multiple_of(BLOCK));
     let fits = sizes.into_iter().find(|size| *size <= spare);
     fits.filter(|_| max >= SMALL).unwrap_or(0)
 }
@@ -446,7 +456,12 @@ impl Disk {
         let there = self.reserve.load(Relaxed);
         let free = free(&self.settings.directory).unwrap_or(u64::MAX);
         let spare = limits.max.0.saturating_sub(self.used.load(Relaxed)).min(free) + there;
-        let wanted = wanted(limits.max.0, copy, spare);
+        // How large the book is, the first one of this life shows.
+        let note = match self.book.load(Relaxed) {
+            0 => there.saturating_sub(copy).clamp(NOTE_ROOM, NOTE_ROOM_MAX),
+            book => note_room(book),
+        };
+        let wanted = wanted(limits.max.0, copy, note, spare);
         let possible = limits.max.0 >= SMALL && !self.retention.no_reserve.load(Relaxed);
         if wanted != there {
             if there > 0 {
@@ -562,15 +577,19 @@ mod tests {
     #[test]
     fn what_is_set_by_is_what_fits() {
         let (small, copy) = (SMALL - 1, 24 << 20);
-        for (max, copy, spare, expected) in [
-            (1 << 30, 0, 1 << 30, NOTE_ROOM),
-            (1 << 30, copy, 1 << 30, NOTE_ROOM + copy),
-            (1 << 30, copy, NOTE_ROOM + copy - 1, NOTE_ROOM), // better little than nothing
-            (1 << 30, copy, NOTE_ROOM - 1, 0),
-            (small, 0, 1 << 30, 0),
+        let (note, most) = (NOTE_ROOM, NOTE_ROOM_MAX);
+        for (max, copy, note, spare, expected) in [
+            (1 << 30, 0, note, 1 << 30, note),
+            (1 << 30, copy, note, 1 << 30, note + copy),
+            (1 << 30, copy, most, note + copy, most), // better little than nothing
+            (1 << 30, copy, most, most - 1, note),
+            (1 << 30, copy, note, note - 1, 0),
+            (small, 0, note, 1 << 30, 0),
         ] {
-            assert_eq!(wanted(max, copy, spare), expected, "{max} {copy} {spare}");
+            assert_eq!(wanted(max, copy, note, spare), expected, "{max} {copy} {note} {spare}");
         }
+        let rooms = [1, 32 << 10, (32 << 10) + 1, 160 << 10, 10 << 20].map(note_room);
+        assert_eq!(rooms, [note, note, 2 * note, 2 * note, most]);
     }
 
     #[test]

@@ -92,6 +92,8 @@ pub(crate) struct Contents {
     how: How,
     /// Of a check: blocks in tables, if there is a journal too.
     keys: BTreeSet<(Lane, u64)>,
+    /// By file: from here on stands a commit that was never answered.
+    torn: BTreeMap<usize, u64>,
     /// It was there when the directory was listed, and is not any more.
     pub(crate) vanished: bool,
 }
@@ -169,8 +171,9 @@ impl Contents {
             progress(len(&path).min(found.bytes));
         }
         if self.how != How::Check && !self.damage.is_empty() {
-            for (path, _) in &self.files {
-                headers_in(path, self.how.reading(), &mut self.hints)?;
+            for (file, (path, _)) in self.files.iter().enumerate() {
+                let end = self.torn.get(&file).copied().unwrap_or(u64::MAX);
+                headers_in(path, end, self.how.reading(), &mut self.hints)?;
             }
         }
         Ok(())
@@ -277,6 +280,7 @@ impl Contents {
         };
         let mut begun = false;
         let mut cut = false;
+        let mut torn = None;
         let mut strange = false;
         journal::walk_on(path, self.how.reading(), VALUE_MAX, keep, |met| match met {
             journal::Met::Batch(items) => {
@@ -296,6 +300,7 @@ impl Contents {
             journal::Met::Gap { from, next, why, in_form, items } => {
                 (cut, begun) = (true, true);
                 if next.is_none() && !in_form {
+                    torn = Some(from);
                     self.notes
                         .push(format!("{shown} ends in a commit that was never finished, and never answered ({why})"));
                     return;
@@ -316,6 +321,7 @@ impl Contents {
                 }
             }
         })?;
+        self.torn.extend(torn.map(|from| (file, from)));
         if strange {
             self.damaged(&shown, 0, "the segment's tables do not know what its journal holds");
         }
@@ -403,14 +409,15 @@ impl Contents {
     }
 }
 
-/// Block headers with a checksum that holds, wherever they stand in a file.
-fn headers_in(path: &Path, reading: Reading, found: &mut Vec<Header>) -> io::Result<()> {
+/// Block headers with a checksum that holds, wherever they stand in a file before `end`.
+fn headers_in(path: &Path, end: u64, reading: Reading, found: &mut Vec<Header>) -> io::Result<()> {
     const PIECE: usize = 256 << 10;
     let file = Source::open(path, reading)?;
+    let end = file.len().min(end);
     let mut piece = vec![0; PIECE];
     let mut at = file.next_data(0);
-    while at + HEADER_LEN as u64 <= file.len() {
-        let n = usize::try_from(file.len() - at).unwrap_or(PIECE).min(PIECE);
+    while at + HEADER_LEN as u64 <= end {
+        let n = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
         file.read_exact_at(&mut piece[..n], at)?;
         let begins = piece[..n].windows(HEADER_LEN).filter(|window| window.starts_with(&HEADER_BEGINS));
         found.extend(begins.filter_map(|window| Header::read(window).ok()));
