@@ -918,6 +918,26 @@ fn a_printed_url_without_its_secrets_is_read_again() {
     assert_eq!(again.config, plan::read(&Locations::of(&format!("yaml:{masked}")), &host).config);
 }
 
+/// Authenticators that only send let nobody in; a file of theirs that is not there is waited for.
+#[test]
+fn what_only_sends_is_no_guard() {
+    let oauth2 = "oauth2client: {token_url: 'https://t', client_id: i, client_secret_file: /run/secret}";
+    let setter = "headers_setter: {headers: [{key: X-Tenant, value: a}]}";
+    for (kind, section) in [("oauth2client", oauth2), ("headers_setter", setter)] {
+        let defined = GOOD
+            .replace("extensions:\n  health", &format!("extensions:\n  {section}\n  health"))
+            .replace("[health_check,", &format!("[{kind}, health_check,"));
+        let (told, runs) = report(&defined.replace("compression: gzip", &format!("auth: {{authenticator: {kind}}}")));
+        let missing = "extensions.oauth2client.client_secret_file  warning: `/run/secret` cannot be read: entity not found; exporters keep their data until there is a token\n";
+        assert!(runs && if kind == "oauth2client" { told.contains(missing) } else { told.is_empty() }, "{told}");
+        let asks = defined.replace("4318\n\n", &format!("4318\n        auth: {{authenticator: {kind}}}\n\n"));
+        let (told, runs) = report(&asks);
+        let expected =
+            format!("auth.authenticator  `{kind}` is for exporters; a server asks by bearertokenauth or basicauth\n");
+        assert!(!runs && told.contains(&expected), "{told}");
+    }
+}
+
 /// A `loadbalancing` exporter goes by a key that what is sent to it has; its own queue or that of its protocol is linked.
 #[test]
 fn a_routing_key_suits_what_is_sent() {

@@ -27,6 +27,16 @@ struct Rig {
 impl Rig {
     /// `section`: of the exporter, made of its endpoints.
     fn new(ends: usize, exporter: &'static str, section: impl FnOnce(&[FarEnd]) -> String) -> Rig {
+        Rig::with(ends, exporter, section, |_| String::new())
+    }
+
+    /// `extensions`: further ones, each with a comma behind it.
+    fn with(
+        ends: usize,
+        exporter: &'static str,
+        section: impl FnOnce(&[FarEnd]) -> String,
+        extensions: impl FnOnce(&[FarEnd]) -> String,
+    ) -> Rig {
         let (port, metrics) = (free_port().expect("a port"), free_port().expect("a port"));
         let ends: Vec<FarEnd> = (0..ends).map(|_| FarEnd::start(Script::new()).expect("a port")).collect();
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -34,7 +44,7 @@ impl Rig {
             "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'}}}}}}}}
 processors: {{batch: {{timeout: 50ms, send_batch_size: 500, send_batch_max_size: 1000}}}}
 exporters: {{{exporter}: {{{}, sending_queue: {{storage: file_storage, num_consumers: 4}}, retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}}}}}}
-extensions: {{file_storage: {{directory: '{}'}}}}
+extensions: {{{}file_storage: {{directory: '{}'}}}}
 service:
   extensions: [file_storage]
   telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
@@ -43,6 +53,7 @@ service:
     traces: {{receivers: [otlp], processors: [batch], exporters: [{exporter}]}}
 ",
             section(&ends),
+            extensions(&ends),
             dir.path().join("spool").display(),
         );
         std::fs::write(dir.path().join("agent.yaml"), text).expect("space");
@@ -108,6 +119,34 @@ service:
             .await
             .unwrap_or_else(|no| panic!("{no}\n{}", self.log()));
         report
+    }
+}
+
+/// Goal: an exporter shows what its authenticators say: a token that a server gives, and headers that are set.
+#[actix::test]
+async fn an_exporter_shows_what_its_authenticators_say() {
+    for (authenticator, header, expected) in
+        [("oauth2client", "authorization", "Bearer of-the-server"), ("headers_setter", "x-tenant", "acme")]
+    {
+        let mut rig = Rig::with(
+            2,
+            "otlphttp",
+            |ends| format!("endpoint: '{}', auth: {{authenticator: {authenticator}}}", ends[0].endpoint()),
+            |ends| {
+                format!(
+                    "oauth2client: {{token_url: '{}/v1/logs', client_id: i, client_secret: s}}, headers_setter: {{headers: [{{key: X-Tenant, value: acme}}]}}, ",
+                    ends[1].endpoint()
+                )
+            },
+        );
+        let token = br#"{"access_token": "of-the-server", "token_type": "Bearer", "expires_in": 3600}"#;
+        rig.ends[1].play(Script::new().always(Act::ok_with("application/json", token)));
+        let child = rig.start().await;
+        rig.load(Duration::from_millis(200)).await;
+        rig.comes_home().await;
+        let seen = rig.ends[0].seen();
+        assert!(seen.iter().all(|seen| seen.header(header) == Some(expected)), "{seen:?}");
+        drop(child);
     }
 }
 

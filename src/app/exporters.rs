@@ -1,13 +1,13 @@
 //! What sends: an uplink per exporter, a tee per `debug`.
 
 use super::branches::is_of;
+use super::guards::Followed;
 use super::plan::{Config, ExporterConfig};
 use super::roster::{UPLINK, row};
 use super::stores::{Source, Stored, Stores};
 use super::wire::{Crew, StartError};
 use crate::base::{Clock, Dice};
 use crate::config::Id;
-use crate::extensions::authenticators::config::BearerTokenConfig;
 use crate::otlp::Signal;
 use crate::processors::Tee;
 use crate::processors::pipe::StoreNo;
@@ -41,8 +41,8 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     section: ExporterConfig,
-    /// What is sent of a file that may change.
-    token: Option<BearerTokenConfig>,
+    /// What is asked for at each upload.
+    token: Option<Followed>,
     store: StoreNo,
     sources: Vec<Source>,
     /// The pipelines whose batches it counts: each pipeline's are counted once, by its first exporter.
@@ -74,15 +74,16 @@ pub fn tasks(config: &Config, stores: &Stores) -> BTreeMap<Id, Task> {
     tasks
 }
 
-/// With what its authenticator sends among its headers. The last one of a name is sent, so an authenticator's is.
+/// With what its authenticator sends among its headers.
 fn with_credentials(mut section: ExporterConfig, config: &Config) -> ExporterConfig {
-    let sent = section.auth().and_then(|auth| super::guards::sent(config, auth));
-    match &mut section {
-        ExporterConfig::OtlpHttp(section) => section.headers.extend(sent),
-        ExporterConfig::OtlpGrpc(section) => section.headers.extend(sent),
-        ExporterConfig::LoadBalancing(section) => section.protocol.headers_mut().extend(sent),
-        ExporterConfig::Debug(_) => {}
-    }
+    let Some(auth) = section.auth().cloned() else { return section };
+    let headers = match &mut section {
+        ExporterConfig::OtlpHttp(section) => &mut section.headers,
+        ExporterConfig::OtlpGrpc(section) => &mut section.headers,
+        ExporterConfig::LoadBalancing(section) => section.protocol.headers_mut(),
+        ExporterConfig::Debug(_) => return section,
+    };
+    *headers = super::guards::sent(config, &auth, std::mem::take(headers));
     section
 }
 
@@ -308,10 +309,11 @@ fn lines(
     health: &Health,
     clock: &Clock,
 ) -> Result<Lines, StartError> {
-    let shown = task.token.as_ref().and_then(super::guards::shown);
+    let failed = |e: ClientError| StartError::Component { id: id.to_string(), why: e.to_string() };
+    let shown = task.token.as_ref().map(|token| super::guards::shown(token, clock));
+    let shown = shown.transpose().map_err(failed)?.flatten();
     let metrics = UplinkMetrics::new(metrics, health, &id.to_string());
-    let transport = ways(&task.section, clock, shown.as_ref(), &metrics)
-        .map_err(|e| StartError::Component { id: id.to_string(), why: e.to_string() })?;
+    let transport = ways(&task.section, clock, shown.as_ref(), &metrics).map_err(failed)?;
     let depot: Arc<dyn Depot> = if stored.durable {
         Arc::new(Posted::new(stored.spool.clone(), crew.reader.clone(), crew.writer.clone()))
     } else {

@@ -281,6 +281,22 @@ impl<'a> Section<'a> {
         entries.filter_map(one).collect()
     }
 
+    /// A map of free names to a text, or to a list of texts, that nobody shall see.
+    #[must_use]
+    pub fn secret_params(&self, key: &'static str) -> Headers {
+        let mut params = Headers::new();
+        for entry in self.free(key) {
+            let path = format!("{}.{}", self.path_of(key), entry.key);
+            self.reading().is_secret(path.clone());
+            for value in entry.value.as_seq().unwrap_or(std::slice::from_ref(&entry.value)) {
+                let Some(scalar) = self.scalar_of(value, &path, "a text, or a list of texts") else { continue };
+                self.tell_missing(scalar, value.at, &path, READ_AS_EMPTY);
+                params.push((entry.key.clone(), Secret::new(&*scalar.text)));
+            }
+        }
+        params
+    }
+
     /// A regular expression, or `None` when nothing stands there or it does not compile.
     #[must_use]
     pub fn pattern_if_given(&self, key: &'static str) -> Option<Pattern> {

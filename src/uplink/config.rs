@@ -3,11 +3,15 @@
 
 mod failover;
 mod load_balancing;
+mod oauth2;
 mod otlp_grpc;
+mod source;
 
 pub use failover::FailoverConfig;
 pub use load_balancing::{LoadBalancingConfig, Protocol, ResolverConfig, RoutingKey};
+pub use oauth2::{Credential, OAuth2Config};
 pub use otlp_grpc::{Balancer, Endpoint, Keepalive, OtlpGrpcConfig, Place};
+pub use source::SourceConfig;
 
 use crate::base::backoff::Curve;
 use crate::config::{Headers, Id, Section, TlsClient, authenticator};
@@ -52,6 +56,8 @@ pub struct OtlpHttpConfig {
     pub http2_ping_timeout: Duration,
     /// `proxy_url`; None: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` decide.
     pub proxy_url: Option<String>,
+    /// `interface`, `local_address`.
+    pub source: SourceConfig,
     /// `tls`.
     pub tls: TlsClient,
     /// `auth.authenticator`: an extension whose credentials are sent.
@@ -84,6 +90,7 @@ impl Default for OtlpHttpConfig {
             http2_read_idle_timeout: None,
             http2_ping_timeout: Duration::from_secs(15),
             proxy_url: None,
+            source: SourceConfig::default(),
             tls: TlsClient::default(),
             auth: None,
             retry_on_failure: RetryConfig::default(),
@@ -343,6 +350,7 @@ impl OtlpHttpConfig {
             http2_read_idle_timeout: s.duration_or_never("http2_read_idle_timeout", None),
             http2_ping_timeout: s.duration_above_zero("http2_ping_timeout", default.http2_ping_timeout),
             proxy_url: s.url_if_given("proxy_url"),
+            source: SourceConfig::read(s),
             tls: s.section("tls", TlsClient::read),
             auth: authenticator(s),
             retry_on_failure: s.section("retry_on_failure", RetryConfig::read),
@@ -563,7 +571,7 @@ mod tests {
     fn every_key_of_the_exporter_arrives() {
         let yaml = "{traces_endpoint: 'http://t', logs_endpoint: 'https://l/x', failover: {after: 1m, probe_interval: 2m}, compression: zlib, compression_params: {level: 9}, encoding: json, timeout: 0s, headers: {a: b}, \
                     max_idle_conns_per_host: 5, max_conns_per_host: 6, idle_conn_timeout: 0, disable_keep_alives: true, \
-                    http2_read_idle_timeout: 10s, http2_ping_timeout: 2s, proxy_url: 'http://p:1', tls: {insecure_skip_verify: true}, \
+                    http2_read_idle_timeout: 10s, http2_ping_timeout: 2s, proxy_url: 'http://p:1', interface: wwan0, local_address: 10.0.0.2, tls: {insecure_skip_verify: true}, \
                     retry_on_failure: {enabled: false, initial_interval: 1s, randomization_factor: 0, multiplier: 2, \
                                        max_interval: 9s, max_elapsed_time: 0, on_expiry: drop}, \
                     sending_queue: {enabled: true, num_consumers: 3, queue_size: 4, storage: file_storage/x}, \
@@ -589,6 +597,10 @@ mod tests {
             http2_read_idle_timeout: Some(secs(10)),
             http2_ping_timeout: secs(2),
             proxy_url: Some("http://p:1".to_owned()),
+            source: SourceConfig {
+                interface: Some("wwan0".to_owned()),
+                local_address: Some(std::net::IpAddr::from([10, 0, 0, 2])),
+            },
             tls: TlsClient { insecure_skip_verify: true, ..TlsClient::default() },
             auth: None,
             retry_on_failure: RetryConfig {

@@ -34,6 +34,7 @@
 //! | `gap.rs` | saying what will never arrive |
 //! | `depot.rs`, `transport.rs` | what is asked of the spool and of the network |
 //! | `otlp_http.rs`, `otlp_grpc.rs`, `client.rs` | OTLP over HTTP and gRPC, and what both share |
+//! | `oauth2.rs` | a token that a server gives |
 //! | `failover.rs`, `way.rs`, `endpoint.rs` | several endpoints in order of preference; the way to one; what is believed of it |
 //! | `balanced.rs`, `ring.rs`, `taken.rs` | one upload to several endpoints by keys; who gets what; what is not sent again |
 //! | `backends.rs`, `resolver.rs` | who those endpoints are |
@@ -58,6 +59,7 @@ pub mod gap;
 pub mod hand;
 pub mod link;
 pub mod metrics;
+pub mod oauth2;
 pub mod otlp_grpc;
 pub mod otlp_http;
 pub mod pack;

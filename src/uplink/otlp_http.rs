@@ -13,8 +13,8 @@
 //! * No secret appears in an error or a log line.
 
 use super::client::{
-    CONNECT_MAX, ClientError, Elsewhere, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, headers, install_provider, setting,
-    silence, system_names, user_agent, with_tls,
+    CONNECT_MAX, ClientError, Elsewhere, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, headers, install_provider,
+    leaving_from, may_show_another, setting, show, silence, system_names, user_agent, with_tls,
 };
 use super::config::{Format, OtlpHttpConfig};
 use super::pack::{LEVEL, Stream};
@@ -30,6 +30,8 @@ use reqwest::{Client, ClientBuilder, Response, Url, redirect};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
+/// Tries of an upload: a second one, with another token, when the far end refuses the first.
+const TRIES: u32 = 2;
 /// Most redirects of one request; a far end that sends us in circles is as good as silent.
 const REDIRECTS_MAX: usize = 5;
 
@@ -80,7 +82,7 @@ impl OtlpHttp {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let encrypted = urls.iter().flatten().any(|url| url.scheme() == "https");
-        builder = with_tls(builder, &config.tls, encrypted)?;
+        builder = with_tls(leaving_from(builder, &config.source)?, &config.tls, encrypted)?;
         if let (Some(name), true) = (&config.tls.server_name_override, encrypted) {
             (builder, headers) = with_name(builder, headers, name, &mut urls)?;
         }
@@ -134,6 +136,17 @@ fn places(config: &OtlpHttpConfig) -> Option<Arc<Semaphore>> {
     config.max_conns_per_host.map(|most| Arc::new(Semaphore::new(most as usize)))
 }
 
+impl OtlpHttp {
+    async fn post(&self, url: Url, headers: HeaderMap, body: Bytes) -> Result<HttpAnswer, reqwest::Error> {
+        // Held until the answer is read. (Places are never closed.)
+        let _place = match &self.places {
+            Some(places) => places.acquire().await.ok(),
+            None => None,
+        };
+        Ok(read(self.client.post(url).headers(headers).body(body).send().await?).await)
+    }
+}
+
 impl Transport for OtlpHttp {
     fn send(&self, parcel: Parcel) -> BoxFuture<'static, Verdict> {
         let Some(url) = self.urls[parcel.signal as usize - 1].clone() else {
@@ -151,25 +164,28 @@ impl Transport for OtlpHttp {
         }
         // The operator's headers win.
         headers.extend(self.headers.clone());
-        if let Some(Err(why)) = self.shown.as_ref().map(|shown| shown.put(&mut headers)) {
-            return std::future::ready(Verdict::Hold { why }).boxed();
-        }
         let body = match self.json.map(|level| in_json(&parcel, level)) {
             None => parcel.body.bytes,
             Some(Ok(body)) => body,
             Some(Err(verdict)) => return std::future::ready(verdict).boxed(),
         };
-        let request = self.client.post(url).headers(headers).body(body);
-        let (clock, places) = (self.clock.clone(), self.places.clone());
+        let this = self.clone();
         async move {
-            // Held until the answer is read. (Places are never closed.)
-            let _place = match &places {
-                Some(places) => places.acquire().await.ok(),
-                None => None,
-            };
-            match request.send().await {
-                Ok(response) => Verdict::of_http(&read(response).await, clock.now().wall_ns),
-                Err(error) => silence(&error),
+            let mut tries = TRIES;
+            loop {
+                tries -= 1;
+                let shown = match show(this.shown.as_ref(), &mut headers).await {
+                    Ok(shown) => shown,
+                    Err(verdict) => return verdict,
+                };
+                let answer = match this.post(url.clone(), headers.clone(), body.clone()).await {
+                    Ok(answer) => answer,
+                    Err(error) => return silence(&error),
+                };
+                let again = answer.status == 401 && tries > 0;
+                if !(again && may_show_another(this.shown.as_ref(), shown.as_ref())) {
+                    return Verdict::of_http(&answer, this.clock.now().wall_ns);
+                }
             }
         }
         .boxed()

@@ -14,6 +14,8 @@
 mod body;
 pub mod grpc;
 
+pub(super) use body::printable;
+
 use super::link::Trouble;
 use bytes::Bytes;
 use std::time::{Duration, UNIX_EPOCH};
@@ -215,7 +217,7 @@ fn portal(answer: &HttpAnswer) -> Verdict {
 
 /// `Retry-After` as a duration: whole seconds, or an HTTP date, measured against the far end's own `Date` because a
 /// gateway without a battery may believe it is 1970.
-fn retry_after(answer: &HttpAnswer, wall_ns: u64) -> Option<Duration> {
+pub(super) fn retry_after(answer: &HttpAnswer, wall_ns: u64) -> Option<Duration> {
     let value = answer.retry_after.as_deref()?.trim();
     if let Ok(seconds) = value.parse::<u64>() {
         return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));

@@ -4,6 +4,7 @@ use super::{ExporterConfig, ExtensionConfig, ProcessorConfig, ReceiverConfig};
 use crate::config::Section;
 use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig};
 use crate::extensions::file_storage::config::FileStorageConfig;
+use crate::extensions::headers_setter::HeadersSetterConfig;
 use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::extensions::idle::IdleConfig;
 use crate::otlp::Signal;
@@ -15,7 +16,7 @@ use crate::processors::probabilistic_sampler::config::SamplerConfig;
 use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
-use crate::uplink::config::{DebugConfig, LoadBalancingConfig, OtlpGrpcConfig, OtlpHttpConfig};
+use crate::uplink::config::{DebugConfig, LoadBalancingConfig, OAuth2Config, OtlpGrpcConfig, OtlpHttpConfig};
 
 /// One component type.
 #[derive(Debug)]
@@ -150,6 +151,16 @@ pub static EXTENSIONS: Class<ExtensionConfig> = Class {
             names: &["basicauth", "basic_auth"],
             signals: &[],
             read: Some(|s| ExtensionConfig::BasicAuth(BasicAuthConfig::read(s))),
+        },
+        Kind {
+            names: &["oauth2client", "oauth2_client"],
+            signals: &[],
+            read: Some(|s| ExtensionConfig::OAuth2(Box::new(OAuth2Config::read(s)))),
+        },
+        Kind {
+            names: &["headers_setter"],
+            signals: &[],
+            read: Some(|s| ExtensionConfig::HeadersSetter(HeadersSetterConfig::read(s))),
         },
         Kind { names: &["zpages"], signals: &[], read: Some(|s| ExtensionConfig::Idle(IdleConfig::zpages(s))) },
         Kind { names: &["pprof"], signals: &[], read: Some(|s| ExtensionConfig::Idle(IdleConfig::pprof(s))) },

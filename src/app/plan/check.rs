@@ -218,7 +218,7 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
     match extension {
         None => Err("is not defined under extensions"),
         Some(ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_) | ExtensionConfig::Idle(_)) => {
-            Err("is no authenticator; bearertokenauth and basicauth are")
+            Err("is no authenticator; bearertokenauth, basicauth, oauth2client and headers_setter are")
         }
         Some(ExtensionConfig::BasicAuth(basic)) if sends && basic.client_auth.is_none() => {
             Err("has no client_auth, which is what an exporter sends")
@@ -226,7 +226,15 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
         Some(ExtensionConfig::BasicAuth(basic)) if !sends && basic.htpasswd.is_none() => {
             Err("has no htpasswd, which is what a server asks by")
         }
-        Some(ExtensionConfig::BearerToken(_) | ExtensionConfig::BasicAuth(_)) => Ok(()),
+        Some(ExtensionConfig::OAuth2(_) | ExtensionConfig::HeadersSetter(_)) if !sends => {
+            Err("is for exporters; a server asks by bearertokenauth or basicauth")
+        }
+        Some(
+            ExtensionConfig::BearerToken(_)
+            | ExtensionConfig::BasicAuth(_)
+            | ExtensionConfig::OAuth2(_)
+            | ExtensionConfig::HeadersSetter(_),
+        ) => Ok(()),
     }
 }
 
@@ -234,19 +242,28 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
 fn check_credentials(config: &Config, top: &Section<'_>) {
     let asked = config.asked_by_servers();
     let sent: BTreeSet<&Id> = config.exporters.values().filter_map(ExporterConfig::auth).collect();
-    for id in &config.service.extensions {
-        let (key, path, is_htpasswd) = match config.extensions.get(id) {
-            Some(ExtensionConfig::BearerToken(bearer)) => ("filename", bearer.filename.as_ref(), false),
+    let files = config.service.extensions.iter().flat_map(|id| {
+        let of = |key, path: Option<&'_ PathBuf>| path.map(|path| (id, key, path.clone()));
+        match config.extensions.get(id) {
+            Some(ExtensionConfig::BearerToken(bearer)) => vec![of("filename", bearer.filename.as_ref())],
             Some(ExtensionConfig::BasicAuth(basic)) => {
-                ("htpasswd.file", basic.htpasswd.as_ref().and_then(|htpasswd| htpasswd.file.as_ref()), true)
+                vec![of("htpasswd.file", basic.htpasswd.as_ref().and_then(|htpasswd| htpasswd.file.as_ref()))]
             }
-            _ => continue,
-        };
-        let Some(path) = path else { continue };
-        let told = match top.reading().host.read(path) {
+            Some(ExtensionConfig::OAuth2(oauth2)) => vec![
+                of("client_id_file", oauth2.client_id.file()),
+                of("client_secret_file", oauth2.client_secret.file()),
+            ],
+            _ => Vec::new(),
+        }
+    });
+    for (id, key, path) in files.flatten() {
+        let is_htpasswd = key == "htpasswd.file";
+        let told = match top.reading().host.read(&path) {
             Err(e) => Some(format!("`{}` cannot be read: {e}", path.display())),
             Ok(bytes) if is_htpasswd => htpasswd::parse(&String::from_utf8_lossy(&bytes)).err().map(|e| e.to_string()),
-            Ok(bytes) => bytes.trim_ascii().is_empty().then(|| format!("`{}` holds no token", path.display())),
+            Ok(bytes) => bytes.trim_ascii().is_empty().then(|| {
+                format!("`{}` holds {}", path.display(), if key == "filename" { "no token" } else { "nothing" })
+            }),
         };
         match told {
             Some(told) if sent.contains(id) && !asked.contains(id) => {

@@ -29,6 +29,7 @@ pub use read::{Outcome, read, read_given};
 use crate::config::Id;
 use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig};
 use crate::extensions::file_storage::config::FileStorageConfig;
+use crate::extensions::headers_setter::HeadersSetterConfig;
 use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::extensions::idle::IdleConfig;
 use crate::otlp::Signal;
@@ -41,7 +42,9 @@ use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
 use crate::telemetry::config::TelemetryConfig;
-use crate::uplink::config::{DebugConfig, LoadBalancingConfig, OtlpGrpcConfig, OtlpHttpConfig, QueueConfig};
+use crate::uplink::config::{
+    DebugConfig, LoadBalancingConfig, OAuth2Config, OtlpGrpcConfig, OtlpHttpConfig, QueueConfig,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -147,6 +150,10 @@ pub enum ExtensionConfig {
     BearerToken(BearerTokenConfig),
     /// `basicauth`.
     BasicAuth(BasicAuthConfig),
+    /// `oauth2client`.
+    OAuth2(Box<OAuth2Config>),
+    /// `headers_setter`.
+    HeadersSetter(HeadersSetterConfig),
     /// `zpages`, `pprof`, `memory_ballast`: understood, and never started.
     Idle(IdleConfig),
 }

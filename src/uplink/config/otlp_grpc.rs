@@ -1,6 +1,6 @@
 //! `exporters.otlp` (also `otlp_grpc`): OTLP over gRPC (reference §2.10).
 
-use super::{Compression, FailoverConfig, GapReportConfig, QueueConfig, RetryConfig, compression_level};
+use super::{Compression, FailoverConfig, GapReportConfig, QueueConfig, RetryConfig, SourceConfig, compression_level};
 use crate::config::problems::At;
 use crate::config::{Headers, Id, Section, TlsClient, authenticator};
 use std::fmt;
@@ -30,6 +30,8 @@ pub struct OtlpGrpcConfig {
     pub balancer: Balancer,
     /// `proxy_url`, ours: through which TLS goes; None: `HTTPS_PROXY` and `NO_PROXY` decide.
     pub proxy_url: Option<String>,
+    /// `interface`, `local_address`, ours.
+    pub source: SourceConfig,
     /// `keepalive`. None: no pings.
     pub keepalive: Option<Keepalive>,
     /// `tls`.
@@ -115,6 +117,7 @@ impl Default for OtlpGrpcConfig {
             timeout: Some(Duration::from_secs(5)),
             balancer: Balancer::PickFirst,
             proxy_url: None,
+            source: SourceConfig::default(),
             keepalive: None,
             tls: TlsClient::default(),
             auth: None,
@@ -214,6 +217,7 @@ impl OtlpGrpcConfig {
                 ],
             ),
             proxy_url: s.url_if_given("proxy_url"),
+            source: SourceConfig::read(s),
             keepalive: s.section("keepalive", keepalive),
             tls: s.section("tls", TlsClient::read),
             auth: authenticator(s),
@@ -431,7 +435,7 @@ mod tests {
     #[test]
     fn every_key_of_the_exporter_arrives() {
         let yaml = "{endpoint: 'https://c:1', failover: {endpoints: ['d:1'], after: 1m, probe_interval: 2m}, authority: a, headers: {k: v}, compression: zstd, compression_params: {level: 3}, timeout: 0, \
-                    balancer_name: round_robin, proxy_url: 'http://p:1', keepalive: {time: 20s, timeout: 3s, permit_without_stream: true}, \
+                    balancer_name: round_robin, proxy_url: 'http://p:1', interface: eth1, keepalive: {time: 20s, timeout: 3s, permit_without_stream: true}, \
                     tls: {insecure_skip_verify: true}, retry_on_failure: {enabled: false}, \
                     sending_queue: {num_consumers: 3}, gap_report: {enabled: false, interval: 7s}}";
         let (config, told) = try_out(yaml, &[], OtlpGrpcConfig::read);
@@ -452,6 +456,7 @@ mod tests {
             timeout: None,
             balancer: Balancer::RoundRobin,
             proxy_url: Some("http://p:1".to_owned()),
+            source: SourceConfig { interface: Some("eth1".to_owned()), local_address: None },
             keepalive: Some(Keepalive { time: secs(20), timeout: secs(3), permit_without_stream: true }),
             tls: TlsClient { insecure_skip_verify: true, ..TlsClient::default() },
             auth: None,

@@ -11,6 +11,7 @@ mod grpc;
 mod http;
 mod json;
 mod misfortunes;
+mod oauth2;
 mod tls;
 mod virtual_time;
 mod world;
