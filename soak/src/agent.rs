@@ -155,6 +155,11 @@ service:
         fs::write(self.dir.path().join("agent.yaml"), text)
     }
 
+    /// The agent's.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Where everything of this run lies.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
@@ -199,11 +204,6 @@ service:
     /// Bytes the filesystem has given to the spool.
     pub(crate) fn allocated(&self) -> u64 {
         allocated(&self.spool())
-    }
-
-    /// The same without what is set by for a full disk (`reserve`), which is there whether anything waits or not.
-    pub(crate) fn left(&self) -> u64 {
-        self.allocated().saturating_sub(allocated(&self.spool().join("reserve")))
     }
 
     pub(crate) fn forget_spool(&self) -> io::Result<()> {

@@ -24,6 +24,7 @@ struct page {
   volatile uint64_t write_errno;
   volatile uint64_t name_errno; /* creating, renaming, removing */
   volatile int64_t wall_s;      /* added to CLOCK_REALTIME */
+  volatile uint64_t read_errno;
   volatile uint64_t syncs;      /* counted here */
   volatile uint64_t failed;     /* how many calls were made to fail */
   volatile uint64_t written;    /* bytes given to write(2) and its like, in the spool */
@@ -109,6 +110,19 @@ ssize_t pwrite(int fd, const void *data, size_t n, off_t at) {
   REAL(ssize_t, pwrite, int, const void *, size_t, off_t);
   if (!ours_fd(fd)) return real(fd, data, n, at);
   return page->write_errno && !overwriting() ? fails(page->write_errno) : counted(real(fd, data, n, at));
+}
+
+ssize_t read(int fd, void *data, size_t n) {
+  REAL(ssize_t, read, int, void *, size_t);
+  return page->read_errno && ours_fd(fd) ? fails(page->read_errno) : real(fd, data, n);
+}
+ssize_t pread64(int fd, void *data, size_t n, off64_t at) {
+  REAL(ssize_t, pread64, int, void *, size_t, off64_t);
+  return page->read_errno && ours_fd(fd) ? fails(page->read_errno) : real(fd, data, n, at);
+}
+ssize_t pread(int fd, void *data, size_t n, off_t at) {
+  REAL(ssize_t, pread, int, void *, size_t, off_t);
+  return page->read_errno && ours_fd(fd) ? fails(page->read_errno) : real(fd, data, n, at);
 }
 
 static int names(const char *path) { return page->name_errno && ours(path) ? fails(page->name_errno) : 0; }

@@ -27,6 +27,8 @@ pub(crate) struct Trouble {
     pub(crate) name_errno: u64,
     /// Seconds the wall clock is ahead.
     pub(crate) wall_s: i64,
+    /// What each read fails with.
+    pub(crate) read_errno: u64,
 }
 
 /// The library and its page.
@@ -37,9 +39,9 @@ pub(crate) struct Shim {
     page: File,
 }
 
-const SYNCS_AT: u64 = 40;
-const FAILED_AT: u64 = 48;
-const WRITTEN_AT: u64 = 56;
+const SYNCS_AT: u64 = 48;
+const FAILED_AT: u64 = 56;
+const WRITTEN_AT: u64 = 64;
 
 impl Shim {
     /// Compiles it into `dir`. An error is a reason why those faults cannot be had here.
@@ -65,9 +67,9 @@ impl Shim {
 
     /// From now on.
     pub(crate) fn set(&self, trouble: Trouble) -> io::Result<()> {
-        let Trouble { sync_ms, sync_errno, write_errno, name_errno, wall_s } = trouble;
+        let Trouble { sync_ms, sync_errno, write_errno, name_errno, wall_s, read_errno } = trouble;
         let mut bytes = [0; SYNCS_AT as usize];
-        let fields = [sync_ms, sync_errno, write_errno, name_errno, wall_s.cast_unsigned()];
+        let fields = [sync_ms, sync_errno, write_errno, name_errno, wall_s.cast_unsigned(), read_errno];
         for (to, field) in bytes.chunks_exact_mut(8).zip(fields) {
             to.copy_from_slice(&field.to_ne_bytes());
         }

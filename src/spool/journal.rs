@@ -142,7 +142,7 @@ pub(crate) fn walk_on(
         let next = tape.search(&look, from + 1, value_max, &mut patience)?;
         let in_form = match next {
             Some(_) => in_form,
-            None if is_no_torn_write(&look, from, failed, len)? => true,
+            None if is_no_torn_write(&look, from, failed, in_form)? => true,
             None if is_end => return Ok(()), // preallocated, and nothing was written there
             None => false,
         };
@@ -206,7 +206,11 @@ impl Tape {
         let at = self.at;
         match self.u8()? {
             END => {}
-            other => return broken(at, format_args!("tag {other} where the batch should end")),
+            // What a crash tore is there or is the zeros of preallocation.
+            other => {
+                let why = format!("at byte {at}: tag {other} where the batch should end");
+                return Err(Trouble::Broken { why, in_form: other != 0 });
+            }
         }
         let matches = self.u64()? == sum.digest();
         let trailer = self.bytes::<4>()?;
@@ -378,9 +382,10 @@ const OUR_KEYS: [[u8; 2]; 3] = [[12, 0], [9, 0], [13, 0]];
 
 /// Whether what stands from here to the file's end is damage, and not what a crash tore. A write that a kill tore has its form up
 /// to where it ends, with the zeros of preallocation behind; of one that a power cut tore whole pages are such zeros. If it
-/// `failed` to be a batch before its end, or the last bytes are the end of one, it was written to its end; and if there are no
-/// zeros behind, the file was cut.
-fn is_no_torn_write(file: &Source, from: u64, failed: u64, len: u64) -> io::Result<bool> {
+/// `failed` to be a batch before its end, or is `in_form`, or the last bytes are the end of one, it was written to its end; and if
+/// there are no zeros behind, the file was cut.
+fn is_no_torn_write(file: &Source, from: u64, failed: u64, in_form: bool) -> io::Result<bool> {
+    let len = file.len();
     const PAGE: u64 = 4_096;
     /// An item's head, which may be torn itself.
     const HEAD: u64 = 21;
@@ -408,7 +413,7 @@ fn is_no_torn_write(file: &Source, from: u64, failed: u64, len: u64) -> io::Resu
     };
     let mut last = [0; LEN];
     file.read_exact_at(&mut last, begin)?;
-    Ok(end == len || end > failed + HEAD || (last[0] == END && last.ends_with(&MAGIC)))
+    Ok(in_form || end == len || end > failed + HEAD || (last[0] == END && last.ends_with(&MAGIC)))
 }
 
 /// Shows `look` every window of `n` bytes in the next piece of the file; gives where the piece after it begins.

@@ -87,6 +87,17 @@ pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
         Ok(self.next(lane, indices.start)?.filter(|(header, _)| header.index < indices.end))
     }
 
+    /// The first block of the lane at or after `from`, before which `total` items of it lie if nothing is missing: a hole is not
+    /// believed before everything that is there was asked.
+    fn next_of(&self, lane: Lane, from: u64, total: u64) -> Result<Option<(Header, bytes::Bytes)>, ShelfError> {
+        match self.next(lane, from)? {
+            Some((header, value)) if header.accepted_before() > total => {
+                Ok(Some(self.nearer(lane, from..header.index)?.unwrap_or((header, value))))
+            }
+            found => Ok(found),
+        }
+    }
+
     /// Does one piece of housekeeping: deletes, seals, copies forward, makes spare room. `true` when there is more.
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError>;
 

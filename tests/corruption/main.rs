@@ -87,7 +87,9 @@ fn a_damaged_directory_costs_what_is_damaged_and_no_more() {
         let copy = base.copy();
         let hits = strike::strike(copy.path(), &mut dice);
         if only.is_some() {
-            println!("{hits:?}");
+            let kept = base.copy().keep();
+            strike::strike(&kept, &mut Dice::seeded(seed ^ case.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+            println!("{hits:?}, kept in {}", kept.display());
         }
         let held = LIVE.load(Relaxed);
         PEAK.store(held, Relaxed);

@@ -72,6 +72,8 @@ async fn provoke(rig: &mut Rig, load: &Running, by: By, name: &str, round: u32) 
             return;
         }
     }
+    // How long it must be fair until a segment is mostly consumed and not wholly depends on the machine: short and long by turns.
+    let mut spells = [100, 300, 900, 300].into_iter().cycle();
     let mut fair = false;
     while rig.injector.hits() == 0 {
         assert!(
@@ -80,7 +82,8 @@ async fn provoke(rig: &mut Rig, load: &Running, by: By, name: &str, round: u32) 
             rig.is_alive(),
             rig.log()
         );
-        tokio::time::sleep(Duration::from_millis(if by == By::Weather { 300 } else { 20 })).await;
+        let spell = if by == By::Weather { spells.next().unwrap_or(300) } else { 20 };
+        tokio::time::sleep(Duration::from_millis(spell)).await;
         if by == By::Weather {
             fair = !fair;
             rig.far_end.play(if fair { Script::new() } else { Script::new().always(Act::Refuse) });

@@ -102,6 +102,8 @@ def judge(home):
         Check("nothing arrived that is nobody's", not foreign + strays, f"{foreign + strays} records"),
         Check("the agent ends on SIGTERM with 0", run["agent_ended_on_sigterm"]),
     ]
+    wrong = verdict.against_the_books(verdict.agents_books((home / "books.prom").read_text()), came)
+    checks.append(Check("the agent's books are what the collector has", not wrong, "; ".join(wrong)))
     for client in clients:
         log = (home / f"{client.name}.log").read_text(errors="replace")
         odd = [line for line in log.splitlines() if "deserialize" in line or "artial success" in line.lower()]

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -178,7 +179,8 @@ class Stage:
         self.control = self.far_end("control", self.control_ports)
         self.lives = 0
         self.collector = None
-        config = agent_config(home, out, *self.agent_ports, ports[6], self.collector_ports)
+        self.metrics_port = ports[6]
+        config = agent_config(home, out, *self.agent_ports, self.metrics_port, self.collector_ports)
         words = [agent, "run", "--config", config]
         self.agent = processes.Server("the agent", words, home / "agent.log", self.agent_ports)
         self.clients, self.watch, self.kills = [], None, []
@@ -284,6 +286,8 @@ class Stage:
         while self.watch.waiting() and time.monotonic() < end:
             self.look(0.2)
         self.look(LATE_S)
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+            (self.home / "books.prom").write_bytes(answer.read())
         ended_well = self.agent.stop()
         self.collector.stop()
         self.control.stop()

@@ -130,3 +130,27 @@ class Ledger(unittest.TestCase):
 
     def test_the_quick_look_finds_the_collectors_own_spelling(self):
         self.assertEqual(verdict.seqs(b'..{"key":"seq","value":{"intValue":"42"}},{"key":"sequel"'), {42})
+
+class AgentsBooks(unittest.TestCase):
+    def wrong(self, accepted=3, delivered=3, lost=0, times=(1, 1, 1)):
+        text = f"""# TYPE tfo_agent_items_accepted counter
+tfo_agent_items_accepted{{exporter="otlphttp",pipeline="traces"}} {accepted}
+tfo_agent_items_delivered{{exporter="otlphttp",pipeline="traces"}} {delivered}
+tfo_agent_items_lost{{exporter="otlphttp",pipeline="traces",reason="corrupt"}} {lost}
+tfo_agent_items_waiting_oldest_seconds{{exporter="otlphttp",pipeline="traces"}} 7
+"""
+        place = verdict.Place("", 0)
+        came = {("traces", n): verdict.Found(b"", place, count) for n, count in enumerate(times)}
+        return verdict.against_the_books(verdict.agents_books(text), came)
+
+    def test_what_the_collector_has_is_what_the_books_say(self):
+        self.assertEqual(self.wrong(), [])
+        # Offered again by a client that got no answer, and arrived twice.
+        self.assertEqual(self.wrong(accepted=4, delivered=4, times=(1, 2, 1)), [])
+
+    def test_what_does_not_add_up_or_did_not_arrive_is_told(self):
+        self.assertIn("do not add up", self.wrong(accepted=4)[0])
+        self.assertIn("not by the books", self.wrong(delivered=2, lost=1)[0])
+        self.assertIn("2 arrived", self.wrong(times=(1, 1))[0])
+        self.assertIn("4 arrived", self.wrong(times=(1, 1, 1, 1))[0])
+

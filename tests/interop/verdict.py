@@ -285,3 +285,36 @@ def judge(rows, books, control, collected, held):
         ]
         row.verdict = "FAIL" if row.reasons else "PASS"
     return foreign
+
+
+_PARTS = ("delivered", "waiting", "dead_letters", "quarantined", "lost")
+
+
+def agents_books(text):
+    """The agent's own counts by pipeline, from its metrics: accepted, and what became of it."""
+    books = {signal: dict.fromkeys(("accepted", *_PARTS), 0) for signal in SIGNALS}
+    for line in text.splitlines():
+        name, _, rest = line.partition("{")
+        what = name.removeprefix("tfo_agent_items_")
+        pipeline = re.search(r'pipeline="([^"/?]*)', rest)
+        if what != name and what in books["logs"] and pipeline and pipeline[1] in books:
+            books[pipeline[1]][what] += int(float(rest.rsplit(" ", 1)[1]))
+    return books
+
+
+def against_the_books(books, collected):
+    """What the agent says of itself and the collector does not bear out; nothing, if all is well.
+
+    What a client offered again, since it never got its answer, the agent may have twice, and then the collector has too.
+    """
+    wrong = []
+    for signal, book in books.items():
+        arrived = [found.times for (of, _), found in collected.items() if of == signal]
+        once, all_times = len(arrived), sum(arrived)
+        if book["accepted"] != sum(book[part] for part in _PARTS):
+            wrong.append(f"{signal}: the books do not add up: {book}")
+        if book["accepted"] != book["delivered"]:
+            wrong.append(f"{signal}: all arrived, and not by the books: {book}")
+        if not once <= book["delivered"] <= all_times:
+            wrong.append(f"{signal}: {book['delivered']} delivered by the books, {once} arrived ({all_times} with repetitions)")
+    return wrong

@@ -1,7 +1,7 @@
 //! What must hold of every image: the spool starts on it, gives what was acknowledged and nothing else, its books add up,
 //! no place is used twice, and what it is given from now on is kept.
 
-use super::disk::Cut;
+use super::disk::{Cut, Rest};
 use super::world::{Story, is_poison};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -141,7 +141,7 @@ fn judged(queue: &Path, story: &Story, cut: Cut, evicts: Evicts) -> Result<(), S
             reader.keep_house(dice.within(0..3));
         }
     }
-    lost_or_invented(&tally, &spool, evicts, |lane| under_way(story, cut.tick, lane))?;
+    lost_or_invented(&tally, &spool, evicts, |lane| under_way(story, cut, lane))?;
     if let Some(name) = story.name(cut.tick).filter(|name| *name != format!("{:032x}", spool.uuid())) {
         return Err(format!(
             "the far end knew the spool as {name}, and it is {:032x} now: uploads change their ids",
@@ -185,9 +185,12 @@ fn judged(queue: &Path, story: &Story, cut: Cut, evicts: Evicts) -> Result<(), S
 }
 
 /// Of a commit that was torn in its middle the end can be there: that looks like damage to one that was answered, so what it held
-/// counts as lost. Only that of the one commit that was under way.
-fn under_way(story: &Story, tick: u64, lane: &str) -> u64 {
-    SIGNALS.into_iter().filter(|signal| signal.name() == lane).map(|signal| story.under_way(tick, signal)).sum()
+/// counts as lost. Only that of the one commit that was under way, and only of a disk that keeps any part of what is not synced.
+fn under_way(story: &Story, cut: Cut, lane: &str) -> u64 {
+    if !matches!(cut.rest, Rest::Any | Rest::Order) {
+        return 0;
+    }
+    SIGNALS.into_iter().filter(|signal| signal.name() == lane).map(|signal| story.under_way(cut.tick, signal)).sum()
 }
 
 fn lost_or_invented(

@@ -50,6 +50,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Where the agent keeps its queue, below the root that is recorded: it makes these directories itself.
 const QUEUE: &str = "var/queue";
 
+/// The agent's count of what became of items.
+const UPLOADED: &str = "tfo_agent_uplink_items{";
+
 /// A story and the log of it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Recording {
@@ -83,6 +86,7 @@ struct Place {
     dir: tempfile::TempDir,
     far_end: FarEnd,
     port: u16,
+    metrics: u16,
 }
 
 impl Place {
@@ -92,7 +96,7 @@ impl Place {
         let (port, metrics) = (free_port().expect("a free port"), free_port().expect("a free port"));
         let text = configuration(port, metrics, &far_end.endpoint(), &root.join(QUEUE), max_size_mib);
         fs::write(dir.path().join("agent.yaml"), text).expect("space");
-        Place { dir, far_end, port }
+        Place { dir, far_end, port, metrics }
     }
 
     fn command(&self) -> Command {
@@ -118,6 +122,16 @@ impl Place {
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
+    }
+
+    /// Items with this outcome, as the agent counts them.
+    fn uploaded(&self, outcome: &str) -> u64 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads");
+        let text = runtime.block_on(child::metrics(self.metrics)).expect("it listens");
+        let label = format!("outcome=\"{outcome}\"");
+        let of = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+        text.lines().filter(|line| line.starts_with(UPLOADED) && line.contains(&label)).filter_map(of).sum::<f64>()
+            as u64
     }
 
     fn live(&self, recorder: &Arc<Recorder>) -> Life {
@@ -150,7 +164,9 @@ fn tell_a_story(root: &Path, first_source: u32, stretch: f64) -> Recording {
     let mut life = place.live(&recorder);
     let clients = Clients::start(place.port, &habits(first_source));
     pass(Weather::Fair, 700);
-    pass(Weather::NoMetrics, 1_600); // logs go, metrics stay and are parked: copied forward, deleted
+    pass(Weather::NoMetrics, 1_600); // logs go, metrics stay: copied forward, deleted
+    pass(Weather::Moody, 900);
+    assert!(place.uploaded("parked") > 0, "nothing was parked: the story leaves something out");
     pass(Weather::Away, 1_200); // all stays: sealed
     clients.keep_still(true);
     pass(Weather::Fair, 1_000); // housekeeping alone writes

@@ -130,6 +130,8 @@ impl Story {
 /// What the far end does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Weather {
+    /// What is poison later is not taken now, and everything else is: parked.
+    Moody,
     #[default]
     Fair,
     /// 503 to everything.
@@ -230,6 +232,7 @@ impl Shared {
         match weather {
             Weather::Away => return 503,
             Weather::NoMetrics if signal == Signal::Metrics => return 503,
+            Weather::Moody if marks.iter().any(|m| is_poison(signal, *m)) => return 503,
             Weather::Picky if marks.iter().any(|m| is_poison(signal, *m)) => return 400,
             _ => {}
         }

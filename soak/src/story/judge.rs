@@ -1,9 +1,10 @@
 //! The promises, asked when everything is quiet: the link is up, nobody sends, nothing waits.
 
-use super::plan::{Chapter, Fault};
+use super::plan::{Chapter, Fault, Link};
 use serde_json::{Value, json};
 use std::fmt;
 use std::time::Duration;
+use tfo_otel_agent::spool::Reason;
 
 /// A promise that was not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +34,14 @@ pub(crate) struct Books {
     pub(crate) waiting: u64,
     pub(crate) dead_letters: u64,
     pub(crate) quarantined: u64,
-    pub(crate) lost: u64,
+    /// By reason, in the order of [`Reason::ALL`].
+    pub(crate) lost: [u64; 6],
+}
+
+impl Books {
+    pub(crate) fn all_lost(&self) -> u64 {
+        self.lost.iter().sum()
+    }
 }
 
 /// What a chapter came to.
@@ -43,6 +51,10 @@ pub(crate) struct Outcome {
     pub(crate) acknowledged: u64,
     /// Of these, items the far end has not.
     pub(crate) missing: u64,
+    /// Items the far end refused for good, which are set aside; they are sent again before the rest is looked at.
+    pub(crate) set_aside: u64,
+    /// Most that damage can cost: what was in the segment that was hit.
+    pub(crate) at_stake: u64,
     /// Items the far end has and nobody sent.
     pub(crate) invented: u64,
     /// Arrivals beyond the first.
@@ -81,22 +93,33 @@ pub(crate) fn judge(chapter: &Chapter, outcome: &Outcome, limits: &Limits) -> Re
     let (before, after) = outcome.books;
     let broken = |promise, text: String| Err(Broken::new(promise, text));
     let held = (after.dead_letters + after.quarantined).saturating_sub(before.dead_letters + before.quarantined);
-    let told = after.lost.saturating_sub(before.lost) + held;
+    let lost = |reason: Reason| after.lost[reason as usize].saturating_sub(before.lost[reason as usize]);
+    let told = Reason::ALL.into_iter().map(lost).sum::<u64>() + held;
     if outcome.missing > told {
         return broken("P2", format!("{} acknowledged items are missing, the books tell of {told}", outcome.missing));
     }
-    // On a full disk the oldest gives way, by `when_full: drop_oldest`.
-    if told > 0 && !matches!(chapter.fault, Fault::Corruption | Fault::DiskFull) {
-        return broken("P1", format!("{told} items were lost or set aside by what must cost none"));
+    let may_lose = chapter.fault.may_lose();
+    if let Some(reason) = Reason::ALL.into_iter().find(|reason| lost(*reason) > 0 && may_lose != Some(*reason)) {
+        return broken("P1", format!("{} items were lost ({}) by what must cost none", lost(reason), reason.name()));
+    }
+    if held > 0 && chapter.fault != Fault::Corruption {
+        return broken("P1", format!("{held} items are set aside by what must cost none"));
+    }
+    if lost(Reason::Corrupt) + held > outcome.at_stake {
+        let text = format!("{} items, of {} in what was hit", lost(Reason::Corrupt) + held, outcome.at_stake);
+        return broken("P4", text);
+    }
+    if chapter.link != Link::Poison && outcome.set_aside > 0 {
+        return broken("P7", format!("{} items were set aside, and nobody refused them", outcome.set_aside));
     }
     if outcome.invented > 0 {
         return broken("P2", format!("{} items arrived that nobody sent", outcome.invented));
     }
-    let Books { accepted, delivered, waiting, dead_letters, quarantined, lost } = after;
-    if accepted != delivered + waiting + dead_letters + quarantined + lost {
+    let Books { accepted, delivered, waiting, dead_letters, quarantined, .. } = after;
+    if accepted != delivered + waiting + dead_letters + quarantined + after.all_lost() {
         return broken("P2", format!("the books do not add up: {after:?}"));
     }
-    if lost < before.lost || accepted < before.accepted {
+    if after.lost.iter().zip(before.lost).any(|(now, then)| *now < then) || accepted < before.accepted {
         return broken("P2", format!("a counter fell: {before:?}, {after:?}"));
     }
     if outcome.start > limits.start {
@@ -120,7 +143,8 @@ impl Outcome {
     pub(crate) fn json(&self, chapter: &Chapter) -> Value {
         json!({
             "chapter": chapter.to_string(), "acknowledged": self.acknowledged, "missing": self.missing,
-            "lost_by_the_books": self.books.1.lost.saturating_sub(self.books.0.lost),
+            "lost_by_the_books": self.books.1.all_lost().saturating_sub(self.books.0.all_lost()), "at_stake": self.at_stake,
+            "set_aside_and_sent_again": self.set_aside,
             "held": self.books.1.dead_letters + self.books.1.quarantined,
             "duplicates": self.duplicates, "refused": self.refused, "requests": self.requests, "starts": self.starts,
             "drain_s": self.drain.as_secs_f64(), "start_ms": self.start.as_secs_f64() * 1e3, "peak_mib": self.peak_mib,
@@ -143,19 +167,31 @@ mod tests {
 
     fn whole() -> Outcome {
         let books = Books { accepted: 100, delivered: 100, ..Books::default() };
-        Outcome { acknowledged: 100, books: (Books::default(), books), ..Outcome::default() }
+        Outcome { acknowledged: 100, at_stake: 20, books: (Books::default(), books), ..Outcome::default() }
+    }
+
+    /// Ten are lost.
+    fn lost(reason: Reason) -> Books {
+        let mut books = Books { accepted: 100, delivered: 90, ..Books::default() };
+        books.lost[reason as usize] = 10;
+        books
     }
 
     #[test]
     #[rustfmt::skip]
     fn each_promise_can_be_broken() {
-        let lost = Books { accepted: 100, delivered: 90, lost: 10, ..Books::default() };
         let corrupt = Fault::Corruption;
         for (name, fault, change, expected) in [
             ("whole",        Fault::Kill, (|_| ()) as fn(&mut Outcome), None),
             ("missing",      Fault::Kill, |o| o.missing = 1, Some("P2")),
-            ("told",         Fault::Kill, |o| o.books.1 = Books { accepted: 100, delivered: 90, lost: 10, ..Books::default() }, Some("P1")),
-            ("under-told",   corrupt,     |o| { o.missing = 11; o.books.1 = Books { accepted: 100, delivered: 90, lost: 10, ..Books::default() } }, Some("P2")),
+            ("told",         Fault::Kill, |o| o.books.1 = lost(Reason::Corrupt), Some("P1")),
+            ("other reason", Fault::Aging, |o| o.books.1 = lost(Reason::Evicted), Some("P1")),
+            ("its reason",   Fault::Aging, |o| o.books.1 = lost(Reason::Expired), None),
+            ("refusing",     Fault::Refusing, |o| o.books.1 = lost(Reason::Evicted), Some("P1")),
+            ("aside",        Fault::Kill, |o| o.books.1 = Books { accepted: 100, delivered: 90, dead_letters: 10, ..Books::default() }, Some("P1")),
+            ("not refused",  Fault::Kill, |o| o.set_aside = 1, Some("P7")),
+            ("under-told",   corrupt,     |o| { o.missing = 11; o.books.1 = lost(Reason::Corrupt) }, Some("P2")),
+            ("too much",     corrupt,     |o| { o.at_stake = 9; o.books.1 = lost(Reason::Corrupt) }, Some("P4")),
             ("invented",     corrupt,     |o| o.invented = 1, Some("P2")),
             ("does not add", corrupt,     |o| o.books.1.delivered = 99, Some("P2")),
             ("fell",         corrupt,     |o| o.books.0.accepted = 101, Some("P2")),
@@ -169,7 +205,9 @@ mod tests {
             let verdict = judge(&chapter(fault, Link::Overloaded), &outcome, &LIMITS);
             assert_eq!(verdict.as_ref().err().map(|b| b.promise), expected, "{name}: {verdict:?}");
         }
-        let told = Outcome { missing: 10, books: (Books::default(), lost), ..whole() };
+        let told = Outcome { missing: 10, books: (Books::default(), lost(Reason::Corrupt)), ..whole() };
         assert_eq!(judge(&chapter(corrupt, Link::Up), &told, &LIMITS), Ok(()));
+        let refused = Outcome { set_aside: 9, ..whole() };
+        assert_eq!(judge(&chapter(Fault::Kill, Link::Poison), &refused, &LIMITS), Ok(()));
     }
 }

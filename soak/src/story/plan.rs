@@ -3,7 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 use tfo_otel_agent::base::Dice;
+use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::spool::Reason;
 use tfo_otel_agent::testing::far_end::{Act, Script};
+use tfo_otel_agent::testing::{Mark, Source};
 
 /// What the link and the far end are like during a chapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +32,15 @@ pub(crate) enum Link {
     Forgetful,
     /// Metrics are refused with 503, the other signals taken.
     OneSignal,
+    /// A few items are refused for good (400) with whatever they come in; they are set aside, and sent again when it is over.
+    Poison,
 }
 
+/// Which items of the first client are poison, in each signal.
+const POISON: [u64; 3] = [3, 40, 41];
+
 impl Link {
-    pub(crate) const ALL: [Link; 11] = [
+    pub(crate) const ALL: [Link; 12] = [
         Link::Gone,
         Link::Up,
         Link::BlackHole,
@@ -44,15 +52,16 @@ impl Link {
         Link::Flaky,
         Link::Forgetful,
         Link::OneSignal,
+        Link::Poison,
     ];
 
     /// Nothing is taken while it lasts.
     pub(crate) fn is_down(self) -> bool {
-        !matches!(self, Link::Up | Link::Slow | Link::Flaky | Link::Forgetful | Link::OneSignal)
+        !matches!(self, Link::Up | Link::Slow | Link::Flaky | Link::Forgetful | Link::OneSignal | Link::Poison)
     }
 
-    /// The same for the far end, for as long as `lasts`.
-    pub(crate) fn script(self, lasts: Duration) -> Script {
+    /// The same for the far end, for as long as `lasts`; `sources`: a client of each signal.
+    pub(crate) fn script(self, lasts: Duration, sources: [(Signal, Source); 3]) -> Script {
         let always = |act: Act| Script::new().always(act);
         // Counted steps come to an end: enough of them for one upload in 10 ms.
         let rounds = u32::try_from(lasts.as_millis() / 10).unwrap_or(u32::MAX).clamp(1, 20_000);
@@ -70,7 +79,12 @@ impl Link {
             }),
             Link::Forgetful => (0..rounds / 2)
                 .fold(Script::new(), |script, _| script.times(1, Act::Accept).times(1, Act::TakeAndReset)),
-            Link::OneSignal => Script::new().for_signal(tfo_otel_agent::otlp::Signal::Metrics, Act::status(503)),
+            Link::Poison => {
+                let marks = |(signal, source)| POISON.map(|seq| (signal, Mark { source, seq }));
+                let all = sources.into_iter().flat_map(marks);
+                all.fold(Script::new().poison_status(400), |script, (signal, mark)| script.poison(signal, mark))
+            }
+            Link::OneSignal => Script::new().for_signal(Signal::Metrics, Act::status(503)),
         }
     }
 }
@@ -107,10 +121,18 @@ pub(crate) enum Fault {
     ClockBehind,
     /// SIGKILL, a few bytes of one closed segment flipped, and a new start.
     Corruption,
+    /// Every read fails with EIO.
+    ReadFails,
+    /// A cap that is soon reached, set by a reload; traces give way first, then logs.
+    Cramped,
+    /// The same, and clients wait.
+    Refusing,
+    /// What waits longer than two seconds is given up, set by a reload.
+    Aging,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 15] = [
+    pub(crate) const ALL: [Fault; 19] = [
         Fault::Kill,
         Fault::SyncFails,
         Fault::Corruption,
@@ -126,12 +148,50 @@ impl Fault {
         Fault::Freeze,
         Fault::StalledDisk,
         Fault::Nothing,
+        Fault::ReadFails,
+        Fault::Cramped,
+        Fault::Refusing,
+        Fault::Aging,
     ];
 
     /// It needs the library that stands between the agent and the C library.
     pub(crate) fn needs_shim(self) -> bool {
-        use Fault::{ClockAhead, ClockBehind, DiskFull, ReadOnly, SlowDisk, StalledDisk, SyncFails, WriteFails};
-        matches!(self, SlowDisk | StalledDisk | SyncFails | WriteFails | DiskFull | ReadOnly | ClockAhead | ClockBehind)
+        use Fault::{
+            ClockAhead, ClockBehind, DiskFull, ReadFails, ReadOnly, SlowDisk, StalledDisk, SyncFails, WriteFails,
+        };
+        matches!(
+            self,
+            SlowDisk
+                | StalledDisk
+                | SyncFails
+                | WriteFails
+                | ReadFails
+                | DiskFull
+                | ReadOnly
+                | ClockAhead
+                | ClockBehind
+        )
+    }
+
+    /// What the storage is told while it lasts, beside what it is told anyway.
+    pub(crate) fn storage(self) -> &'static str {
+        match self {
+            Fault::Cramped => "max_size_mib: 6\n    shed: [traces, logs, metrics]",
+            Fault::Refusing => "max_size_mib: 6\n    when_full: refuse",
+            Fault::Aging => "max_age: 2s",
+            _ => "",
+        }
+    }
+
+    /// The one reason for which items may be lost then.
+    pub(crate) fn may_lose(self) -> Option<Reason> {
+        match self {
+            Fault::Corruption => Some(Reason::Corrupt),
+            // On a full disk the oldest gives way, by `when_full: drop_oldest`.
+            Fault::DiskFull | Fault::Cramped => Some(Reason::Evicted),
+            Fault::Aging => Some(Reason::Expired),
+            _ => None,
+        }
     }
 }
 

@@ -51,7 +51,7 @@ impl Report {
     }
 
     fn lost(&self) -> u64 {
-        self.told.last().map_or(0, |t| t.outcome.books.1.lost)
+        self.told.last().map_or(0, |t| t.outcome.books.1.all_lost())
     }
 
     /// Faults that could not be had, each once, with the reason.
@@ -119,7 +119,7 @@ impl Report {
         let columns: [Column; 9] = [
             ("acknowledged", |o| o.acknowledged.to_string()),
             ("missing", |o| o.missing.to_string()),
-            ("lost, told", |o| (o.books.1.lost - o.books.0.lost.min(o.books.1.lost)).to_string()),
+            ("lost, told", |o| o.books.1.all_lost().saturating_sub(o.books.0.all_lost()).to_string()),
             ("duplicates", |o| o.duplicates.to_string()),
             ("refused", |o| o.refused.to_string()),
             ("drain, s", |o| format!("{:.1}", o.drain.as_secs_f64())),

@@ -1,7 +1,7 @@
 //! Tells the story to the real agent.
 
 use super::judge::{Books, Broken, Limits, Outcome, judge};
-use super::plan::{Chapter, Fault, Link, story};
+use super::plan::{Chapter, Fault, story};
 use super::report::{Report, Told};
 use super::samples::{Sample, Series};
 use crate::agent::{Agent, Rig};
@@ -9,13 +9,18 @@ use crate::shim::{EIO, ENOSPC, EROFS, Shim, Trouble};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::process::Signal as Kill;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tfo_otel_agent::base::Dice;
 use tfo_otel_agent::otlp::Signal;
+use tfo_otel_agent::spool::Reason;
+use tfo_otel_agent::testing::child;
 use tfo_otel_agent::testing::far_end::Script;
 use tfo_otel_agent::testing::load::{Load, Running};
 use tfo_otel_agent::testing::{FarEnd, Source};
@@ -42,7 +47,7 @@ pub(crate) struct Options {
     /// Longest start, ms. The machine's other load counts too.
     #[arg(long, default_value_t = 1_000)]
     start_ms: u64,
-    /// Most that is left on the disk after a full drain, KiB, beside what is set by for a full disk.
+    /// Most that is left on the disk after a full drain, KiB.
     #[arg(long, default_value_t = 1_024)]
     left_kib: u64,
     /// A line per chapter, and the report's place, instead of a bar.
@@ -108,7 +113,7 @@ async fn tell(rig: Rig, far_end: FarEnd, options: &Options) -> io::Result<Report
         acknowledged: 0,
         source: 1,
     };
-    tale.configure()?;
+    tale.configure("")?;
     let limits = Limits {
         memory_mib: options.memory_mib,
         start: Duration::from_millis(options.start_ms),
@@ -185,7 +190,8 @@ struct Tale {
 }
 
 impl Tale {
-    fn configure(&self) -> io::Result<()> {
+    /// `storage`: what the storage is told beside what it is told anyway.
+    fn configure(&self, storage: &str) -> io::Result<()> {
         let (http, metrics, queue) = (self.rig.http, self.rig.metrics, self.rig.spool());
         self.rig.write_config(&format!(
             "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{http}'}}}}}}}}
@@ -200,6 +206,7 @@ extensions:
   file_storage:
     directory: '{}'
     compaction: {{on_start: true, on_rebound: true, rebound_needed_threshold_mib: 4, rebound_trigger_threshold_mib: 2}}
+    {}
 service:
   extensions: [file_storage]
   telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
@@ -209,7 +216,8 @@ service:
     logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
 ",
             self.far_end.endpoint(),
-            queue.display()
+            queue.display(),
+            storage,
         ))
     }
 
@@ -226,7 +234,9 @@ service:
         }
         let requests = self.far_end.with(|c| c.counts().requests);
         let failed = self.shim.as_ref().map_or(0, Shim::failed);
-        self.far_end.play(chapter.link.script(chapter.lasts));
+        let first = |n: u32| Source(self.source + n * chapter.shape.clients);
+        let sources = [0, 1, 2].map(|n| (Signal::ALL[n as usize], first(n)));
+        self.far_end.play(chapter.link.script(chapter.lasts, sources));
         let end = Instant::now() + chapter.lasts;
         let load = self.load(chapter);
         self.pass(chapter.fault_after, &load).await?;
@@ -235,7 +245,58 @@ service:
         self.outcome.requests = self.far_end.with(|c| c.counts().requests) - requests;
         self.outcome.failed_calls = self.shim.as_ref().map_or(0, Shim::failed) - failed;
         self.calm(&load).await?;
+        self.send_again(&load).await?;
         self.count(&load).await?;
+        Ok(())
+    }
+
+    /// What the far end refused for good is set aside, no more and no less; it comes when a person has it sent again.
+    async fn send_again(&mut self, load: &Running) -> Result<(), Ended> {
+        let aside = async |tale: &Tale| tale.rig.metric("tfo_agent_items_dead_letters").await.map(|n| n as u64);
+        self.outcome.set_aside = aside(self).await?;
+        if self.outcome.set_aside == 0 {
+            return Ok(());
+        }
+        let mut command = Command::new(self.rig.binary());
+        command.args(["spool", "requeue", "--dead", "--json"]).arg(self.rig.spool()).stdin(Stdio::null());
+        let done = command.output()?;
+        if !done.status.success() {
+            let text = format!("spool requeue: {}", String::from_utf8_lossy(&done.stderr));
+            return Err(Broken::new("P7", text).into());
+        }
+        let begun = Instant::now();
+        while aside(self).await? > 0 || self.waiting().await.is_none_or(|n| n >= 1.0) {
+            if begun.elapsed() > PATIENCE {
+                return Err(Broken::new("P7", "what was sent again does not arrive").into());
+            }
+            self.pass(LOOK, load).await?;
+        }
+        Ok(())
+    }
+
+    /// What lies in each segment, as `spool ls` sees it while no agent runs.
+    fn items_by_segment(&self) -> Result<BTreeMap<String, u64>, Ended> {
+        let mut command = Command::new(self.rig.binary());
+        let listed = command.args(["spool", "ls", "--json"]).arg(self.rig.spool()).stdin(Stdio::null()).output()?;
+        let listed: Value = serde_json::from_slice(&listed.stdout).map_err(io::Error::from)?;
+        let segments = listed["segments"].as_array().into_iter().flatten();
+        let of = |s: &Value| Some((s["segment"].as_str()?.to_owned(), s["items"].as_u64()?));
+        Ok(segments.filter_map(of).collect())
+    }
+
+    /// Other settings of the storage, taken up by the running agent.
+    async fn set_storage(&mut self, storage: &str) -> Result<(), Ended> {
+        self.configure(storage)?;
+        let reloads = async |tale: &Tale| tale.rig.metric("tfo_agent_config_reloads").await;
+        let before = reloads(self).await?;
+        self.agent()?.signal(Kill::HUP)?;
+        let begun = Instant::now();
+        while reloads(self).await? <= before {
+            if begun.elapsed() > PATIENCE {
+                return Err(Broken::new("P10", "a reload is not carried out").into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         Ok(())
     }
 
@@ -312,9 +373,19 @@ service:
             }
             Fault::Corruption => {
                 self.kill()?;
-                self.outcome.skipped = flip(&self.rig.spool(), &mut self.dice)?;
+                let held = self.items_by_segment()?;
+                match flip(&self.rig.spool(), &mut self.dice)? {
+                    Some(segment) => self.outcome.at_stake = held.get(&segment).copied().unwrap_or(0),
+                    None => self.outcome.skipped = Some("there was no segment".to_owned()),
+                }
                 return self.start().await;
             }
+            Fault::Cramped | Fault::Refusing | Fault::Aging => {
+                self.set_storage(fault.storage()).await?;
+                self.pass(chapter.fault_lasts, load).await?;
+                return self.set_storage("").await;
+            }
+            Fault::ReadFails => Trouble { read_errno: EIO, ..trouble },
             Fault::SlowDisk => Trouble { sync_ms: 300, ..trouble },
             Fault::StalledDisk => Trouble { sync_ms: 6_000, ..trouble },
             Fault::SyncFails => Trouble { sync_errno: EIO, ..trouble },
@@ -340,7 +411,7 @@ service:
 
     /// The link is up, nobody sends, nothing waits.
     async fn calm(&mut self, load: &Running) -> Result<(), Ended> {
-        self.far_end.play(Link::Up.script(Duration::ZERO));
+        self.far_end.play(Script::new());
         load.stop();
         let begun = Instant::now();
         while !(load.is_over() && self.waiting().await.is_some_and(|n| n < 1.0)) {
@@ -355,15 +426,27 @@ service:
         self.outcome.drain = begun.elapsed();
         // Housekeeping gives the disk back a few seconds later.
         let begun = Instant::now();
-        while self.rig.left() > 1 << 20 && begun.elapsed() < Duration::from_secs(20) {
+        while self.rig.allocated() > 1 << 20 && begun.elapsed() < Duration::from_secs(20) {
             self.pass(LOOK, load).await?;
         }
-        self.outcome.left_bytes = self.rig.left();
+        self.outcome.left_bytes = self.rig.allocated();
         Ok(())
     }
 
     async fn waiting(&self) -> Option<f64> {
         self.rig.metric("tfo_agent_items_waiting").await.ok()
+    }
+
+    async fn lost(&self) -> io::Result<[u64; 6]> {
+        let text = child::metrics(self.rig.metrics).await?;
+        Ok(Reason::ALL.map(|reason| {
+            let label = format!("reason=\"{}\"", reason.name());
+            let of = |line: &str| {
+                let value = line.rsplit(' ').next()?.parse::<f64>().ok()?;
+                (line.starts_with("tfo_agent_items_lost{") && line.contains(&label)).then_some(value as u64)
+            };
+            text.lines().filter_map(of).sum()
+        }))
     }
 
     async fn count(&mut self, load: &Running) -> io::Result<()> {
@@ -374,7 +457,7 @@ service:
             waiting: of("tfo_agent_items_waiting").await?,
             dead_letters: of("tfo_agent_items_dead_letters").await?,
             quarantined: of("tfo_agent_items_quarantined").await?,
-            lost: of("tfo_agent_items_lost").await?,
+            lost: self.lost().await?,
         };
         let report = self.far_end.with(|collector| {
             let mut all = collector.tally().clone();
@@ -443,7 +526,7 @@ service:
     }
 }
 
-/// Flips one to four bytes in a file of a segment; why not, if it could not be done.
+/// Flips one to four bytes in a file of a segment; which segment, if there is one.
 fn flip(spool: &Path, dice: &mut Dice) -> io::Result<Option<String>> {
     let mut files = Vec::new();
     let mut dirs: Vec<PathBuf> = fs::read_dir(spool)?.flatten().map(|e| e.path()).collect();
@@ -459,7 +542,7 @@ fn flip(spool: &Path, dice: &mut Dice) -> io::Result<Option<String>> {
     }
     files.sort();
     if files.is_empty() {
-        return Ok(Some("there was no segment".to_owned()));
+        return Ok(None);
     }
     let (path, len) = &files[usize::try_from(dice.within(0..files.len() as u64)).unwrap_or(0)];
     let file = File::options().read(true).write(true).open(path)?;
@@ -470,7 +553,8 @@ fn flip(spool: &Path, dice: &mut Dice) -> io::Result<Option<String>> {
         file.read_exact_at(&mut byte, at)?;
         file.write_all_at(&[byte[0] ^ (1 << dice.within(0..8))], at)?;
     }
-    Ok(None)
+    let segment = path.strip_prefix(spool).ok().and_then(|inside| inside.iter().next());
+    Ok(segment.map(|name| name.to_string_lossy().into_owned()))
 }
 
 fn bar(options: &Options, length: Duration) -> ProgressBar {

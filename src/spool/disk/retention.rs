@@ -7,7 +7,6 @@
 //!                     └ no (or no space for the copy): the oldest segment is lost{evicted}, whatever it holds
 //! ```
 
-use super::look::Found;
 use super::upkeep::Evidence;
 use super::{Disk, Entry, Limits, No, Span, Spans, State, WhenFull, name};
 use crate::base::{Bytes, Stamp};
@@ -225,10 +224,8 @@ impl Disk {
         }
         let mut lost = 0;
         for _ in 0..EXPIRE_MAX {
-            let Some((header, _)): Option<Found> = self.next(lane, index)?.filter(|(header, _)| header.index < end)
-            else {
-                break;
-            };
+            let found = self.next_of(lane, index, total)?.filter(|(header, _)| header.index < end);
+            let Some((header, _)) = found else { break };
             if books.age(&header) <= max_age {
                 lock(&self.retention.young).insert(lane, header);
                 break;

@@ -120,8 +120,12 @@ impl Spool {
             if gone >= too_much {
                 break;
             }
-            let found = self.shelf.next(lane, below)?.filter(|(header, _)| header.index < end);
-            let Some((header, _)) = found else { break };
+            let Some((found, _)) = self.shelf.next(lane, below)?.filter(|(header, _)| header.index < end) else {
+                break;
+            };
+            // Before it nothing is given up that only stands elsewhere.
+            let nearer = if found.index > below { self.shelf.nearer(lane, below..found.index)? } else { None };
+            let header = nearer.map_or(found, |(header, _)| header);
             let mut ledger = lock(&self.ledger);
             if ledger.is_out(lane) {
                 break; // a person has them sent again just now

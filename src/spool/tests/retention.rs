@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::spool::disk::{Limits, Shed, allocated};
+use std::fs;
 
 /// A store and its clock: in step with the world's for long.
 struct Place {
@@ -96,6 +97,30 @@ fn what_is_too_old_gives_way_and_nothing_else() {
     let owner = store.own("otlphttp", &[lane]);
     assert_eq!(drain_all(&store, owner, lane), (1_200..2_400).collect::<Vec<u64>>());
     assert_eq!(lost(&store, "logs", Reason::Corrupt), 0);
+}
+
+/// Goal: a block that stands in another segment than its neighbours is too old, and not missing.
+#[test]
+fn what_stands_elsewhere_expires_and_is_not_taken_for_a_hole() {
+    let place = Place::new(|s| s.max_age = Some(HOUR));
+    let store = place.open();
+    let lane = store.lane("logs", Signal::Logs);
+    store.own("otlphttp", &[lane]);
+    put(&store, lane, Signal::Logs, &place.clock, 0, 60);
+    drop(store);
+    let dir = place.dir.path().join("spool");
+    let entries = fs::read_dir(&dir).expect("there").map(|e| e.expect("readable").path());
+    let mut segments: Vec<_> =
+        entries.filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("seg-"))).collect();
+    segments.sort();
+    assert!(segments.len() > 3, "{segments:?}");
+    for (from, to) in [(&segments[0], &dir.join("x")), (&segments[1], &segments[0]), (&dir.join("x"), &segments[1])] {
+        fs::rename(from, to).expect("there is space");
+    }
+    let store = place.open();
+    place.pass(&store, 2 * HOUR);
+    let lost = [Reason::Expired, Reason::Corrupt].map(|reason| lost(&store, "logs", reason));
+    assert_eq!((lost, waiting(&store, "logs")), ([1_200, 0], 0));
 }
 
 /// Goal: no jump of the clock and no reboot makes anything old that is not, and what became old while the machine was off is

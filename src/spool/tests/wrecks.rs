@@ -136,6 +136,25 @@ fn a_damaged_end_is_counted_and_a_torn_one_is_not() {
     }
 }
 
+/// Goal: something else than zeros where the last commit should end is damage too: a torn write leaves its own bytes or none.
+#[test]
+fn garbage_over_the_very_end_is_damage() {
+    let (dir, clock) = (scratch(), Clock::system());
+    {
+        let (store, lane, _) = begin(dir.path(), &clock);
+        fill(&store, lane, &clock, 4, 0);
+    }
+    let path = journal(dir.path());
+    let bytes = fs::read(&path).expect("readable");
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("written") as u64 + 1;
+    let file = fs::File::options().write(true).open(&path).expect("there");
+    file.write_all_at(&[0x66; 60], end - 60).expect("writable"); // the trailer has 13 bytes
+    let (store, lane, owner) = begin(dir.path(), &clock);
+    assert_eq!(drain_all(&store, owner, lane), (0..60).collect::<Vec<u64>>());
+    let book = store.books().remove(0);
+    assert_eq!((book.accepted, book.delivered, corrupt(&book)), (80, 60, 20), "{book:?}");
+}
+
 /// Goal: names over which fjall panics, ends the process, deletes or waits without end cost nothing: it is not asked.
 #[test]
 fn what_stands_where_it_must_not_costs_nothing() {
