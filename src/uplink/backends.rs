@@ -31,7 +31,7 @@ pub(super) struct Backends {
 
 struct Now {
     fleet: Option<Arc<Fleet>>,
-    /// When the last look began.
+    /// When the last look ended.
     looked_at: Option<Instant>,
     looking: bool,
     /// Why the last look found nothing.
@@ -72,12 +72,18 @@ impl Backends {
         match self.known() {
             (Some(fleet), false) => Ok(fleet),
             (Some(fleet), true) => {
-                let this = self.clone();
-                // Ends within the resolver's timeout.
-                tokio::spawn(async move { this.look().await });
+                let (resolver, this) = (self.resolver.clone(), Arc::downgrade(self));
+                // Ends by itself; it may wait for minutes until something changes, and holds nobody.
+                tokio::spawn(async move {
+                    let found = resolver.look().await;
+                    this.upgrade().map(|this| this.learn(found))
+                });
                 Ok(fleet)
             }
-            (None, _) => self.look().await,
+            (None, _) => {
+                let found = self.resolver.look().await;
+                self.learn(found)
+            }
         }
     }
 
@@ -85,17 +91,19 @@ impl Backends {
     fn known(&self) -> (Option<Arc<Fleet>>, bool) {
         let mut now = self.lock();
         let fleet = now.fleet.clone();
-        let due = self.resolver.interval().is_some_and(|every| now.looked_at.is_none_or(|at| at.elapsed() >= every));
+        let due = self
+            .resolver
+            .interval(now.told.is_some())
+            .is_some_and(|every| now.looked_at.is_none_or(|at| at.elapsed() >= every));
         let looks = fleet.is_some() && due && !now.looking;
         now.looking |= looks;
         (fleet, looks)
     }
 
-    async fn look(&self) -> Result<Arc<Fleet>, String> {
-        self.lock().looked_at = Some(Instant::now());
-        let found = self.resolver.look().await;
+    fn learn(&self, found: Result<Vec<String>, String>) -> Result<Arc<Fleet>, String> {
         let mut now = self.lock();
         now.looking = false;
+        now.looked_at = Some(Instant::now());
         let kind = self.resolver.kind();
         match found {
             Ok(names) => {

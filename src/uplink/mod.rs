@@ -37,7 +37,7 @@
 //! | `oauth2.rs` | a token that a server gives |
 //! | `failover.rs`, `way.rs`, `endpoint.rs` | several endpoints in order of preference; the way to one; what is believed of it |
 //! | `balanced.rs`, `ring.rs`, `taken.rs` | one upload to several endpoints by keys; who gets what; what is not sent again |
-//! | `backends.rs`, `resolver.rs` | who those endpoints are |
+//! | `backends.rs`, `resolver.rs`, `k8s.rs` | who those endpoints are |
 //! | `wiring.rs`, `actor.rs`, `metrics.rs` | the actor, what it is told, what it tells |
 //! | `debug.rs` | the `logging` and `debug` exporters |
 
@@ -57,6 +57,7 @@ pub mod fate;
 pub mod flow;
 pub mod gap;
 pub mod hand;
+mod k8s;
 pub mod link;
 pub mod metrics;
 pub mod oauth2;

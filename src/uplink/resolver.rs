@@ -2,9 +2,15 @@
 
 use super::client::{Names, system_names};
 use super::config::ResolverConfig;
+use super::k8s::Service;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Between two looks at the API, each of which waits until something changes: 1 s, so that a rollout is not read pod by pod.
+const K8S_REST: Duration = Duration::from_secs(1);
+/// The same after one that failed: 10 s. A fleet of agents asks an API that is in trouble.
+const K8S_AGAIN: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Clone)]
@@ -13,6 +19,8 @@ pub(super) enum Resolver {
     List(Arc<[String]>),
     /// `dns`: the system is asked, as for every connection.
     Dns { host: Arc<str>, port: u16, interval: Duration, timeout: Duration, names: Names },
+    /// `k8s`.
+    K8s(Service),
 }
 
 impl fmt::Debug for Resolver {
@@ -32,6 +40,7 @@ impl Resolver {
                 timeout: *timeout,
                 names: system_names,
             },
+            ResolverConfig::K8s { service, ports, timeout } => Resolver::K8s(Service::new(service, ports, *timeout)),
         }
     }
 
@@ -40,14 +49,16 @@ impl Resolver {
         match self {
             Resolver::List(_) => "static",
             Resolver::Dns { .. } => "dns",
+            Resolver::K8s(_) => "k8s",
         }
     }
 
-    /// How often it is asked; `None`: once.
-    pub(super) fn interval(&self) -> Option<Duration> {
+    /// How often it is asked, after a look that failed or did not; `None`: once.
+    pub(super) fn interval(&self, failed: bool) -> Option<Duration> {
         match self {
             Resolver::List(_) => None,
             Resolver::Dns { interval, .. } => Some(*interval),
+            Resolver::K8s(_) => Some(if failed { K8S_AGAIN } else { K8S_REST }),
         }
     }
 
@@ -64,6 +75,7 @@ impl Resolver {
                 let found = answer.map_err(|e| format!("{host}: {e}"))?;
                 sorted(found.into_iter().map(|address| address.to_string()))
             }
+            Resolver::K8s(service) => sorted(service.look().await?.into_iter()),
         };
         if found.is_empty() { Err("no endpoint was found".to_owned()) } else { Ok(found) }
     }

@@ -55,6 +55,15 @@ pub enum ResolverConfig {
         /// `timeout`, 1 s: of a look.
         timeout: Duration,
     },
+    /// `k8s`: the pods behind a service.
+    K8s {
+        /// `service`: a name, or `name.namespace`.
+        service: String,
+        /// `ports`, 4317 (4318 for HTTP): each of them of each pod.
+        ports: Vec<u16>,
+        /// `timeout`, 1 s: of a look.
+        timeout: Duration,
+    },
 }
 
 /// `routing_key`.
@@ -238,22 +247,49 @@ fn read_resolver(s: &Section<'_>, protocol: &Protocol) -> ResolverConfig {
             timeout: s.duration_above_zero("timeout", Duration::from_secs(1)),
         }
     });
-    for key in ["k8s", "aws_cloud_map"] {
-        s.refuse(key, "is not available in this build; static and dns are (a headless service has a name in DNS)");
+    let k8s = s.section_if_there("k8s", |s| read_k8s(s, protocol));
+    s.refuse("aws_cloud_map", "is not available in this build; static, dns and k8s are");
+    let hostnames = hostnames.map(|hostnames| ResolverConfig::Static { hostnames });
+    let given = [("static", hostnames), ("dns", dns), ("k8s", k8s)];
+    let given: Vec<_> = given.into_iter().filter_map(|(key, resolver)| Some((key, resolver?))).collect();
+    if let [(first, _), (second, _), ..] = given[..] {
+        s.error(second, format!("stands beside {first}; give one resolver"));
     }
-    match (hostnames, dns) {
-        (Some(_), Some(dns)) => {
-            s.error("dns", "stands beside static; give one resolver");
-            dns
+    let only = given.into_iter().next().map(|(_, resolver)| resolver);
+    if only.is_none() && !s.has("aws_cloud_map") {
+        s.error_here("there is no resolver; give static with hostnames, dns with a hostname, or k8s with a service");
+    }
+    only.unwrap_or(ResolverConfig::Static { hostnames: Vec::new() })
+}
+
+fn read_k8s(s: &Section<'_>, protocol: &Protocol) -> ResolverConfig {
+    let service = s.text_if_given("service");
+    let is_name = |name: &String| {
+        let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        name.split('.').all(|part| !part.is_empty() && part.chars().all(letters))
+    };
+    s.unless(service.as_ref().is_some_and(is_name), "service", || match &service {
+        None => "is needed: the service whose pods are the endpoints".to_owned(),
+        Some(name) => format!("`{name}` is not a service; it is a name, or name.namespace"),
+    });
+    let mut ports = Vec::new();
+    for (text, _) in s.texts_if_given("ports").unwrap_or_default() {
+        match text.trim().parse::<u16>() {
+            Ok(port) if port > 0 => ports.push(port),
+            _ => s.error("ports", format!("`{text}` is not a port")),
         }
-        (Some(hostnames), None) => ResolverConfig::Static { hostnames },
-        (None, Some(dns)) => dns,
-        (None, None) => {
-            if !["k8s", "aws_cloud_map"].iter().any(|key| s.has(key)) {
-                s.error_here("there is no resolver; give static with hostnames, or dns with a hostname");
-            }
-            ResolverConfig::Static { hostnames: Vec::new() }
-        }
+    }
+    if ports.is_empty() {
+        ports.push(protocol.port());
+    }
+    if ports.iter().any(|port| is_foreign(*port, protocol)) {
+        tell_foreign(s, "ports", protocol);
+    }
+    s.moot("return_hostnames", "pods are spoken to by their addresses");
+    ResolverConfig::K8s {
+        service: service.unwrap_or_default(),
+        ports,
+        timeout: s.duration_above_zero("timeout", Duration::from_secs(1)),
     }
 }
 
@@ -384,7 +420,7 @@ resolver:
     #[rustfmt::skip]
     fn what_cannot_be_meant_is_told() {
         for (yaml, told) in [
-            ("{}",                                                               "there is no resolver; give static with hostnames, or dns with a hostname"),
+            ("{}",                                                               "there is no resolver; give static with hostnames, dns with a hostname, or k8s with a service"),
             ("{resolver: {static: {hostnames: []}}}",                            "is empty; give the endpoints, host:port each"),
             ("{resolver: {static: {hostnames: [a, 'a:4317']}}}",                 "warning: `a:4317` stands here twice; it is taken once"),
             ("{resolver: {static: {hostnames: ['http://a:1']}}}",                "`http://a:1` is not host:port"),
@@ -392,7 +428,10 @@ resolver:
             ("{resolver: {static: {hostnames: [a]}, dns: {hostname: b}}}",       "stands beside static; give one resolver"),
             ("{resolver: {dns: {}}}",                                            "is needed: whose addresses are the endpoints"),
             ("{resolver: {dns: {hostname: 'a:4317'}}}",                          "is not a name alone; its port is given by port"),
-            ("{resolver: {k8s: {service: a.b}}}",                                "is not available in this build; static and dns are (a headless service has a name in DNS)"),
+            ("{resolver: {k8s: {service: a.b}}}",                                ""),
+            ("{resolver: {k8s: {service: 'a/b', ports: [x]}}}",                  "`a/b` is not a service; it is a name, or name.namespace | `x` is not a port"),
+            ("{resolver: {static: {hostnames: [a]}, k8s: {service: b}}}",        "stands beside static; give one resolver"),
+            ("{resolver: {aws_cloud_map: {}}}",                                  "is not available in this build; static, dns and k8s are"),
             ("{resolver: {static: {hostnames: [a]}}, routing_key: span}",        "`span` is not one of traceID, service, resource, metric, streamID"),
             ("{resolver: {static: {hostnames: [a]}}, protocol: {otlp: {failover: {endpoints: [b]}}}}", "has no place here: which endpoints there are the resolver says"),
             ("{resolver: {static: {hostnames: [a]}}, protocol: {otlp: {}, otlphttp: {}}}", "stands beside otlp; an endpoint is spoken to in one of them"),
