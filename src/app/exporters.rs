@@ -3,6 +3,7 @@
 use super::branches::is_of;
 use super::guards::Followed;
 use super::plan::{Config, ExporterConfig};
+use super::registration::{Parts, Plan, Registration};
 use super::roster::{UPLINK, row};
 use super::stores::{Source, Stored, Stores};
 use super::wire::{Crew, StartError};
@@ -23,6 +24,7 @@ use crate::uplink::config::{
 };
 use crate::uplink::debug::DebugExporter;
 use crate::uplink::depot::{Depot, Direct, Posted};
+use crate::uplink::drain::Drain;
 use crate::uplink::endpoint::Rules;
 use crate::uplink::failover::Failover;
 use crate::uplink::flow::BUDGET;
@@ -36,6 +38,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What one uplink works by: as long as it stays the same, a reload leaves the uplink alone.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +50,8 @@ pub struct Task {
     sources: Vec<Source>,
     /// The pipelines whose batches it counts: each pipeline's are counted once, by its first exporter.
     counted: BTreeSet<String>,
+    /// What goes before its data when the platform does not know us.
+    announced: Option<Plan>,
 }
 
 impl Task {
@@ -59,7 +64,7 @@ impl Task {
 
 /// What each sending exporter has to do.
 #[must_use]
-pub fn tasks(config: &Config, stores: &Stores) -> BTreeMap<Id, Task> {
+pub fn tasks(config: &Config, stores: &Stores, registration: Option<&Plan>) -> BTreeMap<Id, Task> {
     let mut taken = BTreeSet::new();
     let mut tasks = BTreeMap::new();
     for (id, (no, sources)) in &stores.exporters {
@@ -68,14 +73,15 @@ pub fn tasks(config: &Config, stores: &Stores) -> BTreeMap<Id, Task> {
         let counted = batched.filter(|s| taken.insert(s.pipeline.clone())).map(|s| s.pipeline.clone()).collect();
         let token = section.auth().and_then(|auth| super::guards::followed(config, auth));
         let section = with_credentials(section.clone(), config);
-        let task = Task { section, token, store: *no, sources: sources.clone(), counted };
+        let announced = registration.filter(|plan| plan.exporter == *id).cloned();
+        let task = Task { section, token, store: *no, sources: sources.clone(), counted, announced };
         tasks.insert(id.clone(), task);
     }
     tasks
 }
 
 /// With what its authenticator sends among its headers.
-fn with_credentials(mut section: ExporterConfig, config: &Config) -> ExporterConfig {
+pub(super) fn with_credentials(mut section: ExporterConfig, config: &Config) -> ExporterConfig {
     let Some(auth) = section.auth().cloned() else { return section };
     let headers = match &mut section {
         ExporterConfig::OtlpHttp(section) => &mut section.headers,
@@ -105,14 +111,14 @@ pub fn prepare<'a>(
     tasks: impl IntoIterator<Item = (&'a Id, &'a Task)>,
     stores: &Stores,
     crews: &[Crew],
-    metrics: &Metrics,
-    health: &Health,
-    clock: &Clock,
+    registration: Option<&Registration>,
+    parts: &Parts<'_>,
 ) -> Result<Vec<Ready>, StartError> {
     let one = |(id, task): (&Id, &Task)| {
         let (stored, crew) = (&stores.all[task.store.0], &crews[task.store.0]);
-        let settings = settings(id, task, stored, metrics);
-        let lines = lines(id, task, stored, crew, metrics, health, clock)?;
+        let settings = settings(id, task, stored, parts.metrics);
+        let registration = registration.filter(|_| task.announced.is_some());
+        let lines = lines(id, task, stored, crew, registration, parts)?;
         Ok(Ready { id: id.clone(), settings, store: task.store, lines })
     };
     tasks.into_iter().map(one).collect()
@@ -122,6 +128,13 @@ pub fn prepare<'a>(
 pub fn enlist(ready: &mut Ready, stores: &Stores) {
     let Ready { id, settings, store, .. } = ready;
     settings.added = stores.branches.enlist(&id.to_string(), *store, &stores.all[store.0], &settings.lanes);
+}
+
+/// The process begins, and perhaps those of a whole fleet with it: power is back, or an update was rolled out. What waited
+/// goes in its turn.
+pub fn take_turns(ready: &mut Ready) {
+    let spread = ready.settings.retry.reconnect_spread;
+    ready.settings.first_at = Some(Instant::now() + Dice::shaken().up_to(spread));
 }
 
 /// Fills the post of one uplink.
@@ -169,14 +182,16 @@ fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkS
         encoding,
         level,
         budget: BUDGET,
+        drain: drain(section),
         // Where there is no address for metrics nothing can be reported.
         gap_interval: gap_interval(section),
+        first_at: None,
         flush_at_stop: !stored.durable,
     }
 }
 
 /// How it tries, and what an upload is packed with.
-fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) {
+pub(super) fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) {
     let (retry, compression, level) = match section {
         ExporterConfig::OtlpHttp(s) => (&s.retry_on_failure, s.compression, s.compression_level),
         ExporterConfig::OtlpGrpc(s) => (&s.retry_on_failure, s.compression, s.compression_level),
@@ -195,6 +210,19 @@ fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) {
         Compression::Zstd => Encoding::Zstd,
     };
     (retry, encoding, level.unwrap_or(LEVEL))
+}
+
+/// What goes first.
+fn drain(section: &ExporterConfig) -> Drain {
+    match section {
+        ExporterConfig::OtlpHttp(s) => s.drain.clone(),
+        ExporterConfig::OtlpGrpc(s) => s.drain.clone(),
+        ExporterConfig::LoadBalancing(s) => match &s.protocol {
+            Protocol::Grpc(s) => s.drain.clone(),
+            Protocol::Http(s) => s.drain.clone(),
+        },
+        ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
+    }
 }
 
 /// Least time between two gap reports, where the exporter has a place for them.
@@ -217,9 +245,9 @@ fn consumers(section: &ExporterConfig) -> u32 {
 }
 
 /// Makes a way to the far end for each life.
-type Ways = Arc<dyn Fn() -> Arc<dyn Transport> + Send + Sync>;
+pub(super) type Ways = Arc<dyn Fn() -> Arc<dyn Transport> + Send + Sync>;
 
-fn ways(
+pub(super) fn ways(
     section: &ExporterConfig,
     clock: &Clock,
     shown: Option<&Shown>,
@@ -305,21 +333,22 @@ fn lines(
     task: &Task,
     stored: &Stored,
     crew: &Crew,
-    metrics: &Metrics,
-    health: &Health,
-    clock: &Clock,
+    registration: Option<&Registration>,
+    parts: &Parts<'_>,
 ) -> Result<Lines, StartError> {
     let failed = |e: ClientError| StartError::Component { id: id.to_string(), why: e.to_string() };
-    let shown = task.token.as_ref().map(|token| super::guards::shown(token, clock));
+    let shown = task.token.as_ref().map(|token| super::guards::shown(token, parts.clock));
     let shown = shown.transpose().map_err(failed)?.flatten();
-    let metrics = UplinkMetrics::new(metrics, health, &id.to_string());
-    let transport = ways(&task.section, clock, shown.as_ref(), &metrics).map_err(failed)?;
+    let metrics = UplinkMetrics::new(parts.metrics, parts.health, &id.to_string());
+    let transport = ways(&task.section, parts.clock, shown.as_ref(), &metrics).map_err(failed)?;
+    let transport = registration.map_or(transport.clone(), |registration| registration.before(transport));
     let depot: Arc<dyn Depot> = if stored.durable {
         Arc::new(Posted::new(stored.spool.clone(), crew.reader.clone(), crew.writer.clone()))
     } else {
         Arc::new(Direct::to(stored.spool.clone()))
     };
-    Ok(Lines { depot, transport, metrics, clock: clock.clone(), view: Arc::new(watch::Sender::new(View::default())) })
+    let view = Arc::new(watch::Sender::new(View::default()));
+    Ok(Lines { depot, transport, metrics, clock: parts.clock.clone(), view })
 }
 
 /// The tee of a `debug` exporter. A pipeline with two of them has two; one exporter in two pipelines counts for both.

@@ -41,8 +41,8 @@ use self::look::{Trust, first_readable, guarded_open};
 pub(crate) use self::repair::{Repaired, repair};
 use self::retention::Retention;
 pub use self::start::StartError;
-pub(super) use self::start::arrange;
 pub(crate) use self::start::{Recovered, clear};
+pub(super) use self::start::{arrange, understood};
 use self::start::{clear_for_a_directory, list, read_book, take_lock};
 use super::Lane;
 use super::block::{self, HEADER_LEN, Header};
@@ -634,6 +634,10 @@ impl Shelf for Disk {
 
     fn nearer(&self, lane: Lane, indices: Range<u64>) -> Result<Option<(Header, bytes::Bytes)>, ShelfError> {
         self.first_anywhere(lane, indices)
+    }
+
+    fn youngest(&self, lane: Lane, indices: Range<u64>) -> Result<Option<(u64, u64)>, ShelfError> {
+        self.youngest_of(lane, &indices)
     }
 
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {

@@ -21,7 +21,7 @@ use super::pack::{LEVEL, Stream};
 use super::transport::{Parcel, Transport, UPLOAD_ID};
 use super::verdict::{BODY_MAX, HttpAnswer, Verdict};
 use crate::base::Clock;
-use crate::config::TlsClient;
+use crate::config::{Secret, TlsClient};
 use crate::otlp::{Signal, to_json_in_pieces};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -39,8 +39,8 @@ const REDIRECTS_MAX: usize = 5;
 #[derive(Debug, Clone)]
 pub struct OtlpHttp {
     client: Client,
-    /// By signal.
-    urls: [Option<Url>; 3],
+    /// By signal; then `endpoint` itself, if it counts for any, for what is asked besides.
+    urls: [Option<Url>; 4],
     /// `encoding: json`, and the level it is packed with.
     json: Option<i32>,
     headers: HeaderMap,
@@ -57,7 +57,9 @@ impl OtlpHttp {
     /// When a certificate cannot be read, or a setting cannot be meant.
     pub fn new(config: &OtlpHttpConfig, consumers: u32, clock: Clock) -> Result<OtlpHttp, ClientError> {
         install_provider();
-        let mut urls = [None, None, None];
+        let own = [&config.traces_endpoint, &config.metrics_endpoint, &config.logs_endpoint];
+        let base = config.endpoint.as_deref().filter(|_| own.into_iter().any(Option::is_none));
+        let mut urls = [None, None, None, base.map(parse).transpose()?];
         for signal in Signal::ALL {
             urls[signal as usize - 1] = config.url(signal).map(|url| parse(&url)).transpose()?;
         }
@@ -89,6 +91,33 @@ impl OtlpHttp {
         let client = builder.build().map_err(|e| setting("client", e))?;
         let json = (config.format == Format::Json).then_some(config.compression_level.unwrap_or(LEVEL));
         Ok(OtlpHttp { client, urls, json, headers, shown: None, clock, places: places(config) })
+    }
+
+    /// Posts something else than an upload, with the headers and the manners of one. `path` is put behind `endpoint`.
+    ///
+    /// The answer, or the verdict where there is none.
+    pub fn ask(&self, path: &str, kind: &'static str, body: Bytes) -> BoxFuture<'static, Result<HttpAnswer, Verdict>> {
+        let under = |base: &Url| Url::parse(&format!("{}{path}", base.as_str().trim_end_matches('/'))).ok();
+        let Some(url) = self.urls[3].as_ref().and_then(under) else {
+            return std::future::ready(Err(Verdict::Hold { why: "no endpoint is configured".to_owned() })).boxed();
+        };
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + 1);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        let this = self.clone();
+        async move {
+            this.with_ours(&mut headers).await?;
+            match this.client.post(url).headers(headers).body(body).send().await {
+                Ok(response) => Ok(read(response).await),
+                Err(error) => Err(silence(&error)),
+            }
+        }
+        .boxed()
+    }
+
+    /// The operator's headers win. What is shown of credentials.
+    async fn with_ours(&self, headers: &mut HeaderMap) -> Result<Option<Secret>, Verdict> {
+        headers.extend(self.headers.clone());
+        show(self.shown.as_ref(), headers).await
     }
 
     /// With this header, which wins over one of the same name.
@@ -162,8 +191,6 @@ impl Transport for OtlpHttp {
         if let Some(id) = parcel.id() {
             headers.insert(UPLOAD_ID, id);
         }
-        // The operator's headers win.
-        headers.extend(self.headers.clone());
         let body = match self.json.map(|level| in_json(&parcel, level)) {
             None => parcel.body.bytes,
             Some(Ok(body)) => body,
@@ -174,7 +201,7 @@ impl Transport for OtlpHttp {
             let mut tries = TRIES;
             loop {
                 tries -= 1;
-                let shown = match show(this.shown.as_ref(), &mut headers).await {
+                let shown = match this.with_ours(&mut headers).await {
                     Ok(shown) => shown,
                     Err(verdict) => return verdict,
                 };
@@ -259,7 +286,7 @@ fn with_name(
     builder: ClientBuilder,
     mut headers: HeaderMap,
     name: &str,
-    urls: &mut [Option<Url>; 3],
+    urls: &mut [Option<Url>; 4],
 ) -> Result<(ClientBuilder, HeaderMap), ClientError> {
     let bad = || ClientError::Setting(format!("server_name_override: `{name}` is not a name"));
     let mut real: Option<(String, String)> = None;

@@ -3,7 +3,7 @@
 use super::otlp_grpc::parse;
 use super::{Endpoint, FailoverConfig, OtlpGrpcConfig, OtlpHttpConfig, Place, QueueConfig, RetryConfig};
 use crate::config::problems::At;
-use crate::config::{Headers, Id, Section};
+use crate::config::{Headers, Id, Secret, Section};
 use crate::otlp::Signal;
 use std::time::Duration;
 
@@ -145,6 +145,23 @@ impl Protocol {
         match self {
             Protocol::Grpc(config) => config.auth.as_ref(),
             Protocol::Http(config) => config.auth.as_ref(),
+        }
+    }
+
+    /// `timeout`.
+    pub fn timeout_mut(&mut self) -> &mut Option<Duration> {
+        match self {
+            Protocol::Grpc(config) => &mut config.timeout,
+            Protocol::Http(config) => &mut config.timeout,
+        }
+    }
+
+    /// `headers`.
+    #[must_use]
+    pub fn headers(&self) -> &[(String, Secret)] {
+        match self {
+            Protocol::Grpc(config) => &config.headers,
+            Protocol::Http(config) => &config.headers,
         }
     }
 

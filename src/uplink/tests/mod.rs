@@ -13,5 +13,6 @@ mod json;
 mod misfortunes;
 mod oauth2;
 mod tls;
+mod troubles;
 mod virtual_time;
 mod world;

@@ -14,6 +14,7 @@ use crate::uplink::actor::Uplink;
 use crate::uplink::client::{Maker, Recipe};
 use crate::uplink::config::OtlpHttpConfig;
 use crate::uplink::depot::{Depot, Direct};
+use crate::uplink::drain::Drain;
 use crate::uplink::flow::BUDGET;
 use crate::uplink::metrics::UplinkMetrics;
 use crate::uplink::otlp_http::HttpRecipe;
@@ -52,7 +53,7 @@ static ROSTER: [Post; 1] = [POST];
 /// Rests of 30 to 100 ms.
 pub(super) fn quick() -> Retry {
     let curve = Curve { initial: 30 * MS, multiplier: 1.5, max: 100 * MS, randomization_factor: 0.2 };
-    Retry { curve, ..Retry::default() }
+    Retry { curve, reconnect_spread: 30 * MS, ..Retry::default() }
 }
 
 pub(super) fn settings(store: &dyn Store) -> UplinkSettings {
@@ -73,7 +74,9 @@ pub(super) fn settings(store: &dyn Store) -> UplinkSettings {
         encoding: Encoding::Gzip,
         level: LEVEL,
         budget: BUDGET,
+        drain: Drain::default(),
         gap_interval: Some(40 * MS),
+        first_at: None,
         flush_at_stop: false,
     }
 }
