@@ -424,7 +424,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("exporters:\n  otlphttp:\n",
      "exporters:\n  jaeger:\n  otlphttp:\n",
      "1 problem\n\
-         \x20 23:3  exporters.jaeger  `jaeger` is no exporter type; there are otlphttp, otlp_http, otlp, otlp_grpc, logging, debug"),
+         \x20 23:3  exporters.jaeger  `jaeger` is no exporter type; there are otlphttp, otlp_http, otlp, otlp_grpc, logging, debug, loadbalancing, load_balancing"),
     ("receivers:\n  otlp:\n",
      "receivers:\n  filelog:\n    include: [/x]\n  otlp:\n",
      "1 warning\n\
@@ -918,6 +918,57 @@ fn a_printed_url_without_its_secrets_is_read_again() {
     assert_eq!(again.config, plan::read(&Locations::of(&format!("yaml:{masked}")), &host).config);
 }
 
+/// Authenticators that only send let nobody in; a file of theirs that is not there is waited for.
+#[test]
+fn what_only_sends_is_no_guard() {
+    let oauth2 = "oauth2client: {token_url: 'https://t', client_id: i, client_secret_file: /run/secret}";
+    let setter = "headers_setter: {headers: [{key: X-Tenant, value: a}]}";
+    for (kind, section) in [("oauth2client", oauth2), ("headers_setter", setter)] {
+        let defined = GOOD
+            .replace("extensions:\n  health", &format!("extensions:\n  {section}\n  health"))
+            .replace("[health_check,", &format!("[{kind}, health_check,"));
+        let (told, runs) = report(&defined.replace("compression: gzip", &format!("auth: {{authenticator: {kind}}}")));
+        let missing = "extensions.oauth2client.client_secret_file  warning: `/run/secret` cannot be read: entity not found; exporters keep their data until there is a token\n";
+        assert!(runs && if kind == "oauth2client" { told.contains(missing) } else { told.is_empty() }, "{told}");
+        let asks = defined.replace("4318\n\n", &format!("4318\n        auth: {{authenticator: {kind}}}\n\n"));
+        let (told, runs) = report(&asks);
+        let expected =
+            format!("auth.authenticator  `{kind}` is for exporters; a server asks by bearertokenauth or basicauth\n");
+        assert!(!runs && told.contains(&expected), "{told}");
+    }
+}
+
+/// A `loadbalancing` exporter goes by a key that what is sent to it has; its own queue or that of its protocol is linked.
+#[test]
+fn a_routing_key_suits_what_is_sent() {
+    let with = |section: &str| {
+        GOOD.replacen("exporters:\n", &format!("exporters:\n  loadbalancing: {{{section}}}\n"), 1)
+            .replace("exporters: [otlphttp]", "exporters: [loadbalancing]")
+    };
+    let resolver = "resolver: {static: {hostnames: [a, b]}}";
+    for key in ["service", "traceID"] {
+        assert_eq!(report(&with(&format!("{resolver}, routing_key: {key}"))), (String::new(), true));
+    }
+    for (section, path, expected) in [
+        ("routing_key: metric", "routing_key", "`metric` is no key of logs, and the pipeline `logs` sends here"),
+        ("sending_queue: {storage: x}", "sending_queue.storage", "`x` is not defined under extensions"),
+        (
+            "protocol: {otlp: {sending_queue: {storage: x}}}",
+            "protocol.otlp.sending_queue.storage",
+            "`x` is not defined under extensions",
+        ),
+        (
+            "protocol: {otlp: {auth: {authenticator: x}}}",
+            "protocol.otlp.auth.authenticator",
+            "`x` is not defined under extensions",
+        ),
+    ] {
+        let (told, runs) = report(&with(&format!("{resolver}, {section}")));
+        assert!(!runs && told.starts_with("f.yaml: 1 problem\n"), "{told}");
+        assert!(told.contains(&format!("  exporters.loadbalancing.{path}  {expected}")), "{told}");
+    }
+}
+
 /// What the product will have and this build has not: defining it is a warning, using it an error that says so.
 #[test]
 #[rustfmt::skip]
@@ -926,7 +977,6 @@ fn components_of_later_builds_are_known_by_name() {
         ("receivers",  "prometheus",     "metrics", "logs"),
         ("receivers",  "filelog",        "logs",    "traces"),
         ("receivers",  "fluent_forward", "logs",    "metrics"),
-        ("exporters",  "loadbalancing",  "metrics", ""),
     ] {
         let one = class.trim_end_matches('s');
         // Whatever stands in it is left alone.
@@ -936,17 +986,14 @@ fn components_of_later_builds_are_known_by_name() {
         assert!(told.contains(&format!("{class}.{kind}  warning: the {one} `{kind}` is not available in this build; nothing uses it")), "{told}");
 
         let used = |signal: &str| {
-            let (receivers, exporters) = if class == "receivers" { (kind, "otlphttp") } else { ("otlp", kind) };
-            let pipeline = format!("    {signal}/x: {{receivers: [{receivers}], exporters: [{exporters}]}}\n  telemetry:\n");
+            let pipeline = format!("    {signal}/x: {{receivers: [{kind}], exporters: [otlphttp]}}\n  telemetry:\n");
             report(&defined.replace("  telemetry:\n", &pipeline))
         };
         let unavailable = format!("the {one} `{kind}` is not available in this build\n");
         let (told, runs) = used(fits);
         assert!(!runs && told.starts_with("f.yaml: 1 problem\n") && told.ends_with(&unavailable), "{told}");
-        if !misfit.is_empty() {
-            let (told, _) = used(misfit);
-            assert!(told.contains(&unavailable) && told.contains(&format!("`{kind}` does not serve {misfit}\n")), "{told}");
-        }
+        let (told, _) = used(misfit);
+        assert!(told.contains(&unavailable) && told.contains(&format!("`{kind}` does not serve {misfit}\n")), "{told}");
     }
 }
 

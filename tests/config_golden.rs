@@ -20,7 +20,9 @@ use tfo_otel_agent::receivers::otlp::config::{GrpcConfig, HttpConfig, OtlpReceiv
 use tfo_otel_agent::receivers::own::config::OwnConfig;
 use tfo_otel_agent::registrar::config::RegistrationConfig;
 use tfo_otel_agent::telemetry::config::TelemetryConfig;
-use tfo_otel_agent::uplink::config::{DebugConfig, OtlpGrpcConfig, OtlpHttpConfig, Place, QueueConfig, RetryConfig};
+use tfo_otel_agent::uplink::config::{
+    DebugConfig, OtlpGrpcConfig, OtlpHttpConfig, Place, Protocol, QueueConfig, ResolverConfig, RetryConfig,
+};
 
 /// What the seed's installation instructions set.
 const SEED_VARS: [(&str, &str); 5] = [
@@ -287,7 +289,11 @@ fn the_seeds_snippets_run_on_top_of_a_whole_configuration() {
                resources: {requests: {memory: 64Mi, cpu: 50m}, limits: {memory: 128Mi, cpu: 200m}}}";
     let debug = "yaml:{service: {telemetry: {logs: {level: debug, development: true, encoding: json, output_paths: [stdout, /var/log/otel-agent/agent.log]}}}}";
     let logging = "yaml:{exporters: {logging: {loglevel: info}}, service: {pipelines: {logs: {exporters: [otlphttp, logging]}}}}";
+    let balanced = "yaml:{exporters: {loadbalancing: {protocol: {otlp: {endpoint: dummy}}, resolver: {static: {hostnames: \
+                    [tfo-collector-1.example.com:4318, tfo-collector-2.example.com:4318, tfo-collector-3.example.com:4318]}}}}, \
+                    service: {pipelines: {logs: {exporters: [loadbalancing]}}}}";
     for (snippet, expected) in [
+        (balanced, "1:98  exporters.loadbalancing.resolver.static.hostnames  warning: has the port 4318, where OTLP/HTTP is served, and protocol.otlp speaks gRPC over TLS, as in otelcol, which finds nobody to talk to there; give 4317, or write protocol.otlphttp in the place of protocol.otlp (with tls.insecure: true for http://)"),
         (low,     "1:194  resources  warning: has no effect: it belongs to the Kubernetes manifest of the pod, not to the agent"),
         (debug,   "1:58  service.telemetry.logs.development  warning: true has no effect: in otelcol it adds stack traces to warnings, and no line here has one"),
         (logging, "1:34  exporters.logging.loglevel  warning: is the old name; taken as verbosity: normal"),
@@ -327,6 +333,27 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
         ..OtlpGrpcConfig::default()
     };
     assert_eq!(config.exporters.get(&id("otlp")), Some(&ExporterConfig::OtlpGrpc(Box::new(sent))));
+    for (balancing, key, port) in [("loadbalancing", "otlp", 4_317), ("loadbalancing/http", "otlphttp", 4_318)] {
+        let Some(ExporterConfig::LoadBalancing(sent)) = config.exporters.get(&id(balancing)) else {
+            panic!("{balancing} is there")
+        };
+        let protocol = match key {
+            "otlp" => Protocol::Grpc(OtlpGrpcConfig::default()),
+            _ => Protocol::Http(OtlpHttpConfig::default()),
+        };
+        let resolver = match key {
+            "otlp" => ResolverConfig::Static {
+                hostnames: [1, 2].map(|n| format!("collector-{n}.example.com:{port}")).to_vec(),
+            },
+            _ => ResolverConfig::Dns {
+                hostname: "collectors.example.com".to_owned(),
+                port,
+                interval: Duration::from_secs(5),
+                timeout: Duration::from_secs(1),
+            },
+        };
+        assert_eq!((&sent.protocol, &sent.resolver, sent.routing_key), (&protocol, &resolver, None));
+    }
     for debug in ["logging", "debug"] {
         assert_eq!(config.exporters.get(&id(debug)), Some(&ExporterConfig::Debug(DebugConfig::default())));
     }
@@ -370,11 +397,14 @@ fn what_is_printed_is_the_configuration_that_was_read() {
         let again = plan::read(&Locations::of(&format!("yaml:{text}")), &Imagined::with(&[]));
         let mut after = again.config.unwrap_or_else(|| panic!("{name}: {}\n{text}", again.report));
         for config in [&mut before, &mut after] {
-            config.extensions.retain(|id, _| !id.to_string().contains("auth")); // nothing but secrets
+            config
+                .extensions
+                .retain(|id, _| !["auth", "headers_setter"].iter().any(|secret| id.kind().contains(secret))); // nothing but secrets
             for exporter in config.exporters.values_mut() {
                 let headers = match exporter {
                     ExporterConfig::OtlpHttp(exporter) => &mut exporter.headers,
                     ExporterConfig::OtlpGrpc(exporter) => &mut exporter.headers,
+                    ExporterConfig::LoadBalancing(exporter) => exporter.protocol.headers_mut(),
                     ExporterConfig::Debug(_) => continue,
                 };
                 headers.iter_mut().for_each(|(_, value)| *value = Secret::new(""));

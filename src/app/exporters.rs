@@ -1,6 +1,7 @@
 //! What sends: an uplink per exporter, a tee per `debug`.
 
 use super::branches::is_of;
+use super::guards::Followed;
 use super::plan::{Config, ExporterConfig};
 use super::registration::{Parts, Plan, Registration};
 use super::roster::{UPLINK, row};
@@ -8,7 +9,6 @@ use super::stores::{Source, Stored, Stores};
 use super::wire::{Crew, StartError};
 use crate::base::{Clock, Dice};
 use crate::config::Id;
-use crate::extensions::authenticators::config::BearerTokenConfig;
 use crate::otlp::Signal;
 use crate::processors::Tee;
 use crate::processors::pipe::StoreNo;
@@ -16,16 +16,22 @@ use crate::supervise::Supervisor;
 use crate::telemetry::health::Health;
 use crate::telemetry::{BatchMetrics, Metrics};
 use crate::uplink::actor::Uplink;
-use crate::uplink::client::{ClientError, Maker, Recipe, Shown};
-use crate::uplink::config::{Compression, DebugConfig, RetryConfig};
+use crate::uplink::backends::Path;
+use crate::uplink::balanced::{Balance, Balanced};
+use crate::uplink::client::{ClientError, Maker, NoClient, Recipe, Shown};
+use crate::uplink::config::{
+    Compression, DebugConfig, FailoverConfig, LoadBalancingConfig, OtlpHttpConfig, Protocol, RetryConfig,
+};
 use crate::uplink::debug::DebugExporter;
 use crate::uplink::depot::{Depot, Direct, Posted};
 use crate::uplink::drain::Drain;
+use crate::uplink::endpoint::Rules;
+use crate::uplink::failover::Failover;
 use crate::uplink::flow::BUDGET;
-use crate::uplink::metrics::UplinkMetrics;
+use crate::uplink::metrics::{EndpointMetrics, UplinkMetrics};
 use crate::uplink::otlp_grpc::GrpcRecipe;
 use crate::uplink::otlp_http::HttpRecipe;
-use crate::uplink::pack::{Encoding, LEVEL};
+use crate::uplink::pack::{Encoding, LEVEL, Packer};
 use crate::uplink::transport::Transport;
 use crate::uplink::wiring::{LaneSettings, Lines, UplinkSettings, View};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,8 +44,8 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     section: ExporterConfig,
-    /// What is sent of a file that may change.
-    token: Option<BearerTokenConfig>,
+    /// What is asked for at each upload.
+    token: Option<Followed>,
     store: StoreNo,
     sources: Vec<Source>,
     /// The pipelines whose batches it counts: each pipeline's are counted once, by its first exporter.
@@ -74,14 +80,16 @@ pub fn tasks(config: &Config, stores: &Stores, registration: Option<&Plan>) -> B
     tasks
 }
 
-/// With what its authenticator sends among its headers. The last one of a name is sent, so an authenticator's is.
+/// With what its authenticator sends among its headers.
 pub(super) fn with_credentials(mut section: ExporterConfig, config: &Config) -> ExporterConfig {
-    let sent = section.auth().and_then(|auth| super::guards::sent(config, auth));
-    match &mut section {
-        ExporterConfig::OtlpHttp(section) => section.headers.extend(sent),
-        ExporterConfig::OtlpGrpc(section) => section.headers.extend(sent),
-        ExporterConfig::Debug(_) => {}
-    }
+    let Some(auth) = section.auth().cloned() else { return section };
+    let headers = match &mut section {
+        ExporterConfig::OtlpHttp(section) => &mut section.headers,
+        ExporterConfig::OtlpGrpc(section) => &mut section.headers,
+        ExporterConfig::LoadBalancing(section) => section.protocol.headers_mut(),
+        ExporterConfig::Debug(_) => return section,
+    };
+    *headers = super::guards::sent(config, &auth, std::mem::take(headers));
     section
 }
 
@@ -187,6 +195,10 @@ pub(super) fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) 
     let (retry, compression, level) = match section {
         ExporterConfig::OtlpHttp(s) => (&s.retry_on_failure, s.compression, s.compression_level),
         ExporterConfig::OtlpGrpc(s) => (&s.retry_on_failure, s.compression, s.compression_level),
+        ExporterConfig::LoadBalancing(s) => match &s.protocol {
+            Protocol::Grpc(s) => (&s.retry_on_failure, s.compression, s.compression_level),
+            Protocol::Http(s) => (&s.retry_on_failure, s.compression, s.compression_level),
+        },
         ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
     };
     let encoding = match compression {
@@ -205,6 +217,10 @@ fn drain(section: &ExporterConfig) -> Drain {
     match section {
         ExporterConfig::OtlpHttp(s) => s.drain.clone(),
         ExporterConfig::OtlpGrpc(s) => s.drain.clone(),
+        ExporterConfig::LoadBalancing(s) => match &s.protocol {
+            Protocol::Grpc(s) => s.drain.clone(),
+            Protocol::Http(s) => s.drain.clone(),
+        },
         ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
     }
 }
@@ -214,6 +230,10 @@ fn gap_interval(section: &ExporterConfig) -> Option<Duration> {
     let (report, has_place) = match section {
         ExporterConfig::OtlpHttp(s) => (&s.gap_report, s.url(Signal::Metrics).is_some()),
         ExporterConfig::OtlpGrpc(s) => (&s.gap_report, true),
+        ExporterConfig::LoadBalancing(s) => match &s.protocol {
+            Protocol::Grpc(s) => (&s.gap_report, true),
+            Protocol::Http(s) => (&s.gap_report, true),
+        },
         ExporterConfig::Debug(_) => return None,
     };
     Some(report.interval).filter(|_| report.enabled && has_place)
@@ -227,21 +247,85 @@ fn consumers(section: &ExporterConfig) -> u32 {
 /// Makes a way to the far end for each life.
 pub(super) type Ways = Arc<dyn Fn() -> Arc<dyn Transport> + Send + Sync>;
 
-pub(super) fn ways(section: &ExporterConfig, clock: &Clock, shown: Option<Shown>) -> Result<Ways, ClientError> {
-    fn of(recipe: impl Recipe) -> Result<Ways, ClientError> {
-        let maker = Arc::new(Maker::new(recipe)?);
-        Ok(Arc::new(move || maker.make()))
-    }
+pub(super) fn ways(
+    section: &ExporterConfig,
+    clock: &Clock,
+    shown: Option<&Shown>,
+    metrics: &UplinkMetrics,
+) -> Result<Ways, ClientError> {
     match section {
         ExporterConfig::OtlpHttp(section) => {
             let consumers = section.sending_queue.num_consumers.max(1);
-            of(HttpRecipe::new(section, consumers, clock.clone(), shown))
+            let recipe = |section: OtlpHttpConfig| HttpRecipe::new(&section, consumers, clock.clone(), shown.cloned());
+            let each = section.each().into_iter().map(|(name, section)| (name, recipe(section))).collect();
+            // Without a base each signal has its own address, and no other.
+            match section.endpoint {
+                Some(_) => several(each, &section.failover, metrics.endpoints()),
+                None => one(recipe(section.as_ref().clone())),
+            }
         }
         ExporterConfig::OtlpGrpc(section) => {
-            of(GrpcRecipe { config: section.as_ref().clone(), clock: clock.clone(), shown })
+            let recipe = |config| GrpcRecipe { config, clock: clock.clone(), shown: shown.cloned() };
+            let each = section.each().into_iter().map(|(name, section)| (name, recipe(section))).collect();
+            several(each, &section.failover, metrics.endpoints())
         }
+        ExporterConfig::LoadBalancing(section) => balanced(section, clock, shown, metrics),
         ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
     }
+}
+
+fn one(recipe: impl Recipe) -> Result<Ways, ClientError> {
+    let maker = Arc::new(Maker::new(recipe)?);
+    Ok(Arc::new(move || maker.make()))
+}
+
+/// The preferred one first.
+fn several<R: Recipe, E>(
+    mut each: Vec<(String, R)>,
+    failover: &FailoverConfig<E>,
+    metrics: EndpointMetrics,
+) -> Result<Ways, ClientError> {
+    if each.len() == 1 {
+        return one(each.remove(0).1);
+    }
+    let maker = |(name, recipe)| Ok((name, Arc::new(Maker::new(recipe)?)));
+    let makers: Vec<(String, Arc<Maker<R>>)> = each.into_iter().map(maker).collect::<Result<_, ClientError>>()?;
+    let rules = Rules::new(failover.after, failover.probe_interval);
+    Ok(Arc::new(move || {
+        let made = makers.iter().map(|(name, maker)| (name.clone(), maker.make()));
+        Arc::new(Failover::new(made, rules, &metrics, Dice::shaken()))
+    }))
+}
+
+/// Each life finds its endpoints anew; what was taken of uploads under way is known to the next.
+fn balanced(
+    section: &LoadBalancingConfig,
+    clock: &Clock,
+    shown: Option<&Shown>,
+    metrics: &UplinkMetrics,
+) -> Result<Ways, ClientError> {
+    let consumers = section.protocol.queue().num_consumers.max(1);
+    let (section, clock, shown) = (Arc::new(section.clone()), clock.clone(), shown.cloned());
+    let (_, encoding, level) = manner(&ExporterConfig::LoadBalancing(Box::new((*section).clone())));
+    let balance =
+        Balance::new(section.routing_key, Rules::new(section.failover.after, section.failover.probe_interval));
+    let one_to = {
+        let section = section.clone();
+        move |name: &str| match section.to(name) {
+            Protocol::Grpc(config) => one(GrpcRecipe { config, clock: clock.clone(), shown: shown.clone() }),
+            Protocol::Http(config) => one(HttpRecipe::new(&config, consumers, clock.clone(), shown.clone())),
+        }
+    };
+    one_to("localhost:4317")?; // a bad certificate is a start that fails with its reason
+    let path: Path = Arc::new(move |name| match one_to(name) {
+        Ok(make) => make(),
+        Err(error) => Arc::new(NoClient { why: error.to_string() }),
+    });
+    let metrics = metrics.backends();
+    Ok(Arc::new(move || {
+        let packer = Packer::new(encoding, level);
+        Arc::new(Balanced::new(&balance, &section.resolver, path.clone(), packer, metrics.clone(), Dice::shaken()))
+    }))
 }
 
 fn lines(
@@ -252,22 +336,19 @@ fn lines(
     registration: Option<&Registration>,
     parts: &Parts<'_>,
 ) -> Result<Lines, StartError> {
-    let shown = task.token.as_ref().and_then(super::guards::shown);
-    let transport = ways(&task.section, parts.clock, shown)
-        .map_err(|e| StartError::Component { id: id.to_string(), why: e.to_string() })?;
+    let failed = |e: ClientError| StartError::Component { id: id.to_string(), why: e.to_string() };
+    let shown = task.token.as_ref().map(|token| super::guards::shown(token, parts.clock));
+    let shown = shown.transpose().map_err(failed)?.flatten();
+    let metrics = UplinkMetrics::new(parts.metrics, parts.health, &id.to_string());
+    let transport = ways(&task.section, parts.clock, shown.as_ref(), &metrics).map_err(failed)?;
     let transport = registration.map_or(transport.clone(), |registration| registration.before(transport));
     let depot: Arc<dyn Depot> = if stored.durable {
         Arc::new(Posted::new(stored.spool.clone(), crew.reader.clone(), crew.writer.clone()))
     } else {
         Arc::new(Direct::to(stored.spool.clone()))
     };
-    Ok(Lines {
-        depot,
-        transport,
-        metrics: UplinkMetrics::new(parts.metrics, parts.health, &id.to_string()),
-        clock: parts.clock.clone(),
-        view: Arc::new(watch::Sender::new(View::default())),
-    })
+    let view = Arc::new(watch::Sender::new(View::default()));
+    Ok(Lines { depot, transport, metrics, clock: parts.clock.clone(), view })
 }
 
 /// The tee of a `debug` exporter. A pipeline with two of them has two; one exporter in two pipelines counts for both.

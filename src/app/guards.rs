@@ -2,12 +2,15 @@
 
 use super::plan::{Config, ExtensionConfig};
 use super::wire::StartError;
-use crate::config::{Id, Secret};
+use crate::base::Clock;
+use crate::config::{Headers, Id};
 use crate::extensions::authenticators::basic::{Basic, Busy, NoNames};
 use crate::extensions::authenticators::bearer::{Bearer, Token};
 use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig, HtpasswdConfig};
 use crate::receivers::guard::{Admission, Guard};
-use crate::uplink::client::Shown;
+use crate::uplink::client::{ClientError, Shown};
+use crate::uplink::config::OAuth2Config;
+use crate::uplink::oauth2::Grant;
 use futures_util::FutureExt as _;
 use http::HeaderName;
 use std::collections::BTreeMap;
@@ -56,30 +59,52 @@ fn basic(section: &HtpasswdConfig) -> Result<Guard, NoNames> {
     Ok(Guard::new("authorization", "Basic", ask))
 }
 
-/// The token an exporter follows in a file, by this authenticator.
+/// What an exporter asks for at each upload.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Followed {
+    /// A token in a file.
+    File(BearerTokenConfig),
+    /// One that a server gives.
+    Grant(Box<OAuth2Config>),
+}
+
+/// What an exporter asks for, by this authenticator.
 #[must_use]
-pub fn followed(config: &Config, id: &Id) -> Option<BearerTokenConfig> {
+pub fn followed(config: &Config, id: &Id) -> Option<Followed> {
     match config.extensions.get(id)? {
-        ExtensionConfig::BearerToken(section) if section.filename.is_some() => Some(section.clone()),
+        ExtensionConfig::BearerToken(section) if section.filename.is_some() => Some(Followed::File(section.clone())),
+        ExtensionConfig::OAuth2(section) => Some(Followed::Grant(section.clone())),
         _ => None,
     }
 }
 
 /// What it sends of it at each upload.
-#[must_use]
-pub fn shown(section: &BearerTokenConfig) -> Option<Shown> {
-    let token = Token::of(section.filename.as_ref()?, &section.scheme);
+///
+/// # Errors
+/// When it can never be asked for.
+pub fn shown(followed: &Followed, clock: &Clock) -> Result<Option<Shown>, ClientError> {
+    let section = match followed {
+        Followed::File(section) => section,
+        Followed::Grant(section) => {
+            let value = Arc::new(Grant::new(section, clock.clone())?);
+            return Ok(Some(Shown { header: http::header::AUTHORIZATION, value }));
+        }
+    };
+    let file = section.filename.as_ref().map(|path| Token::of(path, &section.scheme));
     // The name was checked when it was read.
-    let header = HeaderName::from_bytes(section.header.as_bytes()).ok()?;
-    Some(Shown { header, value: Arc::new(move || token.value()) })
+    let header = HeaderName::from_bytes(section.header.as_bytes()).ok();
+    let shown = |(token, header): (Token, HeaderName)| Shown { header, value: Arc::new(move || token.value()) };
+    Ok(file.zip(header).map(shown))
 }
 
-/// The header an exporter sends by this authenticator.
+/// The headers of an exporter with what it sends by this authenticator. The last one of a name is sent.
 #[must_use]
-pub fn sent(config: &Config, id: &Id) -> Option<(String, Secret)> {
-    match config.extensions.get(id)? {
-        ExtensionConfig::BearerToken(section) => section.sent(),
-        ExtensionConfig::BasicAuth(section) => section.sent(),
-        ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_) | ExtensionConfig::Idle(_) => None,
+pub fn sent(config: &Config, id: &Id, mut headers: Headers) -> Headers {
+    match config.extensions.get(id) {
+        Some(ExtensionConfig::BearerToken(section)) => headers.extend(section.sent()),
+        Some(ExtensionConfig::BasicAuth(section)) => headers.extend(section.sent()),
+        Some(ExtensionConfig::HeadersSetter(section)) => return section.applied_to(headers),
+        _ => {}
     }
+    headers
 }

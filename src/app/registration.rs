@@ -11,13 +11,13 @@
 //! these two ways; who sends to any other collector names none, and nothing is said there that nobody asked for.
 
 use super::exporters;
+use super::guards::Followed;
 use super::machine::address_towards;
 use super::plan::{Config, ExporterConfig, ExtensionConfig, ReceiverConfig};
 use super::roster::{REGISTRAR, row};
 use super::wire::StartError;
 use crate::base::{Clock, Dice, Stamp};
 use crate::config::{Id, Secret};
-use crate::extensions::authenticators::config::BearerTokenConfig;
 use crate::otlp::Signal;
 use crate::registrar::actor::Locate;
 use crate::registrar::api::Api;
@@ -32,6 +32,7 @@ use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::Health;
 use crate::uplink::config::{OtlpHttpConfig, Place as GrpcPlace};
+use crate::uplink::metrics::UplinkMetrics;
 use crate::uplink::otlp_http::OtlpHttp;
 use crate::uplink::transport::Transport;
 use http::Uri;
@@ -66,7 +67,7 @@ pub struct Plan {
     /// Whose way is used.
     pub exporter: Id,
     section: ExporterConfig,
-    token: Option<BearerTokenConfig>,
+    token: Option<Followed>,
     settings: RegistrationConfig,
     file: Option<PathBuf>,
     workspace_id: Option<String>,
@@ -157,7 +158,8 @@ fn headers(section: &ExporterConfig) -> &[(String, Secret)] {
     match section {
         ExporterConfig::OtlpHttp(section) => &section.headers,
         ExporterConfig::OtlpGrpc(section) => &section.headers,
-        _ => &[],
+        ExporterConfig::LoadBalancing(section) => section.protocol.headers(),
+        ExporterConfig::Debug(_) => &[],
     }
 }
 
@@ -177,7 +179,10 @@ fn with_ids(section: &mut ExporterConfig, ids: [(&str, &Option<String>); 2]) {
         match section {
             ExporterConfig::OtlpHttp(section) => section.headers.push((header.to_owned(), Secret::new(id))),
             ExporterConfig::OtlpGrpc(section) => section.headers.push((header.to_owned(), Secret::new(id))),
-            _ => {}
+            ExporterConfig::LoadBalancing(section) => {
+                section.protocol.headers_mut().push((header.to_owned(), Secret::new(id)));
+            }
+            ExporterConfig::Debug(_) => {}
         }
     }
 }
@@ -249,7 +254,8 @@ impl Plan {
         let timeout = match &mut section {
             ExporterConfig::OtlpHttp(section) => &mut section.timeout,
             ExporterConfig::OtlpGrpc(section) => &mut section.timeout,
-            _ => return section,
+            ExporterConfig::LoadBalancing(section) => section.protocol.timeout_mut(),
+            ExporterConfig::Debug(_) => return section,
         };
         *timeout = Some(timeout.map_or(TIMEOUT, |timeout| timeout.min(TIMEOUT)));
         section
@@ -290,16 +296,19 @@ impl Plan {
 
     fn lines(&self, clock: &Clock) -> Result<Lines, StartError> {
         let no = |why: String| StartError::Component { id: format!("registration, by {}", self.exporter), why };
-        let shown = || self.token.as_ref().and_then(super::guards::shown);
+        let shown = self.token.as_ref().map(|token| super::guards::shown(token, clock));
+        let shown = shown.transpose().map_err(|error| no(error.to_string()))?.flatten();
         if let (Mode::Direct, Some(api)) = (self.settings.mode, self.api()) {
-            let (shown, of) = (shown(), clock.clone());
+            let of = clock.clone();
             let make = move || Ok(OtlpHttp::new(&api, 1, of.clone())?.showing(shown.clone()));
             make().map_err(|error: crate::uplink::client::ClientError| no(error.to_string()))?;
             let (make, clock) = (Arc::new(make), clock.clone());
             return Ok(Arc::new(move || Arc::new(Api::new(make.clone(), clock.clone())) as Arc<dyn Line>));
         }
         let section = self.collector();
-        let ways = exporters::ways(&section, clock, shown()).map_err(|error| no(error.to_string()))?;
+        // Which endpoint is away is said by the exporter itself.
+        let quiet = UplinkMetrics::new(&Metrics::detached(), &Health::starting(clock.clone()), "registration");
+        let ways = exporters::ways(&section, clock, shown.as_ref(), &quiet).map_err(|error| no(error.to_string()))?;
         let (_, encoding, level) = exporters::manner(&section);
         Ok(Arc::new(move || Arc::new(Through::new(ways(), encoding, level)) as Arc<dyn Line>))
     }

@@ -237,6 +237,19 @@ impl<'a> Section<'a> {
         Some(scalar.text.clone())
     }
 
+    /// A list of URLs of HTTP to send to; a single one counts as a list of one.
+    #[must_use]
+    pub fn urls(&self, key: &'static str) -> Vec<String> {
+        let urls = self.texts_if_given(key).unwrap_or_default();
+        for (n, (url, at)) in urls.iter().enumerate() {
+            if let Err((why, meant)) = check_url(url) {
+                let path = format!("{}[{n}]", self.path_of(key));
+                self.reading().problems.error_meaning(*at, &path, why, meant.as_deref());
+            }
+        }
+        urls.into_iter().map(|(url, _)| url).collect()
+    }
+
     /// An endpoint cannot do without its variables.
     fn refuses_missing(&self, key: &'static str, scalar: &Scalar) -> bool {
         for missing in scalar.missing() {
@@ -315,6 +328,22 @@ impl<'a> Section<'a> {
             Some((entry.key.clone(), Secret::new(text)))
         };
         entries.filter_map(one).collect()
+    }
+
+    /// A map of free names to a text, or to a list of texts, that nobody shall see.
+    #[must_use]
+    pub fn secret_params(&self, key: &'static str) -> Headers {
+        let mut params = Headers::new();
+        for entry in self.free(key) {
+            let path = format!("{}.{}", self.path_of(key), entry.key);
+            self.reading().is_secret(path.clone());
+            for value in entry.value.as_seq().unwrap_or(std::slice::from_ref(&entry.value)) {
+                let Some(scalar) = self.scalar_of(value, &path, "a text, or a list of texts") else { continue };
+                self.tell_missing(scalar, value.at, &path, READ_AS_EMPTY);
+                params.push((entry.key.clone(), Secret::new(&*scalar.text)));
+            }
+        }
+        params
     }
 
     /// A regular expression, or `None` when nothing stands there or it does not compile.

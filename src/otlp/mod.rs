@@ -30,7 +30,7 @@
 //! |---|---|
 //! | `walk.rs` | may these bytes be kept, and how many items are they |
 //! | `merge.rs` | many requests in one |
-//! | `split.rs` `outline.rs` | cutting at item borders; where the items lie |
+//! | `split.rs` `outline.rs` | cutting at item borders, picking items; where the items lie |
 //! | `rewrite.rs` `list.rs` | processors on wire bytes; one list of attributes |
 //! | `sieve.rs` | dropping items |
 //! | `only.rs` `peek.rs` | for which items; looking into a message without decoding it |
@@ -79,7 +79,7 @@ pub use outline::{all_below, count, is_deprecated};
 pub use peek::{Leaf, Peek, PeekAny};
 pub use rewrite::{Rewriter, Rule, Target, TooDeep};
 pub use sieve::Sieve;
-pub use split::Cutter;
+pub use split::{Around, Cutter};
 pub use walk::{Walked, walk};
 pub use wire::{CONCERNED_MAX, DEPTH_MAX, Malformed, PARTS_MAX, Place, REQUEST_MAX, What};
 

@@ -41,6 +41,17 @@ pub(super) struct Parent {
     pub(super) whole: Range<u32>,
 }
 
+impl Parent {
+    /// The field of the attributes of its items, if it is a kind of a metric's data.
+    pub(super) fn attributes(&self) -> u32 {
+        match self.number {
+            9 => 9,  // HistogramDataPoint
+            10 => 1, // ExponentialHistogramDataPoint
+            _ => 7,  // NumberDataPoint, SummaryDataPoint
+        }
+    }
+}
+
 /// The map of one request. Parents stand before their children; number 0 is the request itself.
 #[derive(Debug, Default)]
 pub(super) struct Outline {

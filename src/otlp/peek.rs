@@ -68,6 +68,22 @@ impl<'a> Peek<'a> {
         None
     }
 
+    /// The attributes in the list at field `list`, sorted by name; of two of one name the first.
+    #[must_use]
+    pub fn attributes(self, list: u32) -> Vec<(&'a str, PeekAny<'a>)> {
+        let mut found = Vec::new();
+        let mut pieces = Pieces::of(self.0, 0..self.0.len());
+        while let Ok(Some(piece)) = pieces.next() {
+            if piece.is(list) {
+                let pair = Peek(&self.0[piece.value()]);
+                found.push((pair.text(1), pair.any(2)));
+            }
+        }
+        found.sort_by_key(|(name, _)| *name);
+        found.dedup_by_key(|(name, _)| *name);
+        found
+    }
+
     /// Where the value of the last writing of a field stands.
     #[inline(always)]
     fn last(self, number: u32, wire: u8) -> Option<Range<usize>> {

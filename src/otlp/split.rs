@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What always holds:
-//! * A part has exactly the items asked for, in order: ranges that tile the request give each item once.
+//! * A part has exactly the items asked for, in order: ranges that tile the request give each item once, and so do picks.
 //! * A part carries resource, scope, schema urls, a metric's name, unit, metadata and temporality, and the unknown
 //!   fields of all of them. A metric's data points may go to different parts.
 //! * The same request and range give the same part.
@@ -17,9 +17,25 @@
 
 use super::Signal;
 use super::outline::{Leaf, Outline};
-use super::wire::{Malformed, Open, What, bad, varint_len};
+use super::peek::Peek;
+use super::wire::{Malformed, Open, Pieces, What, bad, varint_len};
 use bytes::Bytes;
 use std::ops::Range;
+
+/// An item and what stands around it.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    /// `Resource`.
+    pub resource: Peek<'a>,
+    /// `Metric` without its points; empty for other signals.
+    pub metric: Peek<'a>,
+    /// `Span`, `LogRecord` or a data point.
+    pub item: Peek<'a>,
+    /// Of a data point: where its attributes are.
+    pub attributes: u32,
+    /// The one before stands in something else.
+    pub is_first: bool,
+}
 
 /// A request that [`walk`](super::walk()) has accepted, with the map that cuts follow.
 #[derive(Debug)]
@@ -58,7 +74,59 @@ impl Cutter {
         if items.is_empty() {
             return Ok(Bytes::new()); // the empty request
         }
-        Ok(build(&self.outline, &self.request, items))
+        if let Some(slice) = as_it_lies(&self.outline, items.clone()) {
+            return Ok(self.request.slice(slice));
+        }
+        Ok(build(&self.outline, &self.request, &self.outline.leaves[items.start as usize..items.end as usize]))
+    }
+
+    /// The request with those of the items that are wanted, by their number.
+    #[must_use]
+    pub fn pick(&self, wanted: impl Fn(u32) -> bool) -> Bytes {
+        let chosen: Vec<Leaf> =
+            (0..self.items()).zip(&self.outline.leaves).filter(|(n, _)| wanted(*n)).map(|(_, leaf)| *leaf).collect();
+        match chosen.len() {
+            0 => Bytes::new(), // the empty request
+            all if all == self.outline.leaves.len() => self.request.clone(),
+            _ => build(&self.outline, &self.request, &chosen),
+        }
+    }
+
+    /// Shows every item with what stands around it, in order.
+    pub fn each(&self, mut see: impl FnMut(Around<'_>)) {
+        for run in self.outline.leaves.chunk_by(|a, b| a.parent == b.parent) {
+            let path = Path::to(&self.outline, run[0].parent);
+            let resource = self.resource(path.containers()[0]);
+            let metric = if path.depth == Path::DEPTH { self.own_fields(path.containers()[2]) } else { Vec::new() };
+            let attributes = self.outline.parents[run[0].parent as usize].attributes();
+            for (n, leaf) in run.iter().enumerate() {
+                let field = leaf.start as usize..leaf.end as usize;
+                let item = Pieces::of(&self.request, field).next().ok().flatten().map_or(0..0, |piece| piece.value());
+                let item = Peek(&self.request[item]);
+                let (resource, metric) = (Peek(&resource), Peek(&metric));
+                see(Around { resource, metric, item, attributes, is_first: n == 0 });
+            }
+        }
+    }
+
+    /// The `Resource` of a container directly below the request: its occurrences one after the other, which is how they merge.
+    fn resource(&self, container: u32) -> Vec<u8> {
+        let mut resource = Vec::new();
+        for piece in envelope(&self.outline, container) {
+            let mut pieces = Pieces::of(&self.request, piece.start as usize..piece.end as usize);
+            while let Ok(Some(piece)) = pieces.next() {
+                if piece.is(1) {
+                    resource.extend_from_slice(&self.request[piece.value()]);
+                }
+            }
+        }
+        resource
+    }
+
+    fn own_fields(&self, container: u32) -> Vec<u8> {
+        let mut fields = Vec::new();
+        put_envelope(&self.outline, &self.request, container, &mut fields);
+        fields
     }
 
     /// Bytes of envelopes that every part with any of these items is longer than, however few it has; 0 without items.
@@ -96,12 +164,8 @@ fn put_envelope(outline: &Outline, request: &[u8], parent: u32, out: &mut Vec<u8
     }
 }
 
-/// Makes the request with the leaves `items`, which are at least one.
-fn build(outline: &Outline, request: &Bytes, items: Range<u32>) -> Bytes {
-    if let Some(slice) = as_it_lies(outline, items.clone()) {
-        return request.slice(slice);
-    }
-    let leaves = &outline.leaves[items.start as usize..items.end as usize];
+/// Makes the request with these leaves, which are at least one and in order.
+fn build(outline: &Outline, request: &Bytes, leaves: &[Leaf]) -> Bytes {
     let mut out = Vec::with_capacity(capacity(outline, leaves));
     put_envelope(outline, request, REQUEST, &mut out);
     let mut here = Path::default();

@@ -39,7 +39,8 @@ impl Through {
 impl Line for Through {
     fn say(&self, letter: &Letter) -> BoxFuture<'static, Answer> {
         let body = Packer::new(self.encoding, self.level).pack(&export::request(letter).into());
-        let sent = self.transport.send(Parcel { signal: Signal::Metrics, body, upload_id: letter.upload_id() });
+        let sent =
+            self.transport.send(Parcel { signal: Signal::Metrics, body, upload_id: letter.upload_id(), origin: None });
         async move { Answer::of_export(&sent.await) }.boxed()
     }
 }

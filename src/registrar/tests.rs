@@ -478,7 +478,7 @@ fn a_registration_goes_before_data_and_never_in_its_way() {
             let (rig, inner, count) = (Rig::new(true, None), Arc::new(Inner::default()), Arc::new(AtomicU32::new(0)));
             let line = Arc::new(Scripted { said: count.clone(), heard });
             let transport = Announced::new(inner.clone(), rig.office.clone(), line, same_way);
-            let parcel = || Parcel { signal: Signal::Logs, body: Packed::default(), upload_id: "x".to_owned() };
+            let parcel = || Parcel { signal: Signal::Logs, body: Packed::default(), upload_id: "x".to_owned(), origin: None };
             for _ in 0..2 {
                 // One of each signal, as an uplink begins.
                 for verdict in join_all((0..3).map(|_| transport.send(parcel()))).await {

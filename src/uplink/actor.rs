@@ -23,7 +23,7 @@ use super::link::Link;
 use super::pack::Packer;
 use super::prepare::{cut, prepare};
 use super::retry::OnExpiry;
-use super::transport::{Parcel, Transport};
+use super::transport::{Origin, Parcel, Transport};
 use super::verdict::Verdict;
 use super::wiring::{LaneSettings, LaneView, Lines, UplinkSettings, View};
 use crate::base::Dice;
@@ -376,6 +376,7 @@ impl Uplink {
             signal: self.lanes[at].signal,
             body: upload.body.clone(),
             upload_id: upload.part.upload_id(&self.lines.depot.spool_id(), self.lanes[at].lane),
+            origin: Some(Origin { lane: self.lanes[at].lane, pieces: upload.part.pieces.clone() }),
         };
         self.lines.metrics.sent(&parcel.body);
         let sent = self.transport.send(parcel);
@@ -555,7 +556,7 @@ impl Uplink {
         let spool = self.lines.depot.spool_id();
         let raw = gap::request(&losses, &self.lines.metrics.speaker(&spool), self.lines.clock.now().wall_ns);
         let body = self.packer.pack(&raw);
-        let parcel = Parcel { signal: Signal::Metrics, body, upload_id: format!("{spool}/gaps") };
+        let parcel = Parcel { signal: Signal::Metrics, body, upload_id: format!("{spool}/gaps"), origin: None };
         self.lines.metrics.sent(&parcel.body);
         let (sent, depot) = (self.transport.send(parcel), self.lines.depot.clone());
         let told = async move {

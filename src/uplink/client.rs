@@ -12,6 +12,7 @@
 //!   requests, and one whose path died swallows them until TCP gives it up, after a quarter of an hour.
 //! * No secret appears in an error or a log line.
 
+use super::config::SourceConfig;
 use super::link::Trouble;
 use super::transport::{Parcel, Transport};
 use super::verdict::Verdict;
@@ -55,13 +56,33 @@ pub enum ClientError {
     Setting(String),
 }
 
-/// A header whose value is asked for at each upload: a token in a file that changes.
+/// A header whose value is asked for at each upload: a token in a file that changes, or one that a server gives.
 #[derive(Clone)]
 pub struct Shown {
     /// Its name.
     pub header: HeaderName,
-    /// Its value now, or why there is none: the data waits then.
-    pub value: Arc<dyn Fn() -> Result<Secret, String> + Send + Sync>,
+    /// Who says what it is now.
+    pub value: Arc<dyn Credentials>,
+}
+
+/// What we prove ourselves by, as it is now.
+pub trait Credentials: Send + Sync {
+    /// What stands in the header; or what that there is nothing means for an upload, which waits.
+    fn value(&self) -> BoxFuture<'_, Result<Secret, Verdict>>;
+
+    /// The far end refused this one. Whether the upload may go once more, with another.
+    fn refused(&self, value: &Secret) -> bool;
+}
+
+/// What is at hand: the data waits for a person while it is not.
+impl<F: Fn() -> Result<Secret, String> + Send + Sync> Credentials for F {
+    fn value(&self) -> BoxFuture<'_, Result<Secret, Verdict>> {
+        std::future::ready(self().map_err(|why| Verdict::Hold { why })).boxed()
+    }
+
+    fn refused(&self, _: &Secret) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for Shown {
@@ -71,14 +92,14 @@ impl fmt::Debug for Shown {
 }
 
 impl Shown {
-    /// Puts it among `headers`.
+    /// Puts it among `headers`; returns it.
     ///
     /// # Errors
-    /// Why there is nothing to show.
-    pub(super) fn put(&self, headers: &mut HeaderMap) -> Result<(), String> {
-        let value = carried(&(self.value)()?)?;
-        headers.insert(&self.header, value);
-        Ok(())
+    /// What it means for an upload that there is nothing to show.
+    pub(super) async fn put(&self, headers: &mut HeaderMap) -> Result<Secret, Verdict> {
+        let value = self.value.value().await?;
+        headers.insert(&self.header, carried(&value).map_err(|why| Verdict::Hold { why })?);
+        Ok(value)
     }
 }
 
@@ -226,8 +247,9 @@ impl<R: Recipe> Transport for Renewed<R> {
 
 /// What sends where no client can be made: nothing, and says why. The data waits for a person.
 #[derive(Debug)]
-struct NoClient {
-    why: String,
+pub struct NoClient {
+    /// Why there is none.
+    pub why: String,
 }
 
 impl Transport for NoClient {
@@ -281,6 +303,19 @@ pub(super) fn reasons(error: &reqwest::Error) -> String {
     if texts.is_empty() { "no answer".to_owned() } else { texts.join(": ") }
 }
 
+/// Puts what is shown among `headers`, if anything is; returns it.
+pub(super) async fn show(shown: Option<&Shown>, headers: &mut HeaderMap) -> Result<Option<Secret>, Verdict> {
+    match shown {
+        Some(shown) => shown.put(headers).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The far end refused what was shown; whether the upload may go once more.
+pub(super) fn may_show_another(shown: Option<&Shown>, value: Option<&Secret>) -> bool {
+    shown.zip(value).is_some_and(|(shown, value)| shown.value.refused(value))
+}
+
 /// The machine's architecture by Go's name for it, which far ends' dashboards know.
 #[must_use]
 pub fn arch() -> &'static str {
@@ -331,6 +366,18 @@ pub fn install_provider() {
     static ONCE: Once = Once::new();
     // An error says that one is installed already, which is all we want.
     ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+}
+
+/// Connections leave from where the operator wants it.
+///
+/// # Errors
+/// When we may not choose the interface.
+pub(super) fn leaving_from(mut builder: ClientBuilder, source: &SourceConfig) -> Result<ClientBuilder, ClientError> {
+    source.check().map_err(ClientError::Setting)?;
+    if let Some(interface) = &source.interface {
+        builder = builder.interface(interface);
+    }
+    Ok(builder.local_address(source.local_address))
 }
 
 pub(super) fn with_tls(

@@ -1,10 +1,18 @@
-//! `exporters.otlphttp` (also `otlp_http`), `exporters.otlp` (also `otlp_grpc`), `exporters.logging` and `exporters.debug`
-//! (reference §2.9–2.12).
+//! `exporters.otlphttp` (also `otlp_http`), `exporters.otlp` (also `otlp_grpc`), `exporters.loadbalancing`,
+//! `exporters.logging` and `exporters.debug` (reference §2.9–2.12).
 
 mod drain;
+mod failover;
+mod load_balancing;
+mod oauth2;
 mod otlp_grpc;
+mod source;
 
-pub use otlp_grpc::{Balancer, Keepalive, OtlpGrpcConfig, Place};
+pub use failover::FailoverConfig;
+pub use load_balancing::{LoadBalancingConfig, Protocol, ResolverConfig, RoutingKey};
+pub use oauth2::{Credential, OAuth2Config};
+pub use otlp_grpc::{Balancer, Endpoint, Keepalive, OtlpGrpcConfig, Place};
+pub use source::SourceConfig;
 
 use super::drain::Drain;
 use crate::base::backoff::Curve;
@@ -23,6 +31,8 @@ pub struct OtlpHttpConfig {
     pub metrics_endpoint: Option<String>,
     /// `logs_endpoint`: used verbatim.
     pub logs_endpoint: Option<String>,
+    /// `failover`, ours: other bases, for when `endpoint` is away.
+    pub failover: FailoverConfig<String>,
     /// `headers`: sent with every request, over our own.
     pub headers: Headers,
     /// `encoding`, proto.
@@ -48,6 +58,8 @@ pub struct OtlpHttpConfig {
     pub http2_ping_timeout: Duration,
     /// `proxy_url`; None: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` decide.
     pub proxy_url: Option<String>,
+    /// `interface`, `local_address`.
+    pub source: SourceConfig,
     /// `tls`.
     pub tls: TlsClient,
     /// `auth.authenticator`: an extension whose credentials are sent.
@@ -69,6 +81,7 @@ impl Default for OtlpHttpConfig {
             traces_endpoint: None,
             metrics_endpoint: None,
             logs_endpoint: None,
+            failover: FailoverConfig::default(),
             headers: Headers::new(),
             format: Format::Proto,
             compression: Compression::Gzip,
@@ -81,6 +94,7 @@ impl Default for OtlpHttpConfig {
             http2_read_idle_timeout: None,
             http2_ping_timeout: Duration::from_secs(15),
             proxy_url: None,
+            source: SourceConfig::default(),
             tls: TlsClient::default(),
             auth: None,
             retry_on_failure: RetryConfig::default(),
@@ -104,6 +118,15 @@ impl OtlpHttpConfig {
             || self.endpoint.as_ref().map(|base| format!("{}/v1/{signal}", base.strip_suffix('/').unwrap_or(base)));
         own.clone().or_else(base)
     }
+}
+
+/// An endpoint in logs and labels: without its scheme and what is a secret in it.
+fn name(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{host}{}", path.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/'))
 }
 
 /// `encoding`.
@@ -290,13 +313,40 @@ impl OtlpHttpConfig {
     /// Reads `exporters.otlphttp`.
     #[must_use]
     pub fn read(s: &Section<'_>) -> OtlpHttpConfig {
-        let default = OtlpHttpConfig::default();
-        let compression = Compression::read(s, &["gzip", "zstd", "snappy", "zlib", "deflate", "none", "", "lz4"]);
         let config = OtlpHttpConfig {
             endpoint: s.url_if_given("endpoint"),
             traces_endpoint: s.url_if_given("traces_endpoint"),
             metrics_endpoint: s.url_if_given("metrics_endpoint"),
             logs_endpoint: s.url_if_given("logs_endpoint"),
+            failover: s.section("failover", |s| FailoverConfig::read(s, |s| s.urls("endpoints"))),
+            ..OtlpHttpConfig::without_endpoint(s)
+        };
+        config.check_endpoints(s);
+        s.moot("profiles_endpoint", "profiles are not a signal of this build");
+        config
+    }
+
+    /// Reads `exporters.loadbalancing.protocol.otlphttp`, ours: all but where the far end is.
+    #[must_use]
+    pub fn template(s: &Section<'_>) -> OtlpHttpConfig {
+        s.accept(&["endpoint"]); // as in `protocol.otlp`
+        for key in ["failover", "traces_endpoint", "metrics_endpoint", "logs_endpoint"] {
+            s.refuse(key, "has no place here: which endpoints there are the resolver says");
+        }
+        OtlpHttpConfig::without_endpoint(s)
+    }
+
+    fn without_endpoint(s: &Section<'_>) -> OtlpHttpConfig {
+        let default = OtlpHttpConfig::default();
+        let compression = Compression::read(s, &["gzip", "zstd", "snappy", "zlib", "deflate", "none", "", "lz4"]);
+        s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
+        s.moot("max_idle_conns", "max_idle_conns_per_host bounds the connections of an exporter, which has one host");
+        s.moot("cookies", "answers of a collector set none");
+        s.moot("force_attempt_http2", "HTTP/2 is used whenever the far end offers it");
+        s.moot("dialer", "`timeout` bounds an upload from the first packet on");
+        s.moot("batcher", "the batch processor decides what one upload is");
+        s.refuse("middlewares", "middlewares are not available in this build");
+        OtlpHttpConfig {
             headers: s.headers("headers"),
             format: s.choice("encoding", Format::Proto, &[("proto", Format::Proto), ("json", Format::Json)]),
             compression,
@@ -309,27 +359,52 @@ impl OtlpHttpConfig {
             http2_read_idle_timeout: s.duration_or_never("http2_read_idle_timeout", None),
             http2_ping_timeout: s.duration_above_zero("http2_ping_timeout", default.http2_ping_timeout),
             proxy_url: s.url_if_given("proxy_url"),
+            source: SourceConfig::read(s),
             tls: s.section("tls", TlsClient::read),
             auth: authenticator(s),
             retry_on_failure: s.section("retry_on_failure", RetryConfig::read),
             sending_queue: s.section("sending_queue", QueueConfig::read),
             gap_report: s.section("gap_report", GapReportConfig::read),
             drain: s.section("drain", Drain::read),
+            ..default
+        }
+    }
+
+    /// Each endpoint with its name, the preferred one first, as an exporter with that endpoint alone.
+    #[must_use]
+    pub fn each(&self) -> Vec<(String, OtlpHttpConfig)> {
+        let alone = |url: &String| {
+            let failover = FailoverConfig { endpoints: Vec::new(), ..self.failover.clone() };
+            (name(url), OtlpHttpConfig { endpoint: Some(url.clone()), failover, ..self.clone() })
         };
-        config.check_endpoints(s);
-        s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
-        s.moot("max_idle_conns", "max_idle_conns_per_host bounds the connections of an exporter, which has one host");
-        s.moot("cookies", "answers of a collector set none");
-        s.moot("force_attempt_http2", "HTTP/2 is used whenever the far end offers it");
-        s.moot("dialer", "`timeout` bounds an upload from the first packet on");
-        s.moot("batcher", "the batch processor decides what one upload is");
-        s.moot("profiles_endpoint", "profiles are not a signal of this build");
-        s.refuse("middlewares", "middlewares are not available in this build");
-        config
+        self.endpoint.iter().chain(&self.failover.endpoints).map(alone).collect()
+    }
+
+    fn check_failover(&self, s: &Section<'_>) {
+        let others = &self.failover.endpoints;
+        if others.is_empty() {
+            return;
+        }
+        let own = [&self.traces_endpoint, &self.metrics_endpoint, &self.logs_endpoint];
+        s.unless(own.iter().all(|url| url.is_none()), "failover", || {
+            "stands beside the endpoint of a signal, which has no others; give endpoint alone".to_owned()
+        });
+        s.unless(self.endpoint.is_some() || s.fills("endpoint"), "failover", || {
+            "has endpoints for when endpoint is away, and there is none".to_owned()
+        });
+        s.unless(!others.iter().any(|url| url.contains(['?', '#'])), "failover", || {
+            "has an endpoint with a query, which would stand in front of /v1/…".to_owned()
+        });
+        let all: Vec<String> = self.each().into_iter().map(|(name, _)| name).collect();
+        let twice = all.iter().enumerate().find(|(n, name)| all[..*n].contains(name));
+        s.unless(twice.is_none(), "failover", || {
+            format!("has the endpoint {} twice", twice.map_or("", |(_, name)| name))
+        });
     }
 
     fn check_endpoints(&self, s: &Section<'_>) {
         const KEYS: [&str; 4] = ["endpoint", "traces_endpoint", "metrics_endpoint", "logs_endpoint"];
+        self.check_failover(s);
         if !KEYS.iter().any(|key| s.fills(key)) {
             s.error_here(format!("at least one endpoint must be given: {}", KEYS.join(", ")));
         }
@@ -345,7 +420,7 @@ impl OtlpHttpConfig {
         }
         let all = [&self.endpoint, &self.traces_endpoint, &self.metrics_endpoint, &self.logs_endpoint];
         let is_https = |url: &String| url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
-        let any_https = all.into_iter().flatten().any(is_https);
+        let any_https = all.into_iter().flatten().chain(&self.failover.endpoints).any(is_https);
         let any_url = all.into_iter().flatten().next().is_some();
         let misleading = self.tls.insecure && any_https && !self.tls.insecure_skip_verify;
         s.warn_unless(!misleading, "tls", || {
@@ -508,9 +583,9 @@ mod tests {
 
     #[test]
     fn every_key_of_the_exporter_arrives() {
-        let yaml = "{traces_endpoint: 'http://t', logs_endpoint: 'https://l/x', compression: zlib, compression_params: {level: 9}, encoding: json, timeout: 0s, headers: {a: b}, \
+        let yaml = "{traces_endpoint: 'http://t', logs_endpoint: 'https://l/x', failover: {after: 1m, probe_interval: 2m}, compression: zlib, compression_params: {level: 9}, encoding: json, timeout: 0s, headers: {a: b}, \
                     max_idle_conns_per_host: 5, max_conns_per_host: 6, idle_conn_timeout: 0, disable_keep_alives: true, \
-                    http2_read_idle_timeout: 10s, http2_ping_timeout: 2s, proxy_url: 'http://p:1', tls: {insecure_skip_verify: true}, \
+                    http2_read_idle_timeout: 10s, http2_ping_timeout: 2s, proxy_url: 'http://p:1', interface: wwan0, local_address: 10.0.0.2, tls: {insecure_skip_verify: true}, \
                     retry_on_failure: {enabled: false, initial_interval: 1s, randomization_factor: 0, multiplier: 2, \
                                        max_interval: 9s, max_elapsed_time: 0, on_expiry: drop, reconnect_spread: 1m}, \
                     sending_queue: {enabled: true, num_consumers: 3, queue_size: 4, storage: file_storage/x}, \
@@ -524,6 +599,7 @@ mod tests {
             traces_endpoint: Some("http://t".to_owned()),
             metrics_endpoint: None,
             logs_endpoint: Some("https://l/x".to_owned()),
+            failover: FailoverConfig { endpoints: Vec::new(), after: secs(60), probe_interval: secs(120) },
             headers: vec![("a".to_owned(), Secret::new("b"))],
             format: Format::Json,
             compression: Compression::Zlib,
@@ -536,6 +612,10 @@ mod tests {
             http2_read_idle_timeout: Some(secs(10)),
             http2_ping_timeout: secs(2),
             proxy_url: Some("http://p:1".to_owned()),
+            source: SourceConfig {
+                interface: Some("wwan0".to_owned()),
+                local_address: Some(std::net::IpAddr::from([10, 0, 0, 2])),
+            },
             tls: TlsClient { insecure_skip_verify: true, ..TlsClient::default() },
             auth: None,
             retry_on_failure: RetryConfig {
@@ -564,6 +644,25 @@ mod tests {
             },
         };
         assert_eq!(config, expected);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn the_endpoints_of_failover_are_bases_and_no_two_are_one() {
+        for (yaml, names, told) in [
+            ("{endpoint: 'http://a', failover: {endpoints: ['http://u:s3cret@b:1/x/', 'https://c?']}}", &["a", "b:1/x", "c"][..], "has an endpoint with a query, which would stand in front of /v1/…"),
+            ("{endpoint: 'http://a:1', failover: {endpoints: 'http://b'}}",          &["a:1", "b"], ""),
+            ("{endpoint: 'http://a:1'}",                                             &["a:1"], ""),
+            ("{endpoint: 'http://a:1', failover: {endpoints: ['https://a:1/']}}",    &["a:1", "a:1"], "has the endpoint a:1 twice"),
+            ("{endpoint: 'http://a', failover: {endpoints: ['b:4318']}}",            &["a", "b:4318"], "`b:4318` has no scheme; it must begin with http:// or https://; did you mean `http://b:4318`?"),
+            ("{logs_endpoint: 'http://a', failover: {endpoints: ['http://b']}}",     &["b"], "has endpoints for when endpoint is away, and there is none | stands beside the endpoint of a signal, which has no others; give endpoint alone"),
+        ] {
+            let (config, said) = try_out(yaml, &[], OtlpHttpConfig::read);
+            let each = config.each();
+            assert_eq!(each.iter().map(|(name, _)| name).collect::<Vec<_>>(), names, "{yaml}");
+            assert!(each.iter().all(|(_, alone)| alone.each().len() == 1));
+            assert_eq!(said, told, "{yaml}");
+        }
     }
 
     #[test]

@@ -5,11 +5,12 @@
 
 use super::fate::Blame;
 use super::gap::{Heard, speaker};
-use super::link::Link;
+use super::link::{Link, Trouble};
 use super::pack::Body;
+use super::verdict::Verdict;
 use crate::otlp::Signal;
 use crate::spool::Loss;
-use crate::telemetry::metrics::{Counter, Counters, Gauge};
+use crate::telemetry::metrics::{Counter, Counters, Gauge, Gauges, Histograms};
 use crate::telemetry::{ExporterMetrics, Health, Metrics};
 use std::time::Duration;
 use tracing::{Span, error, info, warn};
@@ -70,6 +71,59 @@ impl UplinkMetrics {
             health: health.clone(),
             span: tracing::info_span!("component", kind = "exporter", name = exporter),
         }
+    }
+
+    /// For the endpoints of an exporter that has several.
+    #[must_use]
+    pub fn endpoints(&self) -> EndpointMetrics {
+        let counters = |name, help, labels| self.all.counters(name, help, labels);
+        EndpointMetrics {
+            exporter: self.exporter.clone(),
+            requests: counters(
+                "tfo_agent_endpoint_requests",
+                "Requests to one endpoint of several: taken, not_taken.",
+                &["exporter", "endpoint", "outcome"],
+            ),
+            moves: counters(
+                "tfo_agent_endpoint_moves",
+                "Changes of the belief about one endpoint of several: up, away.",
+                &["exporter", "endpoint", "to"],
+            ),
+            original: None,
+            health: self.health.clone(),
+            span: self.span.clone(),
+        }
+    }
+
+    /// For those of a `loadbalancing` exporter, counted under the original's names too; and for what is found of them.
+    #[must_use]
+    pub fn backends(&self) -> (EndpointMetrics, BackendMetrics) {
+        let counters = |name, help, labels| self.all.counters(name, help, labels);
+        let outcomes = counters(
+            "otelcol_loadbalancer_backend_outcome",
+            "Requests to each endpoint by whether they were taken.",
+            &["endpoint", "success"],
+        );
+        let text = "Time of a request to each endpoint, ms.";
+        let latency =
+            self.all.histograms("otelcol_loadbalancer_backend_latency", text, &["endpoint"], &LATENCY_BUCKETS_MS);
+        let found = BackendMetrics {
+            resolutions: counters(
+                "otelcol_loadbalancer_num_resolutions",
+                "Looks for endpoints by whether they found some.",
+                &["resolver", "success"],
+            ),
+            updates: counters(
+                "otelcol_loadbalancer_num_backend_updates",
+                "Looks that found other endpoints than the one before.",
+                &["resolver"],
+            ),
+            count: self.all.gauges("otelcol_loadbalancer_num_backends", "Endpoints found.", &["resolver"]),
+            health: self.health.clone(),
+            exporter: self.exporter.clone(),
+            span: self.span.clone(),
+        };
+        (EndpointMetrics { original: Some((outcomes, latency)), ..self.endpoints() }, found)
     }
 
     /// A new life begins and believes the best; what an earlier one put on the board is its own.
@@ -243,6 +297,104 @@ impl UplinkMetrics {
 
     fn outcome(&self, outcome: &str, items: u32) {
         self.items.with(&[&self.exporter, outcome]).add(items.into());
+    }
+}
+
+/// As in 0.88 (contrib, `exporter/loadbalancingexporter/metrics.go`).
+const LATENCY_BUCKETS_MS: [f64; 10] = [5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0];
+
+/// What is said of each endpoint of an exporter that has several.
+#[derive(Debug, Clone)]
+pub struct EndpointMetrics {
+    exporter: String,
+    requests: Counters,
+    moves: Counters,
+    /// The original's of `loadbalancing`.
+    original: Option<(Counters, Histograms)>,
+    health: Health,
+    span: Span,
+}
+
+impl EndpointMetrics {
+    /// A request was answered there, or was not, after so long.
+    pub fn answered(&self, endpoint: &str, verdict: &Verdict, took: Duration) {
+        let is_taken = matches!(verdict, Verdict::Accepted { .. });
+        let outcome = if is_taken { "taken" } else { "not_taken" };
+        self.requests.with(&[&self.exporter, endpoint, outcome]).inc();
+        if let Some((outcomes, latency)) = &self.original {
+            outcomes.with(&[endpoint, if is_taken { "true" } else { "false" }]).inc();
+            latency.with(&[endpoint]).observe(took.as_secs_f64() * 1_000.0);
+        }
+    }
+
+    /// The belief about it changed; `None`: it is up.
+    pub fn moved(&self, endpoint: &str, before: Option<Trouble>, after: Option<Trouble>, why: &str) {
+        match (before, after) {
+            (_, None) => {
+                self.moves.with(&[&self.exporter, endpoint, "up"]).inc();
+                self.health.recovered(&self.on_board(endpoint));
+                info!(parent: &self.span, endpoint, "endpoint is used again");
+            }
+            (before, Some(trouble)) => {
+                let reason = format!("endpoint is {trouble}: {why}; others are used in its place");
+                self.health.degraded(&self.on_board(endpoint), &reason);
+                if before.is_none() {
+                    self.moves.with(&[&self.exporter, endpoint, "away"]).inc();
+                    warn!(parent: &self.span, endpoint, %trouble, error = why, "endpoint is away; others are used in its place");
+                }
+            }
+        }
+    }
+
+    /// It is none of the exporter's any more, or of a life that is over.
+    pub fn gone(&self, endpoint: &str) {
+        self.health.recovered(&self.on_board(endpoint));
+    }
+
+    fn on_board(&self, endpoint: &str) -> String {
+        format!("{}/{endpoint}", self.exporter)
+    }
+}
+
+/// What is said of looking for endpoints.
+#[derive(Debug, Clone)]
+pub struct BackendMetrics {
+    resolutions: Counters,
+    updates: Counters,
+    count: Gauges,
+    health: Health,
+    exporter: String,
+    span: Span,
+}
+
+impl BackendMetrics {
+    /// These were found.
+    pub fn found(&self, resolver: &str, endpoints: &[String], is_new: bool) {
+        self.resolutions.with(&[resolver, "true"]).inc();
+        self.health.recovered(&self.on_board());
+        if is_new {
+            self.updates.with(&[resolver]).inc();
+            self.count.with(&[resolver]).set_count(endpoints.len() as u64);
+            info!(parent: &self.span, resolver, endpoints = endpoints.join(" "), "endpoints were found");
+        }
+    }
+
+    /// Nothing was found; those of before stay. `is_news`: it was not said before.
+    pub fn not_found(&self, resolver: &str, why: &str, is_news: bool) {
+        self.resolutions.with(&[resolver, "false"]).inc();
+        if is_news {
+            self.health.degraded(&self.on_board(), &format!("endpoints cannot be looked for ({resolver}): {why}"));
+            warn!(parent: &self.span, resolver, error = why, "endpoints cannot be looked for; those of before stay");
+        }
+    }
+
+    /// The exporter is gone, or its life is over.
+    pub fn gone(&self) {
+        self.health.recovered(&self.on_board());
+    }
+
+    fn on_board(&self) -> String {
+        format!("{}/resolver", self.exporter)
     }
 }
 

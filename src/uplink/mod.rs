@@ -36,11 +36,17 @@
 //! | `gap.rs` | saying what will never arrive |
 //! | `depot.rs`, `transport.rs` | what is asked of the spool and of the network |
 //! | `otlp_http.rs`, `otlp_grpc.rs`, `client.rs` | OTLP over HTTP and gRPC, and what both share |
+//! | `oauth2.rs` | a token that a server gives |
+//! | `failover.rs`, `way.rs`, `endpoint.rs` | several endpoints in order of preference; the way to one; what is believed of it |
+//! | `balanced.rs`, `ring.rs`, `taken.rs` | one upload to several endpoints by keys; who gets what; what is not sent again |
+//! | `backends.rs`, `resolver.rs`, `k8s.rs` | who those endpoints are |
 //! | `wiring.rs`, `actor.rs`, `metrics.rs` | the actor, what it is told, what it tells |
 //! | `debug.rs` | the `logging` and `debug` exporters |
 
 pub mod actor;
 pub mod assemble;
+pub mod backends;
+pub mod balanced;
 pub mod client;
 pub mod config;
 pub mod debug;
@@ -48,21 +54,29 @@ pub mod depot;
 pub mod desk;
 pub mod drain;
 pub mod due;
+pub mod endpoint;
+pub mod failover;
 pub mod fate;
 pub mod flow;
 pub mod gap;
 pub mod hand;
+mod k8s;
 pub mod link;
 pub mod metrics;
+pub mod oauth2;
 pub mod otlp_grpc;
 pub mod otlp_http;
 pub mod pace;
 pub mod pack;
 pub mod prepare;
+mod resolver;
 pub mod retry;
+pub mod ring;
 pub mod split;
+mod taken;
 pub mod transport;
 pub mod verdict;
+mod way;
 pub mod wiring;
 
 pub use actor::Uplink;

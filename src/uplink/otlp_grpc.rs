@@ -17,7 +17,7 @@
 
 use super::client::{
     CONNECT_MAX, ClientError, Elsewhere, Names, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, Turn, headers,
-    install_provider, setting, silence, system_names, user_agent, with_tls,
+    install_provider, leaving_from, may_show_another, setting, show, silence, system_names, user_agent, with_tls,
 };
 use super::config::{Balancer, OtlpGrpcConfig, Place};
 use super::pack::{Body, Encoding};
@@ -50,7 +50,7 @@ const ANSWER_MAX: u64 = 4 << 20;
 const RING_MAX: usize = 8;
 /// Uploads remembered for having been called out of range.
 const OUT_OF_RANGE_MAX: usize = 32;
-/// Tries of a request that the far end has not looked at.
+/// Tries of a request that the far end has not looked at, or whose token it refused.
 const TRIES: u32 = 2;
 
 /// The client of one exporter.
@@ -152,6 +152,7 @@ impl Inner {
             }
             None => return Err(ClientError::Setting("endpoint is not given".to_owned())),
         };
+        let builder = leaving_from(builder, &config.source)?;
         with_tls(builder, &config.tls, config.encrypted())?.build().map_err(|e| setting("client", e))
     }
 
@@ -164,11 +165,10 @@ impl Inner {
         self.ring[n].get_or_init(|| self.build(n).unwrap_or_else(|_| first.clone()))
     }
 
-    fn request(&self, parcel: &Parcel) -> Result<HeaderMap, Verdict> {
+    /// With what is shown in it.
+    async fn request(&self, parcel: &Parcel) -> Result<(HeaderMap, Option<Secret>), Verdict> {
         let mut headers = self.headers.clone();
-        if let Some(Err(why)) = self.shown.as_ref().map(|shown| shown.put(&mut headers)) {
-            return Err(Verdict::Hold { why });
-        }
+        let shown = show(self.shown.as_ref(), &mut headers).await?;
         // gRPC's own names are not the operator's.
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -181,21 +181,31 @@ impl Inner {
         {
             headers.insert("grpc-timeout", timeout);
         }
-        // Made of a uuid and numbers; should it ever not be a header, the upload goes without.
-        if let Ok(id) = HeaderValue::from_str(&parcel.upload_id) {
+        if let Some(id) = parcel.id() {
             headers.insert(UPLOAD_ID, id);
         }
-        Ok(headers)
+        Ok((headers, shown))
     }
 
-    async fn converse(&self, parcel: &Parcel, headers: HeaderMap) -> Verdict {
+    async fn converse(&self, parcel: &Parcel) -> Verdict {
         let url = &self.urls[parcel.signal as usize - 1];
         let mut tries = TRIES;
         loop {
             tries -= 1;
-            let request = self.client().post(url.clone()).headers(headers.clone()).body(framed(&parcel.body));
+            let (headers, shown) = match self.request(parcel).await {
+                Ok(request) => request,
+                Err(verdict) => return verdict,
+            };
+            let request = self.client().post(url.clone()).headers(headers).body(framed(&parcel.body));
             let error = match request.send().await {
                 Ok(response) => match read(response).await {
+                    Ok(answer)
+                        if tries > 0
+                            && is_unauthenticated(&answer)
+                            && may_show_another(self.shown.as_ref(), shown.as_ref()) =>
+                    {
+                        continue;
+                    }
                     Ok(answer) => {
                         let verdict = Verdict::of_grpc_answer(&answer, self.clock.now().wall_ns);
                         return self.weigh(verdict, &parcel.upload_id, answer.status.as_ref().map(Status::code));
@@ -232,13 +242,7 @@ impl Inner {
 impl Transport for OtlpGrpc {
     fn send(&self, parcel: Parcel) -> BoxFuture<'static, Verdict> {
         let inner = self.0.clone();
-        async move {
-            match inner.request(&parcel) {
-                Ok(headers) => inner.converse(&parcel, headers).await,
-                Err(verdict) => verdict,
-            }
-        }
-        .boxed()
+        async move { inner.converse(&parcel).await }.boxed()
     }
 }
 
@@ -357,6 +361,13 @@ async fn read(response: reqwest::Response) -> Result<GrpcAnswer, reqwest::Error>
     }
     answer.http.body = kept.freeze();
     Ok(answer)
+}
+
+fn is_unauthenticated(answer: &GrpcAnswer) -> bool {
+    match &answer.status {
+        Some(status) => status.code() == Code::Unauthenticated,
+        None => answer.http.status == 401, // a proxy's
+    }
 }
 
 /// What kind of no answer it is.

@@ -13,15 +13,15 @@
 //! * No secret appears in an error or a log line.
 
 use super::client::{
-    CONNECT_MAX, ClientError, Elsewhere, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, headers, install_provider, setting,
-    silence, system_names, user_agent, with_tls,
+    CONNECT_MAX, ClientError, Elsewhere, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, headers, install_provider,
+    leaving_from, may_show_another, setting, show, silence, system_names, user_agent, with_tls,
 };
 use super::config::{Format, OtlpHttpConfig};
 use super::pack::{LEVEL, Stream};
 use super::transport::{Parcel, Transport, UPLOAD_ID};
 use super::verdict::{BODY_MAX, HttpAnswer, Verdict};
 use crate::base::Clock;
-use crate::config::TlsClient;
+use crate::config::{Secret, TlsClient};
 use crate::otlp::{Signal, to_json_in_pieces};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -30,6 +30,8 @@ use reqwest::{Client, ClientBuilder, Response, Url, redirect};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
+/// Tries of an upload: a second one, with another token, when the far end refuses the first.
+const TRIES: u32 = 2;
 /// Most redirects of one request; a far end that sends us in circles is as good as silent.
 const REDIRECTS_MAX: usize = 5;
 
@@ -82,7 +84,7 @@ impl OtlpHttp {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let encrypted = urls.iter().flatten().any(|url| url.scheme() == "https");
-        builder = with_tls(builder, &config.tls, encrypted)?;
+        builder = with_tls(leaving_from(builder, &config.source)?, &config.tls, encrypted)?;
         if let (Some(name), true) = (&config.tls.server_name_override, encrypted) {
             (builder, headers) = with_name(builder, headers, name, &mut urls)?;
         }
@@ -101,9 +103,10 @@ impl OtlpHttp {
         };
         let mut headers = HeaderMap::with_capacity(self.headers.len() + 1);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        let request = self.with_ours(headers).map(|headers| self.client.post(url).headers(headers).body(body));
+        let this = self.clone();
         async move {
-            match request?.send().await {
+            this.with_ours(&mut headers).await?;
+            match this.client.post(url).headers(headers).body(body).send().await {
                 Ok(response) => Ok(read(response).await),
                 Err(error) => Err(silence(&error)),
             }
@@ -111,13 +114,10 @@ impl OtlpHttp {
         .boxed()
     }
 
-    /// The operator's headers win.
-    fn with_ours(&self, mut headers: HeaderMap) -> Result<HeaderMap, Verdict> {
+    /// The operator's headers win. What is shown of credentials.
+    async fn with_ours(&self, headers: &mut HeaderMap) -> Result<Option<Secret>, Verdict> {
         headers.extend(self.headers.clone());
-        if let Some(shown) = &self.shown {
-            shown.put(&mut headers).map_err(|why| Verdict::Hold { why })?;
-        }
-        Ok(headers)
+        show(self.shown.as_ref(), headers).await
     }
 
     /// With this header, which wins over one of the same name.
@@ -165,6 +165,17 @@ fn places(config: &OtlpHttpConfig) -> Option<Arc<Semaphore>> {
     config.max_conns_per_host.map(|most| Arc::new(Semaphore::new(most as usize)))
 }
 
+impl OtlpHttp {
+    async fn post(&self, url: Url, headers: HeaderMap, body: Bytes) -> Result<HttpAnswer, reqwest::Error> {
+        // Held until the answer is read. (Places are never closed.)
+        let _place = match &self.places {
+            Some(places) => places.acquire().await.ok(),
+            None => None,
+        };
+        Ok(read(self.client.post(url).headers(headers).body(body).send().await?).await)
+    }
+}
+
 impl Transport for OtlpHttp {
     fn send(&self, parcel: Parcel) -> BoxFuture<'static, Verdict> {
         let Some(url) = self.urls[parcel.signal as usize - 1].clone() else {
@@ -177,30 +188,31 @@ impl Transport for OtlpHttp {
         if let Some(name) = parcel.body.encoding.name() {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
         }
-        // Made of a uuid and numbers; should it ever not be a header, the upload goes without.
-        if let Ok(id) = HeaderValue::from_str(&parcel.upload_id) {
+        if let Some(id) = parcel.id() {
             headers.insert(UPLOAD_ID, id);
         }
-        let headers = match self.with_ours(headers) {
-            Ok(headers) => headers,
-            Err(verdict) => return std::future::ready(verdict).boxed(),
-        };
         let body = match self.json.map(|level| in_json(&parcel, level)) {
             None => parcel.body.bytes,
             Some(Ok(body)) => body,
             Some(Err(verdict)) => return std::future::ready(verdict).boxed(),
         };
-        let request = self.client.post(url).headers(headers).body(body);
-        let (clock, places) = (self.clock.clone(), self.places.clone());
+        let this = self.clone();
         async move {
-            // Held until the answer is read. (Places are never closed.)
-            let _place = match &places {
-                Some(places) => places.acquire().await.ok(),
-                None => None,
-            };
-            match request.send().await {
-                Ok(response) => Verdict::of_http(&read(response).await, clock.now().wall_ns),
-                Err(error) => silence(&error),
+            let mut tries = TRIES;
+            loop {
+                tries -= 1;
+                let shown = match this.with_ours(&mut headers).await {
+                    Ok(shown) => shown,
+                    Err(verdict) => return verdict,
+                };
+                let answer = match this.post(url.clone(), headers.clone(), body.clone()).await {
+                    Ok(answer) => answer,
+                    Err(error) => return silence(&error),
+                };
+                let again = answer.status == 401 && tries > 0;
+                if !(again && may_show_another(this.shown.as_ref(), shown.as_ref())) {
+                    return Verdict::of_http(&answer, this.clock.now().wall_ns);
+                }
             }
         }
         .boxed()

@@ -14,6 +14,8 @@
 mod body;
 pub mod grpc;
 
+pub(super) use body::printable;
+
 use super::link::Trouble;
 use bytes::Bytes;
 use std::time::{Duration, UNIX_EPOCH};
@@ -114,6 +116,47 @@ impl Verdict {
         }
     }
 
+    /// The same, with the name of the endpoint it came from.
+    #[must_use]
+    pub fn at(self, endpoint: &str) -> Verdict {
+        let named = |why: String| format!("{endpoint}: {why}");
+        match self {
+            taken @ Verdict::Accepted { .. } => taken,
+            Verdict::Later { after, why } => Verdict::Later { after, why: named(why) },
+            Verdict::Split { too_large, why } => Verdict::Split { too_large, why: named(why) },
+            Verdict::Hold { why } => Verdict::Hold { why: named(why) },
+            Verdict::Silence { trouble, why } => Verdict::Silence { trouble, why: named(why) },
+        }
+    }
+
+    /// Of two endpoints that did not take an upload, or each a part of it: an answer counts before silence, the moment
+    /// before the credentials, and both before the data, which may be as good as it is elsewhere.
+    #[must_use]
+    pub fn and(self, other: Verdict) -> Verdict {
+        let rank = |verdict: &Verdict| match verdict {
+            Verdict::Accepted { .. } => 0,
+            Verdict::Silence { .. } => 1,
+            Verdict::Split { .. } => 2,
+            Verdict::Hold { .. } => 3,
+            Verdict::Later { .. } => 4,
+        };
+        match (self, other) {
+            (Verdict::Silence { trouble: a, why }, Verdict::Silence { trouble: b, why: more }) => {
+                // Where a connection was made, what was sent may be to blame.
+                let trouble = if b == Trouble::NoAnswer { b } else { a };
+                Verdict::Silence { trouble, why: format!("{why}; {more}") }
+            }
+            (Verdict::Later { after: a, why }, Verdict::Later { after: b, why: more }) => {
+                Verdict::Later { after: a.max(b), why: format!("{why}; {more}") }
+            }
+            (Verdict::Split { too_large: a, why }, Verdict::Split { too_large: b, why: more }) => {
+                Verdict::Split { too_large: a || b, why: format!("{why}; {more}") }
+            }
+            (a, b) if rank(&a) >= rank(&b) => a,
+            (_, b) => b,
+        }
+    }
+
     /// What a gRPC status means (opentelemetry-proto, docs/specification.md, "Failures", OTLP/gRPC).
     #[must_use]
     pub fn of_grpc(code: Code, message: &str, retry_info: Option<Duration>) -> Verdict {
@@ -174,7 +217,7 @@ fn portal(answer: &HttpAnswer) -> Verdict {
 
 /// `Retry-After` as a duration: whole seconds, or an HTTP date, measured against the far end's own `Date` because a
 /// gateway without a battery may believe it is 1970.
-fn retry_after(answer: &HttpAnswer, wall_ns: u64) -> Option<Duration> {
+pub(super) fn retry_after(answer: &HttpAnswer, wall_ns: u64) -> Option<Duration> {
     let value = answer.retry_after.as_deref()?.trim();
     if let Ok(seconds) = value.parse::<u64>() {
         return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
@@ -203,6 +246,33 @@ mod tests {
             Verdict::Hold { .. } => "hold",
             Verdict::Silence { .. } => "silence",
         }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn of_two_verdicts_the_one_that_helps_counts() {
+        let why = |text: &str| text.to_owned();
+        let silence = |trouble, text| Verdict::Silence { trouble, why: why(text) };
+        let later = |s: Option<u64>, text| Verdict::Later { after: s.map(Duration::from_secs), why: why(text) };
+        let split = |too_large, text| Verdict::Split { too_large, why: why(text) };
+        let hold = || Verdict::Hold { why: why("h") };
+        let (away, mute) = (Trouble::Unreachable, Trouble::NoAnswer);
+        for (a, b, both) in [
+            (silence(away, "a"),   silence(mute, "b"),   silence(mute, "a; b")),
+            (silence(mute, "a"),   silence(away, "b"),   silence(mute, "a; b")),
+            (silence(away, "a"),   hold(),               hold()),
+            (hold(),               later(None, "l"),     later(None, "l")),
+            (later(Some(3), "a"),  later(None, "b"),     later(Some(3), "a; b")),
+            (split(false, "a"),    split(true, "b"),     split(true, "a; b")),
+            (split(false, "s"),    hold(),               hold()),
+            (silence(away, "a"),   split(true, "s"),     split(true, "s")),
+        ] {
+            assert_eq!(a.clone().and(b.clone()), both, "{a:?} {b:?}");
+            if short(&a) != short(&b) {
+                assert_eq!(b.and(a), both);
+            }
+        }
+        assert_eq!(silence(away, "w").at("c:1"), silence(away, "c:1: w"));
     }
 
     /// The table of the issue: every status there is, and what becomes of an upload.

@@ -4,6 +4,7 @@ use super::{ExporterConfig, ExtensionConfig, ProcessorConfig, ReceiverConfig};
 use crate::config::Section;
 use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig};
 use crate::extensions::file_storage::config::FileStorageConfig;
+use crate::extensions::headers_setter::HeadersSetterConfig;
 use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::extensions::idle::IdleConfig;
 use crate::otlp::Signal;
@@ -15,7 +16,7 @@ use crate::processors::probabilistic_sampler::config::SamplerConfig;
 use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
-use crate::uplink::config::{DebugConfig, OtlpGrpcConfig, OtlpHttpConfig};
+use crate::uplink::config::{DebugConfig, LoadBalancingConfig, OAuth2Config, OtlpGrpcConfig, OtlpHttpConfig};
 
 /// One component type.
 #[derive(Debug)]
@@ -118,7 +119,11 @@ pub static EXPORTERS: Class<ExporterConfig> = Class {
         },
         Kind { names: &["logging"], signals: ALL, read: Some(|s| ExporterConfig::Debug(DebugConfig::read(s, true))) },
         Kind { names: &["debug"], signals: ALL, read: Some(|s| ExporterConfig::Debug(DebugConfig::read(s, false))) },
-        Kind { names: &["loadbalancing"], signals: ALL, read: None },
+        Kind {
+            names: &["loadbalancing", "load_balancing"],
+            signals: ALL,
+            read: Some(|s| ExporterConfig::LoadBalancing(Box::new(LoadBalancingConfig::read(s)))),
+        },
     ],
 };
 
@@ -147,6 +152,16 @@ pub static EXTENSIONS: Class<ExtensionConfig> = Class {
             signals: &[],
             read: Some(|s| ExtensionConfig::BasicAuth(BasicAuthConfig::read(s))),
         },
+        Kind {
+            names: &["oauth2client", "oauth2_client"],
+            signals: &[],
+            read: Some(|s| ExtensionConfig::OAuth2(Box::new(OAuth2Config::read(s)))),
+        },
+        Kind {
+            names: &["headers_setter"],
+            signals: &[],
+            read: Some(|s| ExtensionConfig::HeadersSetter(HeadersSetterConfig::read(s))),
+        },
         Kind { names: &["zpages"], signals: &[], read: Some(|s| ExtensionConfig::Idle(IdleConfig::zpages(s))) },
         Kind { names: &["pprof"], signals: &[], read: Some(|s| ExtensionConfig::Idle(IdleConfig::pprof(s))) },
         Kind {
@@ -169,7 +184,7 @@ mod tests {
         assert!(RECEIVERS.kind("fluent_forward").is_some() && RECEIVERS.kind("jaeger").is_none());
         assert_eq!(
             EXPORTERS.names().collect::<Vec<_>>(),
-            ["otlphttp", "otlp_http", "otlp", "otlp_grpc", "logging", "debug"]
+            ["otlphttp", "otlp_http", "otlp", "otlp_grpc", "logging", "debug", "loadbalancing", "load_balancing"]
         );
     }
 }

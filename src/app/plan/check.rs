@@ -25,6 +25,7 @@ pub(super) fn check(config: &mut Config, top: &Section<'_>) {
     // What these miss may stand in a source that could not be read.
     if !top.reading().problems.is_partial() {
         check_urls(config, top);
+        check_routing(config, top);
         check_groups(config, top);
         link_storages(config, &exporters, top);
         link_authenticators(config, &receivers, &exporters, top);
@@ -73,6 +74,24 @@ fn check_urls(config: &Config, top: &Section<'_>) {
                 let message =
                     format!("the pipeline `{pipeline}` sends here; give endpoint or {}_endpoint", pipeline.signal);
                 tell(top, "exporters", id, "", |s, at, path| s.error(at, path, message));
+            }
+        }
+    }
+}
+
+/// What is sent to a `loadbalancing` exporter has the key it goes by.
+fn check_routing(config: &Config, top: &Section<'_>) {
+    for pipeline in &config.service.pipelines {
+        for id in &pipeline.exporters {
+            let Some(ExporterConfig::LoadBalancing(exporter)) = config.exporters.get(id) else { continue };
+            let unfit = exporter.routing_key.filter(|key| !key.suits(pipeline.signal));
+            if let Some(key) = unfit {
+                let message = format!(
+                    "{} is no key of {}, and the pipeline `{pipeline}` sends here",
+                    quote(key.name()),
+                    pipeline.signal
+                );
+                tell(top, "exporters", id, "routing_key", |s, at, path| s.error(at, path, message));
             }
         }
     }
@@ -145,9 +164,10 @@ fn check_matching(matching: &Matching, (id, key): (&Id, &str), pipeline: &Pipeli
 /// Every storage an exporter names is there, is one, and starts.
 fn link_storages(config: &mut Config, exporters: &BTreeSet<Id>, top: &Section<'_>) {
     for id in exporters {
-        let Some(queue) = config.exporters.get(id).and_then(ExporterConfig::queue) else { continue };
+        let Some(exporter) = config.exporters.get(id) else { continue };
+        let Some(queue) = exporter.queue() else { continue };
         let Some(storage) = queue.storage.as_ref().filter(|_| queue.enabled) else { continue };
-        let key = "sending_queue.storage";
+        let key = &*exporter.path_of("sending_queue.storage");
         match config.extensions.get(storage) {
             None => {
                 let ids: Vec<String> = config.extensions.keys().map(Id::to_string).collect();
@@ -175,25 +195,28 @@ fn link_storages(config: &mut Config, exporters: &BTreeSet<Id>, top: &Section<'_
 /// Every authenticator a component names is there, is one of its kind, and starts. To serve or send without the check
 /// somebody asked for would be wrong, so everything else is an error.
 fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters: &BTreeSet<Id>, top: &Section<'_>) {
-    let mut named: Vec<(&'static str, Id, &'static str, Id)> = Vec::new();
+    let mut named: Vec<(&'static str, Id, String, Id)> = Vec::new();
     for id in receivers {
         if let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(id) {
             let grpc =
                 otlp.grpc.as_ref().and_then(|grpc| Some(("protocols.grpc.auth.authenticator", grpc.auth.clone()?)));
             let http =
                 otlp.http.as_ref().and_then(|h| Some(("protocols.http.auth.authenticator", h.server.auth.clone()?)));
-            named.extend(grpc.into_iter().chain(http).map(|(key, auth)| ("receivers", id.clone(), key, auth)));
+            named.extend(
+                grpc.into_iter().chain(http).map(|(key, auth)| ("receivers", id.clone(), key.to_owned(), auth)),
+            );
         }
     }
     for id in &config.service.extensions {
         if let Some(ExtensionConfig::HealthCheck(health)) = config.extensions.get(id) {
             let auth = health.server.auth.clone();
-            named.extend(auth.map(|auth| ("extensions", id.clone(), "auth.authenticator", auth)));
+            named.extend(auth.map(|auth| ("extensions", id.clone(), "auth.authenticator".to_owned(), auth)));
         }
     }
     for id in exporters {
-        let auth = config.exporters.get(id).and_then(ExporterConfig::auth).cloned();
-        named.extend(auth.map(|auth| ("exporters", id.clone(), "auth.authenticator", auth)));
+        let Some(exporter) = config.exporters.get(id) else { continue };
+        let (auth, key) = (exporter.auth().cloned(), exporter.path_of("auth.authenticator"));
+        named.extend(auth.map(|auth| ("exporters", id.clone(), key, auth)));
     }
     for (class, id, key, auth) in named {
         let name = quote(&auth.to_string());
@@ -202,10 +225,10 @@ fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters:
             let missing = !config.extensions.contains_key(&auth);
             let meant = top.reading().problems.meant_id(&auth.to_string(), &ids);
             let meant = meant.filter(|_| missing);
-            tell(top, class, &id, key, |s, at, path| s.error_meaning(at, path, format!("{name} {why}"), meant));
+            tell(top, class, &id, &key, |s, at, path| s.error_meaning(at, path, format!("{name} {why}"), meant));
         } else if !config.service.extensions.contains(&auth) {
             let message = format!("{name} is not listed in service.extensions; it is started all the same");
-            tell(top, class, &id, key, |s, at, path| s.warn(at, path, message));
+            tell(top, class, &id, &key, |s, at, path| s.warn(at, path, message));
             config.service.extensions.push(auth);
         }
     }
@@ -216,7 +239,7 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
     match extension {
         None => Err("is not defined under extensions"),
         Some(ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_) | ExtensionConfig::Idle(_)) => {
-            Err("is no authenticator; bearertokenauth and basicauth are")
+            Err("is no authenticator; bearertokenauth, basicauth, oauth2client and headers_setter are")
         }
         Some(ExtensionConfig::BasicAuth(basic)) if sends && basic.client_auth.is_none() => {
             Err("has no client_auth, which is what an exporter sends")
@@ -224,7 +247,15 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
         Some(ExtensionConfig::BasicAuth(basic)) if !sends && basic.htpasswd.is_none() => {
             Err("has no htpasswd, which is what a server asks by")
         }
-        Some(ExtensionConfig::BearerToken(_) | ExtensionConfig::BasicAuth(_)) => Ok(()),
+        Some(ExtensionConfig::OAuth2(_) | ExtensionConfig::HeadersSetter(_)) if !sends => {
+            Err("is for exporters; a server asks by bearertokenauth or basicauth")
+        }
+        Some(
+            ExtensionConfig::BearerToken(_)
+            | ExtensionConfig::BasicAuth(_)
+            | ExtensionConfig::OAuth2(_)
+            | ExtensionConfig::HeadersSetter(_),
+        ) => Ok(()),
     }
 }
 
@@ -232,19 +263,28 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
 fn check_credentials(config: &Config, top: &Section<'_>) {
     let asked = config.asked_by_servers();
     let sent: BTreeSet<&Id> = config.exporters.values().filter_map(ExporterConfig::auth).collect();
-    for id in &config.service.extensions {
-        let (key, path, is_htpasswd) = match config.extensions.get(id) {
-            Some(ExtensionConfig::BearerToken(bearer)) => ("filename", bearer.filename.as_ref(), false),
+    let files = config.service.extensions.iter().flat_map(|id| {
+        let of = |key, path: Option<&'_ PathBuf>| path.map(|path| (id, key, path.clone()));
+        match config.extensions.get(id) {
+            Some(ExtensionConfig::BearerToken(bearer)) => vec![of("filename", bearer.filename.as_ref())],
             Some(ExtensionConfig::BasicAuth(basic)) => {
-                ("htpasswd.file", basic.htpasswd.as_ref().and_then(|htpasswd| htpasswd.file.as_ref()), true)
+                vec![of("htpasswd.file", basic.htpasswd.as_ref().and_then(|htpasswd| htpasswd.file.as_ref()))]
             }
-            _ => continue,
-        };
-        let Some(path) = path else { continue };
-        let told = match top.reading().host.read(path) {
+            Some(ExtensionConfig::OAuth2(oauth2)) => vec![
+                of("client_id_file", oauth2.client_id.file()),
+                of("client_secret_file", oauth2.client_secret.file()),
+            ],
+            _ => Vec::new(),
+        }
+    });
+    for (id, key, path) in files.flatten() {
+        let is_htpasswd = key == "htpasswd.file";
+        let told = match top.reading().host.read(&path) {
             Err(e) => Some(format!("`{}` cannot be read: {e}", path.display())),
             Ok(bytes) if is_htpasswd => htpasswd::parse(&String::from_utf8_lossy(&bytes)).err().map(|e| e.to_string()),
-            Ok(bytes) => bytes.trim_ascii().is_empty().then(|| format!("`{}` holds no token", path.display())),
+            Ok(bytes) => bytes.trim_ascii().is_empty().then(|| {
+                format!("`{}` holds {}", path.display(), if key == "filename" { "no token" } else { "nothing" })
+            }),
         };
         match told {
             Some(told) if sent.contains(id) && !asked.contains(id) => {

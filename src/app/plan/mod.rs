@@ -29,6 +29,7 @@ pub use read::{Outcome, read, read_given};
 use crate::config::Id;
 use crate::extensions::authenticators::config::{BasicAuthConfig, BearerTokenConfig};
 use crate::extensions::file_storage::config::FileStorageConfig;
+use crate::extensions::headers_setter::HeadersSetterConfig;
 use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::extensions::idle::IdleConfig;
 use crate::otlp::Signal;
@@ -42,7 +43,9 @@ use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
 use crate::registrar::config::RegistrationConfig;
 use crate::telemetry::config::TelemetryConfig;
-use crate::uplink::config::{DebugConfig, OtlpGrpcConfig, OtlpHttpConfig, QueueConfig};
+use crate::uplink::config::{
+    DebugConfig, LoadBalancingConfig, OAuth2Config, OtlpGrpcConfig, OtlpHttpConfig, QueueConfig,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -98,6 +101,8 @@ pub enum ExporterConfig {
     OtlpHttp(Box<OtlpHttpConfig>),
     /// `otlp`, `otlp_grpc`.
     OtlpGrpc(Box<OtlpGrpcConfig>),
+    /// `loadbalancing`.
+    LoadBalancing(Box<LoadBalancingConfig>),
     /// `logging`, `debug`.
     Debug(DebugConfig),
 }
@@ -109,7 +114,19 @@ impl ExporterConfig {
         match self {
             ExporterConfig::OtlpHttp(exporter) => Some(&exporter.sending_queue),
             ExporterConfig::OtlpGrpc(exporter) => Some(&exporter.sending_queue),
+            ExporterConfig::LoadBalancing(exporter) => Some(exporter.protocol.queue()),
             ExporterConfig::Debug(_) => None,
+        }
+    }
+
+    /// Where this key of an `otlp` exporter stands in its section.
+    #[must_use]
+    pub fn path_of(&self, key: &str) -> String {
+        match self {
+            ExporterConfig::LoadBalancing(exporter) if !(exporter.owns_queue && key.starts_with("sending_queue")) => {
+                format!("protocol.{}.{key}", exporter.protocol.key())
+            }
+            _ => key.to_owned(),
         }
     }
 
@@ -119,6 +136,7 @@ impl ExporterConfig {
         match self {
             ExporterConfig::OtlpHttp(exporter) => exporter.auth.as_ref(),
             ExporterConfig::OtlpGrpc(exporter) => exporter.auth.as_ref(),
+            ExporterConfig::LoadBalancing(exporter) => exporter.protocol.auth(),
             ExporterConfig::Debug(_) => None,
         }
     }
@@ -135,6 +153,10 @@ pub enum ExtensionConfig {
     BearerToken(BearerTokenConfig),
     /// `basicauth`.
     BasicAuth(BasicAuthConfig),
+    /// `oauth2client`.
+    OAuth2(Box<OAuth2Config>),
+    /// `headers_setter`.
+    HeadersSetter(HeadersSetterConfig),
     /// `zpages`, `pprof`, `memory_ballast`: understood, and never started.
     Idle(IdleConfig),
 }

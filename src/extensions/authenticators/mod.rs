@@ -13,6 +13,8 @@
 //!   guesses waits in a queue with an end, and keeps nobody out who has another name.
 //! * A file is read again when it changes; what cannot be used is told, and what was good stays.
 //!
+//! (`oauth2client`, whose token a server gives to the uplink, is `uplink::oauth2`.)
+//!
 //! | file | holds |
 //! |---|---|
 //! | `config` | the two sections |

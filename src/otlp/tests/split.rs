@@ -72,6 +72,37 @@ proptest! {
         }
     }
 
+    /// Goal: items that go several ways arrive each once, in order, with their envelopes; and what is shown around an item is
+    /// what a decoding collector sees.
+    #[test]
+    fn picks_have_all_items_once_in_order_with_their_envelopes(
+        signal in signals(), many in prop::collection::vec(entropy(), 1..5), ways in prop::collection::vec(0_u8..3, 1..40),
+    ) {
+        let request = merged(signal, &many);
+        let cutter = Cutter::of(signal, &request).expect("it was accepted");
+        let all = tree::items(signal, &request);
+        let way = |n: u32| ways[n as usize % ways.len()];
+        for one in 0..3 {
+            let part = cutter.pick(|n| way(n) == one);
+            let theirs: Vec<_> =
+                (0..).zip(&all).filter(|(n, _)| way(*n) == one).map(|(_, item)| item.clone()).collect();
+            prop_assert_eq!(walk(signal, &part).map(|walked| walked.items as usize), Ok(theirs.len()));
+            prop_assert_eq!(tree::items(signal, &part), theirs);
+            prop_assert!(part.len() <= request.len());
+        }
+        // Each item alone shows the same around it.
+        let mut shown = Vec::new();
+        cutter.each(|at| shown.push((at.resource.0.to_vec(), at.metric.0.to_vec(), at.item.0.to_vec())));
+        prop_assert_eq!(shown.len(), all.len());
+        for (n, shown) in (0..).zip(shown) {
+            let alone = cutter.pick(|item| item == n);
+            let mut seen = Vec::new();
+            let cutter = Cutter::of(signal, &alone).expect("it was picked");
+            cutter.each(|at| seen.push((at.resource.0.to_vec(), at.metric.0.to_vec(), at.item.0.to_vec())));
+            prop_assert_eq!(seen, vec![shown]);
+        }
+    }
+
     #[test]
     fn damaged_requests_are_cut_or_refused_but_never_a_panic(
         signal in signals(), choices in entropy(), hits in damage(), at in 0_u32..4,
@@ -86,6 +117,8 @@ proptest! {
             let items: u32 = parts.iter().map(|part| count(signal, part).expect("built of what was read")).sum();
             prop_assert_eq!(items, cutter.items());
             let _ = cutter.least_envelope(0..9);
+            let _ = cutter.pick(|n| n % 2 == 0);
+            cutter.each(|_| {});
         }
         let _ = take(signal, &request, 1..2);
     }

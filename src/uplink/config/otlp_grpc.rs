@@ -1,6 +1,7 @@
 //! `exporters.otlp` (also `otlp_grpc`): OTLP over gRPC (reference §2.10).
 
-use super::{Compression, GapReportConfig, QueueConfig, RetryConfig, compression_level};
+use super::{Compression, FailoverConfig, GapReportConfig, QueueConfig, RetryConfig, SourceConfig, compression_level};
+use crate::config::problems::At;
 use crate::config::{Headers, Id, Section, TlsClient, authenticator};
 use crate::uplink::drain::Drain;
 use std::fmt;
@@ -14,6 +15,8 @@ pub struct OtlpGrpcConfig {
     pub endpoint: Option<Place>,
     /// It began with `https://`: TLS, whatever `tls.insecure` says.
     pub https: bool,
+    /// `failover`, ours: others, for when `endpoint` is away.
+    pub failover: FailoverConfig<Endpoint>,
     /// `authority`: named to the far end in the place of the endpoint's host.
     pub authority: Option<String>,
     /// `headers`: sent as metadata; what is written under a name in `-bin` is sent in base64.
@@ -28,6 +31,8 @@ pub struct OtlpGrpcConfig {
     pub balancer: Balancer,
     /// `proxy_url`, ours: through which TLS goes; None: `HTTPS_PROXY` and `NO_PROXY` decide.
     pub proxy_url: Option<String>,
+    /// `interface`, `local_address`, ours.
+    pub source: SourceConfig,
     /// `keepalive`. None: no pings.
     pub keepalive: Option<Keepalive>,
     /// `tls`.
@@ -42,6 +47,15 @@ pub struct OtlpGrpcConfig {
     pub gap_report: GapReportConfig,
     /// `drain`, ours.
     pub drain: Drain,
+}
+
+/// One of several far ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it is.
+    pub place: Place,
+    /// It began with `https://`.
+    pub https: bool,
 }
 
 /// Where a far end is.
@@ -98,6 +112,7 @@ impl Default for OtlpGrpcConfig {
         OtlpGrpcConfig {
             endpoint: None,
             https: false,
+            failover: FailoverConfig::default(),
             authority: None,
             headers: Headers::new(),
             compression: Compression::Gzip,
@@ -105,6 +120,7 @@ impl Default for OtlpGrpcConfig {
             timeout: Some(Duration::from_secs(5)),
             balancer: Balancer::PickFirst,
             proxy_url: None,
+            source: SourceConfig::default(),
             keepalive: None,
             tls: TlsClient::default(),
             auth: None,
@@ -123,6 +139,17 @@ impl OtlpGrpcConfig {
         self.https || !self.tls.insecure || self.tls.common.ca.is_some()
     }
 
+    /// Each endpoint with its name, the preferred one first, as an exporter with that endpoint alone.
+    #[must_use]
+    pub fn each(&self) -> Vec<(String, OtlpGrpcConfig)> {
+        let first = self.endpoint.clone().map(|place| Endpoint { place, https: self.https });
+        let alone = |Endpoint { place, https }: Endpoint| {
+            let failover = FailoverConfig { endpoints: Vec::new(), ..self.failover.clone() };
+            (place.to_string(), OtlpGrpcConfig { endpoint: Some(place), https, failover, ..self.clone() })
+        };
+        first.into_iter().chain(self.failover.endpoints.iter().cloned()).map(alone).collect()
+    }
+
     /// Whether it is on another machine.
     fn is_away(&self) -> bool {
         let Some(Place::Net { host, .. }) = &self.endpoint else { return false };
@@ -132,7 +159,6 @@ impl OtlpGrpcConfig {
     /// Reads `exporters.otlp`.
     #[must_use]
     pub fn read(s: &Section<'_>) -> OtlpGrpcConfig {
-        let default = OtlpGrpcConfig::default();
         let written = s.text_if_given("endpoint").unwrap_or_default();
         let found = parse(&written);
         if written.is_empty() {
@@ -145,10 +171,41 @@ impl OtlpGrpcConfig {
         for remark in found.iter().flat_map(|found| &found.remarks) {
             s.warn("endpoint", remark);
         }
-        let compression = Compression::read(s, &["gzip", "snappy", "zstd", "none", ""]);
         let config = OtlpGrpcConfig {
             https: found.as_ref().is_some_and(|found| found.https),
             endpoint: found.as_ref().map(|found| found.place.clone()),
+            failover: s.section("failover", |s| FailoverConfig::read(s, others)),
+            ..OtlpGrpcConfig::without_endpoint(s)
+        };
+        config.check(s, found.is_some_and(|found| found.http));
+        config
+    }
+
+    /// Reads `exporters.loadbalancing.protocol.otlp`: all but where the far end is.
+    #[must_use]
+    pub fn template(s: &Section<'_>) -> OtlpGrpcConfig {
+        s.accept(&["endpoint"]); // the original needs one there, and does not use it
+        s.refuse("failover", "has no place here: which endpoints there are the resolver says");
+        let config = OtlpGrpcConfig::without_endpoint(s);
+        config.check(s, false);
+        config
+    }
+
+    /// As an exporter with this endpoint.
+    #[must_use]
+    pub fn to(&self, endpoint: Endpoint) -> OtlpGrpcConfig {
+        OtlpGrpcConfig { endpoint: Some(endpoint.place), https: endpoint.https, ..self.clone() }
+    }
+
+    fn without_endpoint(s: &Section<'_>) -> OtlpGrpcConfig {
+        let default = OtlpGrpcConfig::default();
+        let compression = Compression::read(s, &["gzip", "snappy", "zstd", "none", ""]);
+        s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
+        s.moot("wait_for_ready", "an upload waits in the queue until the far end takes it, with and without");
+        s.moot("batcher", "the batch processor decides what one upload is");
+        s.moot("user_agent", "the agent says who it is");
+        s.refuse("middlewares", "middlewares are not available in this build");
+        OtlpGrpcConfig {
             authority: s.text_if_given("authority"),
             headers: s.headers("headers"),
             compression,
@@ -164,6 +221,7 @@ impl OtlpGrpcConfig {
                 ],
             ),
             proxy_url: s.url_if_given("proxy_url"),
+            source: SourceConfig::read(s),
             keepalive: s.section("keepalive", keepalive),
             tls: s.section("tls", TlsClient::read),
             auth: authenticator(s),
@@ -171,17 +229,16 @@ impl OtlpGrpcConfig {
             sending_queue: s.section("sending_queue", QueueConfig::read),
             gap_report: s.section("gap_report", GapReportConfig::read),
             drain: s.section("drain", Drain::read),
-        };
-        config.check(s, found.is_some_and(|found| found.http));
-        s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
-        s.moot("wait_for_ready", "an upload waits in the queue until the far end takes it, with and without");
-        s.moot("batcher", "the batch processor decides what one upload is");
-        s.moot("user_agent", "the agent says who it is");
-        s.refuse("middlewares", "middlewares are not available in this build");
-        config
+            ..default
+        }
     }
 
     fn check(&self, s: &Section<'_>, http: bool) {
+        let all: Vec<String> = self.each().into_iter().map(|(name, _)| name).collect();
+        let twice = all.iter().enumerate().find(|(n, name)| all[..*n].contains(name));
+        s.unless(twice.is_none(), "failover", || {
+            format!("has the endpoint {} twice", twice.map_or("", |(_, name)| name))
+        });
         s.warn_unless(!http || !self.encrypted(), "endpoint", || {
             "begins with http:// and is spoken to over TLS all the same, as in otelcol; without TLS: tls.insecure: true"
                 .to_owned()
@@ -213,6 +270,17 @@ impl OtlpGrpcConfig {
     }
 }
 
+/// `failover.endpoints`.
+fn others(s: &Section<'_>) -> Vec<Endpoint> {
+    let one = |(n, (written, at)): (usize, &(String, At))| {
+        let (problems, path) = (s.reading().problems, format!("{}[{n}]", s.path_of("endpoints")));
+        let found = parse(written).map_err(|why| problems.error(*at, &path, format!("`{written}` {why}"))).ok()?;
+        found.remarks.iter().for_each(|remark| problems.warn(*at, &path, remark));
+        Some(Endpoint { place: found.place, https: found.https })
+    };
+    s.texts_if_given("endpoints").unwrap_or_default().iter().enumerate().filter_map(one).collect()
+}
+
 fn keepalive(s: &Section<'_>) -> Option<Keepalive> {
     let written = s.duration_or_never("time", None);
     let timeout = s.duration_or_never("timeout", None).unwrap_or(Duration::from_secs(20)); // grpc-go's
@@ -224,15 +292,15 @@ fn keepalive(s: &Section<'_>) -> Option<Keepalive> {
 
 /// What an endpoint says.
 #[derive(Debug, PartialEq, Eq)]
-struct Found {
-    place: Place,
+pub(super) struct Found {
+    pub(super) place: Place,
     http: bool,
     https: bool,
     remarks: Vec<String>,
 }
 
 /// The forms of grpc-go that name one place, and URLs.
-fn parse(written: &str) -> Result<Found, String> {
+pub(super) fn parse(written: &str) -> Result<Found, String> {
     let mut found = Found { place: Place::Unix(PathBuf::new()), http: false, https: false, remarks: Vec::new() };
     let lower = written.to_ascii_lowercase();
     let after = |prefix: &str| lower.starts_with(prefix).then(|| &written[prefix.len()..]);
@@ -371,8 +439,8 @@ mod tests {
 
     #[test]
     fn every_key_of_the_exporter_arrives() {
-        let yaml = "{endpoint: 'https://c:1', authority: a, headers: {k: v}, compression: zstd, compression_params: {level: 3}, timeout: 0, \
-                    balancer_name: round_robin, proxy_url: 'http://p:1', keepalive: {time: 20s, timeout: 3s, permit_without_stream: true}, \
+        let yaml = "{endpoint: 'https://c:1', failover: {endpoints: ['d:1'], after: 1m, probe_interval: 2m}, authority: a, headers: {k: v}, compression: zstd, compression_params: {level: 3}, timeout: 0, \
+                    balancer_name: round_robin, proxy_url: 'http://p:1', interface: eth1, keepalive: {time: 20s, timeout: 3s, permit_without_stream: true}, \
                     tls: {insecure_skip_verify: true}, retry_on_failure: {enabled: false}, \
                     sending_queue: {num_consumers: 3}, gap_report: {enabled: false, interval: 7s}, drain: {max_rate: 1MB/s}}";
         let (config, told) = try_out(yaml, &[], OtlpGrpcConfig::read);
@@ -381,6 +449,11 @@ mod tests {
         let expected = OtlpGrpcConfig {
             endpoint: Some(Place::Net { host: "c".to_owned(), port: 1 }),
             https: true,
+            failover: FailoverConfig {
+                endpoints: vec![Endpoint { place: Place::Net { host: "d".to_owned(), port: 1 }, https: false }],
+                after: secs(60),
+                probe_interval: secs(120),
+            },
             authority: Some("a".to_owned()),
             headers: vec![("k".to_owned(), Secret::new("v"))],
             compression: Compression::Zstd,
@@ -388,6 +461,7 @@ mod tests {
             timeout: None,
             balancer: Balancer::RoundRobin,
             proxy_url: Some("http://p:1".to_owned()),
+            source: SourceConfig { interface: Some("eth1".to_owned()), local_address: None },
             keepalive: Some(Keepalive { time: secs(20), timeout: secs(3), permit_without_stream: true }),
             tls: TlsClient { insecure_skip_verify: true, ..TlsClient::default() },
             auth: None,
@@ -409,6 +483,9 @@ mod tests {
             ("{endpoint: 'c:1', authority: 'a/b'}",                                        "is not a host, with or without a port"),
             ("{endpoint: 'c:1', authority: a, tls: {server_name_override: b}}",            "differs from tls.server_name_override"),
             ("{endpoint: 'c:1', auth: {authenticator: basicauth}, tls: {insecure: true}}", "sends credentials without TLS"),
+            ("{endpoint: 'c:1', failover: {endpoints: ['d']}}",                            "has no port; 4317 is taken"),
+            ("{endpoint: 'c:1', failover: {endpoints: ['d:1', 'e:x']}}",                   "`e:x` has `x` where a port should be"),
+            ("{endpoint: 'c:1', failover: {endpoints: ['c:1']}}",                          "has the endpoint c:1 twice"),
             ("{endpoint: 'c:1', wait_for_ready: true}",                                    "an upload waits in the queue"),
         ] {
             let (_, said) = try_out(yaml, &[], OtlpGrpcConfig::read);

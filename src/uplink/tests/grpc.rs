@@ -45,7 +45,12 @@ fn plain(addr: SocketAddr) -> OtlpGrpcConfig {
 
 fn parcel(signal: Signal, encoding: Encoding) -> Parcel {
     let raw = Numbered::new(signal, Source(1)).request(10).bytes.into();
-    Parcel { signal, body: Packer::new(encoding, LEVEL).pack(&raw), upload_id: "3f2a/1/0.0-1.0".to_owned() }
+    Parcel {
+        signal,
+        body: Packer::new(encoding, LEVEL).pack(&raw),
+        upload_id: "3f2a/1/0.0-1.0".to_owned(),
+        origin: None,
+    }
 }
 
 fn client(config: &OtlpGrpcConfig) -> OtlpGrpc {
@@ -639,7 +644,7 @@ proptest! {
         encoding in prop::sample::select(&[Encoding::Identity, Encoding::Gzip, Encoding::Snappy, Encoding::Zstd][..]),
     ) {
         let raw: Bytes = Numbered::new(signal, Source(3)).starting_at(from).request(items).bytes.into();
-        let parcel = Parcel { signal, body: Packer::new(encoding, LEVEL).pack(&raw), upload_id: "x".to_owned() };
+        let parcel = Parcel { signal, body: Packer::new(encoding, LEVEL).pack(&raw), upload_id: "x".to_owned(), origin: None };
         run(async {
             let far_end = FarEnd::start(Script::new()).expect("a port");
             let http = super::world::config(&far_end.endpoint());

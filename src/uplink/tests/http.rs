@@ -16,7 +16,12 @@ use std::time::Duration;
 
 fn parcel(signal: Signal, encoding: Encoding) -> Parcel {
     let raw = Numbered::new(signal, Source(1)).request(10).bytes.into();
-    Parcel { signal, body: Packer::new(encoding, LEVEL).pack(&raw), upload_id: "3f2a/1/0.0-1.0".to_owned() }
+    Parcel {
+        signal,
+        body: Packer::new(encoding, LEVEL).pack(&raw),
+        upload_id: "3f2a/1/0.0-1.0".to_owned(),
+        origin: None,
+    }
 }
 
 async fn send(config: &OtlpHttpConfig, parcel: Parcel) -> Verdict {
@@ -124,6 +129,43 @@ fn connections_are_used_again() {
             assert_eq!(connections.load(SeqCst), expected, "disable_keep_alives: {disable}");
         }
         relay.abort();
+    });
+}
+
+/// Goal: connections leave from the address and by the interface the operator wants; one that is not there is waited for, with
+/// its reason.
+#[test]
+fn connections_leave_from_where_they_are_told() {
+    use crate::uplink::config::SourceConfig;
+    run(async {
+        let far_end = FarEnd::start(Script::new()).expect("a port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let relayed = config(&format!("http://{}", listener.local_addr().expect("bound")));
+        let to = far_end.addr();
+        let peer = tokio::spawn(async move {
+            let (mut from, peer) = listener.accept().await.expect("the client comes");
+            let mut to = tokio::net::TcpStream::connect(to).await.expect("the far end listens");
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut from, &mut to).await });
+            peer.ip().to_string()
+        });
+        let local_address = Some(std::net::IpAddr::from([127, 0, 0, 9]));
+        let source = SourceConfig { interface: None, local_address };
+        assert!(accepted(&send(&OtlpHttpConfig { source, ..relayed }, parcel(Signal::Logs, Encoding::Gzip)).await));
+        assert_eq!(peer.await.expect("it ended"), "127.0.0.9");
+
+        for (interface, arrives) in [("lo", true), ("no-such-link0", false)] {
+            let source = SourceConfig { interface: Some(interface.to_owned()), local_address: None };
+            let config = OtlpHttpConfig { source, ..config(&far_end.endpoint()) };
+            match OtlpHttp::new(&config, 4, Clock::system()) {
+                Ok(client) => {
+                    let verdict = client.send(parcel(Signal::Logs, Encoding::Gzip)).await;
+                    assert_eq!(accepted(&verdict), arrives, "{verdict:?}");
+                    assert!(arrives || verdict.why().contains("No such device"), "{verdict:?}");
+                }
+                // Where interfaces may not be chosen, the start says so.
+                Err(error) => assert!(error.to_string().contains("CAP_NET_RAW"), "{error}"),
+            }
+        }
     });
 }
 

@@ -33,7 +33,7 @@ fn every_format_and_compression_arrives_as_it_was() {
                 for signal in Signal::ALL {
                     let raw: Bytes = Numbered::new(signal, Source(1)).request(300).bytes.into();
                     let body = Packer::new(encoding, LEVEL).pack(&raw);
-                    let verdict = client.send(Parcel { signal, body, upload_id: "x".to_owned() }).await;
+                    let verdict = client.send(Parcel { signal, body, upload_id: "x".to_owned(), origin: None }).await;
                     assert!(matches!(verdict, Verdict::Accepted { oddity: None, .. }), "{encoding:?}: {verdict:?}");
                     let seen = far_end.seen().pop().expect("it came");
                     let (kind, arrived) = match format {
@@ -61,7 +61,7 @@ fn what_is_no_request_is_no_json() {
         let config = OtlpHttpConfig { format: Format::Json, ..config(&far_end.endpoint()) };
         let client = OtlpHttp::new(&config, 4, Clock::system()).expect("a client");
         let body = Packer::new(Encoding::Gzip, LEVEL).pack(&Bytes::from_static(b"\x0a\xff\xff"));
-        let verdict = client.send(Parcel { signal: Signal::Logs, body, upload_id: "x".to_owned() }).await;
+        let verdict = client.send(Parcel { signal: Signal::Logs, body, upload_id: "x".to_owned(), origin: None }).await;
         assert!(matches!(verdict, Verdict::Split { too_large: false, .. }), "{verdict:?}");
         assert_eq!(far_end.seen().len(), 0);
     });

@@ -3,12 +3,15 @@
 //! Waiting is for a condition, with a generous limit, so that a busy machine makes a test slow, not red. What takes
 //! hours is proved in virtual time beside the decisions (`flow/tests.rs`).
 
+mod balanced;
+mod failover;
 pub(crate) mod fake;
 mod gaps;
 mod grpc;
 mod http;
 mod json;
 mod misfortunes;
+mod oauth2;
 mod tls;
 mod troubles;
 mod virtual_time;

@@ -91,7 +91,7 @@ fn trusting(port: u16) -> OtlpHttpConfig {
 async fn send(config: &OtlpHttpConfig) -> Verdict {
     let raw = Numbered::new(Signal::Logs, Source(1)).request(10).bytes.into();
     let body = Packer::new(Encoding::Gzip, LEVEL).pack(&raw);
-    let parcel = Parcel { signal: Signal::Logs, body, upload_id: "x".to_owned() };
+    let parcel = Parcel { signal: Signal::Logs, body, upload_id: "x".to_owned(), origin: None };
     OtlpHttp::new(config, 4, Clock::system()).expect("a client").send(parcel).await
 }
 
@@ -221,7 +221,8 @@ fn certificates_that_are_gone_at_a_fall_cost_nothing() {
         let sends = async || {
             let raw = Numbered::new(Signal::Logs, Source(1)).request(1).bytes.into();
             let body = Packer::new(Encoding::Gzip, LEVEL).pack(&raw);
-            let verdict = maker.make().send(Parcel { signal: Signal::Logs, body, upload_id: "1".to_owned() }).await;
+            let verdict =
+                maker.make().send(Parcel { signal: Signal::Logs, body, upload_id: "1".to_owned(), origin: None }).await;
             matches!(verdict, Verdict::Accepted { .. })
         };
         assert!(sends().await);

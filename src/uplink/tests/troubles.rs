@@ -347,7 +347,7 @@ fn a_proxy_that_wants_credentials_holds_the_data() {
         let config = OtlpHttpConfig { proxy_url: Some(front.endpoint()), ..config("https://collector.example:4318") };
         let raw = Numbered::new(Signal::Logs, Source(1)).request(10).bytes.into();
         let body = Packer::new(Encoding::Gzip, LEVEL).pack(&raw);
-        let parcel = Parcel { signal: Signal::Logs, body, upload_id: "3f2a/1/0.0-1.0".to_owned() };
+        let parcel = Parcel { signal: Signal::Logs, body, upload_id: "3f2a/1/0.0-1.0".to_owned(), origin: None };
         let verdict = OtlpHttp::new(&config, 4, Clock::system()).expect("a client").send(parcel).await;
         assert!(matches!(&verdict, Verdict::Hold { why } if why.starts_with("407")), "{verdict:?}");
     });

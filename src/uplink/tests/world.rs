@@ -20,6 +20,7 @@ use crate::uplink::metrics::UplinkMetrics;
 use crate::uplink::otlp_http::HttpRecipe;
 use crate::uplink::pack::{Encoding, LEVEL};
 use crate::uplink::retry::Retry;
+use crate::uplink::transport::Transport;
 use crate::uplink::wiring::{LaneSettings, Lines, UplinkSettings, View};
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,15 +89,31 @@ pub(super) fn config(endpoint: &str) -> OtlpHttpConfig {
     }
 }
 
+/// Makes a way to the far end for each life of an uplink.
+pub(super) type Ways = Arc<dyn Fn() -> Arc<dyn Transport> + Send + Sync>;
+
 /// Lines to a depot and a far end, with metrics that nobody scrapes but the test.
 pub(super) fn lines(depot: Arc<dyn Depot>, recipe: impl Recipe, clock: Clock) -> (Lines, Metrics, Health) {
+    lines_by(depot, clock, |_| ways(recipe))
+}
+
+fn ways(recipe: impl Recipe) -> Ways {
+    let maker = Arc::new(Maker::new(recipe).expect("a client for the test's far end"));
+    Arc::new(move || maker.make())
+}
+
+fn lines_by(
+    depot: Arc<dyn Depot>,
+    clock: Clock,
+    ways: impl FnOnce(&UplinkMetrics) -> Ways,
+) -> (Lines, Metrics, Health) {
     let metrics = Metrics::detached();
     let health = Health::starting(clock.clone());
-    let maker = Arc::new(Maker::new(recipe).expect("a client for the test's far end"));
+    let own = UplinkMetrics::new(&metrics, &health, "otlphttp");
     let lines = Lines {
         depot,
-        transport: Arc::new(move || maker.make()),
-        metrics: UplinkMetrics::new(&metrics, &health, "otlphttp"),
+        transport: ways(&own),
+        metrics: own,
         clock,
         view: Arc::new(watch::Sender::new(View::default())),
     };
@@ -141,16 +158,25 @@ impl World {
         set: impl FnOnce(&mut UplinkSettings),
         recipe: impl FnOnce(&str, Clock) -> R,
     ) -> World {
+        World::by(script, set, |far_end, clock, _| ways(recipe(&far_end.endpoint(), clock)))
+    }
+
+    /// With anything that sends.
+    pub(super) fn by(
+        script: Script,
+        set: impl FnOnce(&mut UplinkSettings),
+        ways: impl FnOnce(&FarEnd, Clock, &UplinkMetrics) -> Ways,
+    ) -> World {
         let far_end = FarEnd::start(script).expect("a port");
         let clock = Clock::system();
         let spool = Arc::new(Spool::in_memory(Bytes::mib(256), clock.clone(), Dice::seeded(3)));
         let mut settings = settings(&*spool);
         set(&mut settings);
-        let recipe = recipe(&far_end.endpoint(), clock.clone());
         let lanes: Vec<Lane> = settings.lanes.iter().map(|lane| lane.lane).collect();
         // A new exporter starts at the tip: join before the first item comes.
         spool.own("otlphttp", &lanes);
-        let (lines, metrics, health) = lines(Arc::new(Direct::to(spool.clone())), recipe, clock.clone());
+        let depot = Arc::new(Direct::to(spool.clone()));
+        let (lines, metrics, health) = lines_by(depot, clock.clone(), |metrics| ways(&far_end, clock.clone(), metrics));
         let view = lines.view.subscribe();
         let supervisor = Supervisor::start(Roster(&ROSTER), Settings::default()).expect("a watchdog");
         let settings = Arc::new(settings);

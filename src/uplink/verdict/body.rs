@@ -94,7 +94,7 @@ fn status_message(body: &[u8]) -> Option<String> {
 const SAID_MAX: usize = 300;
 
 /// One line without control characters: what a far end says goes to our log and to terminals.
-pub(super) fn printable(text: &str) -> String {
+pub(in crate::uplink) fn printable(text: &str) -> String {
     let mut out = String::new();
     for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
         if !out.is_empty() {

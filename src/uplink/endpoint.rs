@@ -1,0 +1,285 @@
+//! One of several endpoints of an exporter: whether it is used just now.
+//!
+//! ```text
+//!         silence, or nothing taken for `after`                rest is over
+//!   Up ───────────────────────────────────────────▶ Away ────────────────────▶ Asked     (with an empty request,
+//!   ▲                                                ▲  ▲                       │  │       beside the data)
+//!   │                                                │  └───── not taken ───────┘  │ taken
+//!   └──────────── taken ─────────── Trial ───────────┘ ◀───────────────────────────┘
+//!                                   (the next upload, alone)
+//! ```
+//!
+//! What always holds:
+//! * No upload waits to find out whether an endpoint is back: an empty request does, which OTLP wants answered with
+//!   success (opentelemetry-proto, docs/specification.md). Some far ends take that and nothing else, so one upload goes
+//!   next, alone.
+//! * Failures in a row count until an upload was taken, so one that comes and goes is asked less and less.
+
+use super::link::Trouble;
+use super::verdict::Verdict;
+use crate::base::Dice;
+use crate::base::backoff::Curve;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// When an endpoint is left alone, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rules {
+    /// One that answers and takes nothing for so long is away too.
+    pub after: Duration,
+    /// Rests before it is asked.
+    pub curve: Curve,
+}
+
+impl Rules {
+    /// First rest of one that is away: 5 s, as of an upload (`retry_on_failure.initial_interval`).
+    const FIRST: Duration = Duration::from_secs(5);
+
+    /// `longest`: between two questions, before jitter.
+    #[must_use]
+    pub fn new(after: Duration, longest: Duration) -> Rules {
+        let curve = Curve { initial: Rules::FIRST.min(longest), multiplier: 2.0, max: longest, ..Curve::default() };
+        Rules { after, curve }
+    }
+}
+
+/// What is believed of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Up,
+    Away { until: Instant, tries: u32, trouble: Trouble },
+    Asked { tries: u32, trouble: Trouble },
+    Trial { out: bool, tries: u32, trouble: Trouble },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Endpoint {
+    standing: Standing,
+    /// Since when it has answered and taken nothing.
+    unwilling: Option<Instant>,
+    /// Until then it wants nothing (`Retry-After`, `RetryInfo`).
+    not_before: Option<Instant>,
+}
+
+impl Default for Endpoint {
+    fn default() -> Endpoint {
+        Endpoint { standing: Standing::Up, unwilling: None, not_before: None }
+    }
+}
+
+impl Endpoint {
+    /// An upload may go there.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.standing, Standing::Up | Standing::Trial { out: false, .. })
+    }
+
+    /// For how long it wants nothing, by its own word.
+    #[must_use]
+    pub fn wants_rest(&self, now: Instant) -> Option<Duration> {
+        self.not_before.map(|then| then.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
+    }
+
+    /// Why it is not used.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        match self.standing {
+            Standing::Up => None,
+            Standing::Away { trouble, .. } | Standing::Asked { trouble, .. } | Standing::Trial { trouble, .. } => {
+                Some(trouble)
+            }
+        }
+    }
+
+    /// An upload goes there. What [`Endpoint::heard`] says, or [`Endpoint::forget`], ends a trial.
+    pub fn sent(&mut self) {
+        if let Standing::Trial { out, .. } = &mut self.standing {
+            *out = true;
+        }
+    }
+
+    /// Nobody waits for the answer any more.
+    pub fn forget(&mut self) {
+        if let Standing::Trial { out, .. } = &mut self.standing {
+            *out = false;
+        }
+    }
+
+    /// What an upload was answered there; whether it is to go elsewhere.
+    pub fn heard(&mut self, verdict: &Verdict, rules: &Rules, now: Instant, dice: &mut Dice) -> bool {
+        let (trouble, floor) = match verdict {
+            // A refusal is about the upload.
+            Verdict::Accepted { .. } | Verdict::Split { .. } => {
+                *self = Endpoint::default();
+                return false;
+            }
+            Verdict::Silence { trouble, .. } => {
+                self.fell(*trouble, None, rules, now, dice);
+                return true;
+            }
+            Verdict::Later { after, .. } => {
+                self.not_before = after.map(|after| now + after);
+                (Trouble::Busy, *after)
+            }
+            Verdict::Hold { .. } => (Trouble::Held, None),
+        };
+        let since = *self.unwilling.get_or_insert(now);
+        let is_patient = now.saturating_duration_since(since) < rules.after;
+        if self.standing == Standing::Up && is_patient {
+            return false;
+        }
+        self.fell(trouble, floor, rules, now, dice);
+        true
+    }
+
+    fn fell(&mut self, trouble: Trouble, floor: Option<Duration>, rules: &Rules, now: Instant, dice: &mut Dice) {
+        let tries = match self.standing {
+            Standing::Up => 1,
+            Standing::Asked { tries, .. } | Standing::Trial { tries, .. } => tries.saturating_add(1),
+            // Sent before it fell, or for want of another: no news.
+            Standing::Away { .. } => return,
+        };
+        let rest = rules.curve.jittered(tries, dice).max(floor.unwrap_or_default());
+        self.standing = Standing::Away { until: now + rest, tries, trouble };
+    }
+
+    /// Whether it is time to ask. Whoever is told so asks.
+    pub fn asks(&mut self, now: Instant) -> bool {
+        let Standing::Away { until, tries, trouble } = self.standing else { return false };
+        if now < until {
+            return false;
+        }
+        self.standing = Standing::Asked { tries, trouble };
+        true
+    }
+
+    /// What the question was answered.
+    pub fn answered(&mut self, verdict: &Verdict, rules: &Rules, now: Instant, dice: &mut Dice) {
+        let Standing::Asked { tries, trouble } = self.standing else { return }; // an upload said more meanwhile
+        match verdict {
+            Verdict::Accepted { .. } | Verdict::Split { .. } => {
+                self.standing = Standing::Trial { out: false, tries, trouble };
+            }
+            Verdict::Silence { trouble, .. } => self.fell(*trouble, None, rules, now, dice),
+            Verdict::Later { after, .. } => self.fell(Trouble::Busy, *after, rules, now, dice),
+            Verdict::Hold { .. } => self.fell(Trouble::Held, None, rules, now, dice),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn rules() -> Rules {
+        let curve = Curve { randomization_factor: 0.0, ..Rules::new(30 * S, 20 * S).curve };
+        Rules { curve, ..Rules::new(30 * S, 20 * S) }
+    }
+
+    fn why() -> String {
+        "why".to_owned()
+    }
+
+    fn taken() -> Verdict {
+        Verdict::Accepted { rejected: 0, message: why(), oddity: None }
+    }
+
+    fn silence() -> Verdict {
+        Verdict::Silence { trouble: Trouble::Unreachable, why: why() }
+    }
+
+    #[test]
+    fn silence_sends_it_away_and_it_comes_back_by_a_question_and_one_upload() {
+        let (mut endpoint, mut dice, start) = (Endpoint::default(), Dice::seeded(1), Instant::now());
+        let mut rest = 5 * S;
+        let mut now = start;
+        assert!(endpoint.is_open() && endpoint.heard(&silence(), &rules(), now, &mut dice));
+        for _ in 0..4 {
+            assert!(!endpoint.is_open() && !endpoint.asks(now + rest - S / 10));
+            now += rest;
+            assert!(endpoint.asks(now) && !endpoint.asks(now), "one question at a time");
+            endpoint.answered(&taken(), &rules(), now, &mut dice);
+            assert!(endpoint.is_open() && endpoint.trouble().is_some());
+            endpoint.sent();
+            assert!(!endpoint.is_open(), "one upload at a time");
+            endpoint.forget();
+            assert!(endpoint.is_open());
+            endpoint.sent();
+            // It takes nothing but questions.
+            assert!(endpoint.heard(&silence(), &rules(), now, &mut dice));
+            rest = (rest * 2).min(20 * S);
+        }
+        now += rest;
+        assert!(endpoint.asks(now));
+        endpoint.answered(&taken(), &rules(), now, &mut dice);
+        assert!(!endpoint.heard(&taken(), &rules(), now, &mut dice));
+        assert!(endpoint.is_open() && endpoint.trouble().is_none());
+        endpoint.heard(&silence(), &rules(), now, &mut dice);
+        assert!(endpoint.asks(now + 5 * S), "the count begins anew");
+    }
+
+    #[test]
+    fn one_that_answers_and_takes_nothing_is_borne_with_for_a_while() {
+        let later = || Verdict::Later { after: None, why: why() };
+        let hold = || Verdict::Hold { why: why() };
+        let split = || Verdict::Split { too_large: false, why: why() };
+        for no in [later, hold] {
+            let (mut endpoint, mut dice, start) = (Endpoint::default(), Dice::seeded(1), Instant::now());
+            let mut heard = |verdict: Verdict, s: u32| endpoint.heard(&verdict, &rules(), start + s * S, &mut dice);
+            assert!(!heard(no(), 0) && !heard(no(), 29));
+            assert!(!heard(split(), 29), "a refusal of the data is an answer of somebody who works");
+            assert!(!heard(no(), 40) && !heard(no(), 69) && heard(no(), 70));
+            assert!(!endpoint.is_open());
+        }
+    }
+
+    #[test]
+    fn one_that_asks_for_patience_has_it() {
+        let (mut endpoint, mut dice, start) = (Endpoint::default(), Dice::seeded(1), Instant::now());
+        let later = |after| Verdict::Later { after, why: why() };
+        assert!(!endpoint.heard(&later(Some(7 * S)), &rules(), start, &mut dice) && endpoint.is_open());
+        assert_eq!(endpoint.wants_rest(start + 3 * S), Some(4 * S));
+        assert_eq!(endpoint.wants_rest(start + 7 * S), None);
+        endpoint.heard(&later(Some(7 * S)), &rules(), start + 8 * S, &mut dice);
+        endpoint.heard(&taken(), &rules(), start + 9 * S, &mut dice);
+        assert_eq!(endpoint.wants_rest(start + 9 * S), None, "it took one after all");
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_question_is_answered_by_whoever_takes_it() {
+        let start = Instant::now();
+        for (verdict, open, next) in [
+            (taken(),                                                   true,  0),
+            (Verdict::Split { too_large: false, why: why() },           true,  0), // it minds that the request is empty
+            (Verdict::Later { after: None, why: why() },                false, 10),
+            (Verdict::Later { after: Some(60 * S), why: why() },        false, 60),
+            (Verdict::Hold { why: why() },                              false, 10),
+            (silence(),                                                 false, 10),
+        ] {
+            let (mut endpoint, mut dice) = (Endpoint::default(), Dice::seeded(1));
+            endpoint.heard(&silence(), &rules(), start, &mut dice);
+            assert!(endpoint.asks(start + 5 * S));
+            endpoint.answered(&verdict, &rules(), start + 5 * S, &mut dice);
+            assert_eq!(endpoint.is_open(), open, "{verdict:?}");
+            if !open {
+                let at = |s: u32| start + (5 + s) * S;
+                assert!(!endpoint.asks(at(next) - S / 10) && endpoint.asks(at(next)), "{verdict:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_late_is_no_news_but_a_success() {
+        let (mut endpoint, mut dice, start) = (Endpoint::default(), Dice::seeded(1), Instant::now());
+        endpoint.heard(&silence(), &rules(), start, &mut dice);
+        assert!(endpoint.heard(&silence(), &rules(), start + 4 * S, &mut dice));
+        assert!(endpoint.asks(start + 5 * S), "its rest is no longer for that");
+        assert!(!endpoint.heard(&taken(), &rules(), start + 6 * S, &mut dice) && endpoint.is_open());
+        endpoint.answered(&silence(), &rules(), start + 7 * S, &mut dice);
+        assert!(endpoint.is_open() && endpoint.trouble().is_none(), "the upload said more than the question");
+    }
+}

@@ -1,0 +1,67 @@
+//! Several endpoints of one exporter, in order of preference: one is used, and the preferred one again when it is back.
+//!
+//! ```text
+//! Parcel ─▶ first that is open ── silence ─▶ next that is open ─ … ─▶ those that are away, in order ─▶ Verdict
+//!              └── took it, refused it: that is the verdict
+//! ```
+//!
+//! What always holds:
+//! * The uplink sees one far end: it is away when none of the endpoints answers. Uploads, their ids and the books know
+//!   nothing of which one took them.
+//! * An upload is offered to each endpoint at most once before its verdict, each time for at most `timeout`.
+//! * An upload that was sent and not answered may have been taken; the next endpoint gets it under the same id.
+
+use super::endpoint::Rules;
+use super::metrics::EndpointMetrics;
+use super::transport::{Parcel, Transport};
+use super::verdict::Verdict;
+use super::way::Way;
+use crate::base::Dice;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Failover(Arc<[Arc<Way>]>);
+
+impl Failover {
+    /// Over these, the preferred one first; each with its name.
+    #[must_use]
+    pub fn new(
+        ways: impl IntoIterator<Item = (String, Arc<dyn Transport>)>,
+        rules: Rules,
+        metrics: &EndpointMetrics,
+        mut dice: Dice,
+    ) -> Failover {
+        let way = |(name, transport)| Way::new(name, transport, rules, metrics.clone(), Dice::seeded(dice.u64()));
+        Failover(ways.into_iter().map(way).collect())
+    }
+}
+
+impl Transport for Failover {
+    fn send(&self, parcel: Parcel) -> BoxFuture<'static, Verdict> {
+        let ways = self.0.clone();
+        async move {
+            // While none is open, uploads themselves find out.
+            if ways.iter().any(|way| way.is_open()) {
+                ways.iter().for_each(|way| way.look(parcel.signal));
+            }
+            let mut left: Vec<&Arc<Way>> = ways.iter().collect();
+            let mut heard: Option<Verdict> = None;
+            while !left.is_empty() {
+                let way = left.remove(left.iter().position(|way| way.is_open()).unwrap_or(0));
+                let (verdict, elsewhere) = way.carry(parcel.clone()).await;
+                if !elsewhere {
+                    return verdict;
+                }
+                let verdict = verdict.at(&way.name);
+                heard = Some(match heard.take() {
+                    Some(before) => before.and(verdict),
+                    None => verdict,
+                });
+            }
+            heard.unwrap_or_else(|| Verdict::Hold { why: "there is no endpoint".to_owned() })
+        }
+        .boxed()
+    }
+}

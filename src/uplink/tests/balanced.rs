@@ -1,0 +1,337 @@
+//! Items to several endpoints by a key, each endpoint a real socket that speaks gRPC.
+
+use super::world::{LOGS, METRICS, MS, SOURCE, TRACES, Ways, World, quick, run};
+use crate::base::{Clock, Dice};
+use crate::config::TlsClient;
+use crate::otlp::Signal;
+use crate::testing::far_end::{Act, FarEnd, Script};
+use crate::testing::numbered::Mark;
+use crate::uplink::backends::Path;
+use crate::uplink::balanced::{Balance, Balanced};
+use crate::uplink::client::{Maker, system_names};
+use crate::uplink::config::{Endpoint, OtlpGrpcConfig, Place};
+use crate::uplink::endpoint::Rules;
+use crate::uplink::metrics::UplinkMetrics;
+use crate::uplink::otlp_grpc::GrpcRecipe;
+use crate::uplink::pack::{Encoding, LEVEL, Packer};
+use crate::uplink::resolver::Resolver;
+use crate::uplink::verdict::Verdict;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// As `app` makes it of the section, with short rests.
+fn ways(resolver: Resolver, after: Duration, clock: &Clock, metrics: &UplinkMetrics) -> Ways {
+    let clock = clock.clone();
+    let path: Path = Arc::new(move |name| {
+        let addr: SocketAddr = name.parse().expect("an address");
+        let template = OtlpGrpcConfig {
+            tls: TlsClient { insecure: true, ..TlsClient::default() },
+            timeout: Some(400 * MS),
+            ..OtlpGrpcConfig::default()
+        };
+        let place = Place::Net { host: addr.ip().to_string(), port: addr.port() };
+        let config = template.to(Endpoint { place, https: false });
+        let recipe = GrpcRecipe { config, clock: clock.clone(), shown: None };
+        Arc::new(Maker::new(recipe).expect("a client")).make()
+    });
+    let balance = Balance::new(None, Rules { after, curve: quick().curve });
+    let metrics = metrics.backends();
+    Arc::new(move || {
+        let packer = Packer::new(Encoding::Gzip, LEVEL);
+        let dice = Dice::seeded(5);
+        Arc::new(Balanced::over(&balance, resolver.clone(), path.clone(), packer, metrics.clone(), dice))
+    })
+}
+
+fn list(ends: &[SocketAddr]) -> Resolver {
+    let mut names: Vec<String> = ends.iter().map(SocketAddr::to_string).collect();
+    names.sort_unstable();
+    Resolver::List(names.into())
+}
+
+/// An uplink with these beside its first far end.
+fn world(script: Script, others: &[&FarEnd], after: Duration) -> World {
+    World::by(
+        script,
+        |_| {},
+        |first, clock, metrics| {
+            let ends: Vec<SocketAddr> =
+                std::iter::once(first.addr()).chain(others.iter().map(|end| end.addr())).collect();
+            ways(list(&ends), after, &clock, metrics)
+        },
+    )
+}
+
+fn put_all(world: &mut World, times: u32, items: u32) {
+    for _ in 0..times {
+        [LOGS, TRACES, METRICS].into_iter().for_each(|lane| world.put(lane, items));
+    }
+}
+
+fn others(n: usize) -> Vec<FarEnd> {
+    (0..n).map(|_| FarEnd::start(Script::new()).expect("a port")).collect()
+}
+
+fn taken(end: &FarEnd) -> u64 {
+    end.with(|c| c.counts().items)
+}
+
+/// At how many of them each of the first `items` items of each signal is; and no end has one twice.
+#[track_caller]
+fn homes(ends: &[&FarEnd], items: u64) -> Vec<usize> {
+    assert!(ends.iter().all(|end| end.report().duplicated() == 0), "an item came twice to the same endpoint");
+    let has = |end: &&&FarEnd, signal, seq| end.with(|c| c.tally().has(signal, Mark { source: SOURCE, seq }));
+    let of = |signal| (0..items).map(move |seq| ends.iter().filter(|end| has(end, signal, seq)).count());
+    Signal::ALL.into_iter().flat_map(of).collect()
+}
+
+#[track_caller]
+fn assert_each_arrived_once(ends: &[&FarEnd], items: u64) {
+    let homes = homes(ends, items);
+    assert!(homes.iter().all(|homes| *homes == 1), "{homes:?}");
+}
+
+/// Goal: all items arrive, each at one endpoint; every endpoint has its share of what has keys of its own, and what has one
+/// key is at one place.
+#[test]
+fn every_item_is_at_the_endpoint_its_key_belongs_to() {
+    run(async {
+        let others = others(2);
+        let mut world = world(Script::new(), &[&others[0], &others[1]], 200 * MS);
+        put_all(&mut world, 4, 100);
+        world.until_dry().await;
+        let ends = [&world.far_end, &others[0], &others[1]];
+        assert_each_arrived_once(&ends, 400);
+        for signal in [Signal::Logs, Signal::Traces] {
+            let shares = ends.map(|end| end.with(|c| c.tally().arrivals(signal)));
+            assert!(shares.iter().all(|share| *share > 20), "{signal}: {shares:?}");
+        }
+        let metrics = ends.map(|end| end.with(|c| c.tally().arrivals(Signal::Metrics)));
+        assert!(metrics.contains(&400), "one service is at one place: {metrics:?}");
+        let ids: Vec<String> = ends.iter().flat_map(|end| end.seen()).filter_map(|seen| seen.upload_id).collect();
+        let unique: std::collections::BTreeSet<&String> = ids.iter().collect();
+        assert_eq!(unique.len(), ids.len(), "no two parts bear one id: {ids:?}");
+        assert_eq!(world.shown("otelcol_loadbalancer_num_backends{"), 3);
+        assert_eq!(world.booked(|book| book.delivered), 1_200);
+    });
+}
+
+/// Goal: whatever an endpoint does but take data, its share goes to the others, each item once, and back to it when it works;
+/// the link is up all the time.
+#[test]
+fn the_share_of_one_that_is_away_goes_to_the_others_and_comes_back() {
+    for act in [Act::Refuse, Act::Hang, Act::Portal, Act::ResetMidRequest, Act::status(503), Act::status(401)] {
+        run(async {
+            let others = others(2);
+            let mut world = world(Script::new().always(act.clone()), &[&others[0], &others[1]], 200 * MS);
+            sleep(20 * MS).await;
+            put_all(&mut world, 4, 100);
+            world.until_dry().await;
+            assert_eq!(taken(&world.far_end), 0, "{act:?}");
+            assert_each_arrived_once(&[&others[0], &others[1]], 400);
+            assert!(world.view.borrow().link.is_up(), "{act:?}");
+            let away = format!("otlphttp/{}", world.far_end.addr());
+            let told = world.troubles();
+            assert!(matches!(&told[..], [(what, _)] if *what == away), "{act:?}: {told:?}");
+            world.far_end.play(Script::new());
+            world
+                .until("it has its share again", |w| {
+                    w.put(LOGS, 10);
+                    w.troubles().is_empty() && taken(&w.far_end) > 0
+                })
+                .await;
+            world.until_dry().await;
+            let accepted = world.booked(|book| book.accepted);
+            let arrived: u64 = [&world.far_end, &others[0], &others[1]].iter().map(|end| end.report().arrived()).sum();
+            assert_eq!((world.booked(|book| book.delivered), arrived), (accepted, accepted), "{act:?}: each once");
+        });
+    }
+}
+
+/// Goal: an upload of which a part was not taken is settled when all of it was; what was taken does not go again, also where
+/// the upload is cut meanwhile.
+#[test]
+fn what_was_taken_of_an_upload_does_not_go_again() {
+    for (act, times) in [(Act::status(503), 6), (Act::status(429).retry_after(0), 3), (Act::status(413), 2)] {
+        run(async {
+            let others = others(2);
+            // It is borne with for longer than it lasts.
+            let mut world = world(Script::new().times(times, act.clone()), &[&others[0], &others[1]], 60_000 * MS);
+            put_all(&mut world, 3, 200);
+            world.until_dry().await;
+            let ends = [&world.far_end, &others[0], &others[1]];
+            assert_each_arrived_once(&ends, 600);
+            assert_eq!(world.booked(|book| book.delivered), 1_800, "{act:?}");
+            assert!(world.troubles().is_empty(), "{act:?}: {:?}", world.troubles());
+        });
+    }
+}
+
+/// Goal: one that asks for patience gets nothing until then, while the others get theirs.
+#[test]
+fn one_that_asks_for_patience_does_not_stop_the_others() {
+    run(async {
+        let others = others(2);
+        let busy = Script::new().times(1, Act::status(429).retry_after(2));
+        let mut world = world(busy, &[&others[0], &others[1]], 60_000 * MS);
+        world.put(LOGS, 200);
+        world.until("it said so", |w| !w.far_end.seen().is_empty()).await;
+        let (start, first) = (tokio::time::Instant::now(), others.iter().map(taken).collect::<Vec<_>>());
+        world.put(LOGS, 200);
+        world
+            .until("the others have theirs", |_| others.iter().zip(&first).all(|(end, first)| taken(end) > *first))
+            .await;
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert_eq!(world.far_end.seen().len(), 1, "it is left alone");
+        world.until_dry().await;
+        assert!(start.elapsed() > Duration::from_millis(1_500), "{:?}", start.elapsed());
+        let homes = homes(&[&world.far_end, &others[0], &others[1]], 400);
+        assert!(homes[800..].iter().all(|homes| *homes == 1), "{homes:?}");
+    });
+}
+
+/// Goal: the guilty item is found in the part of one endpoint, and nothing of the other parts goes twice for that; what is
+/// rejected is counted, whenever that was.
+#[test]
+fn the_guilty_are_found_and_the_rejected_counted_in_parts() {
+    run(async {
+        let guilty = Mark { source: SOURCE, seq: 37 };
+        let poison = || Script::new().poison(Signal::Logs, guilty);
+        let others = others(2);
+        others.iter().for_each(|end| end.play(poison()));
+        let mut world = world(poison(), &[&others[0], &others[1]], 60_000 * MS);
+        (0..4).for_each(|_| world.put(LOGS, 100));
+        world.until_dry().await;
+        assert_eq!((world.booked(|book| book.dead_letters), world.booked(|book| book.delivered)), (1, 399));
+        let ends = [&world.far_end, &others[0], &others[1]];
+        assert_eq!(homes(&ends, 400)[800..].iter().filter(|homes| **homes == 1).count(), 399);
+        // One takes all but three; another does not take its part until the second try.
+        world.far_end.play(Script::new().times(1, Act::partial(3, "too old")));
+        others[0].play(Script::new().times(1, Act::status(503)));
+        others[1].play(Script::new());
+        world.put(TRACES, 200);
+        world.until_dry().await;
+        assert_eq!(world.booked(|book| book.lost.iter().sum::<u64>()), 3);
+        assert_eq!(world.booked(|book| book.delivered), 399 + 197);
+    });
+}
+
+/// Goal: while no endpoint is there the link is down; when they come back everything arrives once.
+#[test]
+fn when_none_is_there_the_link_is_down() {
+    run(async {
+        let others = others(2);
+        others.iter().for_each(|end| end.play(Script::new().always(Act::Refuse)));
+        let mut world = world(Script::new().always(Act::Refuse), &[&others[0], &others[1]], 200 * MS);
+        sleep(20 * MS).await;
+        put_all(&mut world, 2, 100);
+        world.until("the link is down", |w| !w.view.borrow().link.is_up()).await;
+        others[1].play(Script::new());
+        world.until_dry().await;
+        world.until("the link is up", |w| w.view.borrow().link.is_up()).await;
+        assert_each_arrived_once(&[&others[1]], 200);
+    });
+}
+
+static ANSWER: Mutex<Option<Vec<SocketAddr>>> = Mutex::new(None);
+
+/// What a name server would say.
+fn answer(_: Arc<str>, _: u16) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> {
+    let answer = ANSWER.lock().expect("free").clone();
+    async move {
+        sleep(5 * MS).await;
+        answer.ok_or_else(|| std::io::Error::other("no such name"))
+    }
+    .boxed()
+}
+
+/// Goal: endpoints come and go with the addresses of a name; when nothing is answered those of before stay.
+#[test]
+fn endpoints_follow_the_addresses_of_a_name() {
+    run(async {
+        let others = others(2);
+        let resolver = Resolver::Dns {
+            host: "collectors.example".into(),
+            port: 4_317,
+            interval: 30 * MS,
+            timeout: 100 * MS,
+            names: answer,
+        };
+        let mut world =
+            World::by(Script::new(), |_| {}, |_, clock, metrics| ways(resolver.clone(), 200 * MS, &clock, metrics));
+        let set = |ends: Option<&[&FarEnd]>| {
+            *ANSWER.lock().expect("free") = ends.map(|ends| ends.iter().map(|end| end.addr()).collect());
+        };
+        world.put(LOGS, 50);
+        world.until("nobody is found", |w| !w.view.borrow().link.is_up()).await;
+        let why = world.view.borrow().last_failure.clone();
+        assert_eq!(why, "collectors.example: no such name");
+        assert!(world.troubles().iter().any(|(what, _)| what == "otlphttp/resolver"), "{:?}", world.troubles());
+        set(Some(&[&world.far_end]));
+        world.until_dry().await;
+        assert_eq!(taken(&world.far_end), 50);
+        set(Some(&[&world.far_end, &others[0], &others[1]]));
+        world
+            .until("the new ones have shares", |w| {
+                w.put(LOGS, 10);
+                others.iter().all(|end| taken(end) > 0)
+            })
+            .await;
+        set(None);
+        sleep(100 * MS).await;
+        world.put(LOGS, 100);
+        world.until_dry().await;
+        assert!(world.view.borrow().link.is_up(), "those of before stay");
+        set(Some(&[&others[1]]));
+        world
+            .until("the others are left", |w| {
+                w.put(LOGS, 10);
+                w.shown("otelcol_loadbalancer_num_backends{") == 1
+            })
+            .await;
+        world.until_dry().await;
+        let before = (taken(&world.far_end), taken(&others[0]));
+        world.put(LOGS, 100);
+        world.until_dry().await;
+        assert_eq!((taken(&world.far_end), taken(&others[0])), before);
+        let arrived: u64 = [&world.far_end, &others[0], &others[1]].iter().map(|end| end.report().arrived()).sum();
+        assert_eq!(arrived, world.booked(|book| book.accepted), "each once");
+    });
+}
+
+#[test]
+fn the_system_is_asked_for_a_name() {
+    run(async {
+        let of = |host: &str| Resolver::Dns {
+            host: host.into(),
+            port: 4_317,
+            interval: MS,
+            timeout: 5_000 * MS,
+            names: system_names,
+        };
+        assert!(of("localhost").look().await.expect("it is known").contains(&"127.0.0.1:4317".to_owned()));
+        assert!(of("no-such-host.invalid").look().await.is_err());
+    });
+}
+
+/// Goal: what cannot be split is nobody's end.
+#[test]
+fn what_is_no_request_is_a_refusal() {
+    use crate::uplink::transport::Parcel;
+    run(async {
+        let end = FarEnd::start(Script::new()).expect("a port");
+        let metrics = crate::telemetry::Metrics::detached();
+        let health = crate::telemetry::Health::starting(Clock::system());
+        let own = UplinkMetrics::new(&metrics, &health, "lb");
+        let balanced = ways(list(&[end.addr()]), MS, &Clock::system(), &own)();
+        let body = Packer::new(Encoding::Gzip, LEVEL).pack(&bytes::Bytes::from_static(b"\xff\xff"));
+        let parcel = Parcel { signal: Signal::Logs, body, upload_id: "x".to_owned(), origin: None };
+        let verdict = balanced.send(parcel).await;
+        assert!(matches!(verdict, Verdict::Split { too_large: false, .. }), "{verdict:?}");
+        assert!(end.seen().is_empty());
+    });
+}

@@ -1,0 +1,118 @@
+//! The way to one of several endpoints: sends there, remembers how it went, and asks whether it is back.
+
+use super::endpoint::{Endpoint, Rules};
+use super::metrics::EndpointMetrics;
+use super::transport::{Parcel, Transport};
+use super::verdict::Verdict;
+use crate::base::Dice;
+use crate::otlp::Signal;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
+
+/// See the module.
+pub(super) struct Way {
+    /// For people.
+    pub(super) name: String,
+    transport: Arc<dyn Transport>,
+    rules: Rules,
+    belief: Mutex<(Endpoint, Dice)>,
+    metrics: EndpointMetrics,
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Way").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Way {
+    pub(super) fn new(
+        name: String,
+        transport: Arc<dyn Transport>,
+        rules: Rules,
+        metrics: EndpointMetrics,
+        dice: Dice,
+    ) -> Arc<Way> {
+        Arc::new(Way { name, transport, rules, belief: Mutex::new((Endpoint::default(), dice)), metrics })
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().0.is_open()
+    }
+
+    /// What it would answer now, by its own word, and whether what is meant for it is to go elsewhere.
+    pub(super) fn refusal(&self) -> Option<(Verdict, bool)> {
+        let rest = self.lock().0.wants_rest(Instant::now())?;
+        let verdict = Verdict::Later { after: Some(rest), why: "it asked for patience".to_owned() };
+        let elsewhere = self.hear(&verdict);
+        Some((verdict, elsewhere))
+    }
+
+    /// Sends an upload; with what was answered, and whether it is to go elsewhere.
+    pub(super) async fn carry(&self, parcel: Parcel) -> (Verdict, bool) {
+        let (waiting, start) = (Waiting::of(self), Instant::now());
+        let verdict = self.transport.send(parcel).await;
+        drop(waiting);
+        self.metrics.answered(&self.name, &verdict, start.elapsed());
+        let elsewhere = self.hear(&verdict);
+        (verdict, elsewhere)
+    }
+
+    fn hear(&self, verdict: &Verdict) -> bool {
+        self.learn(verdict, |endpoint, rules, now, dice| endpoint.heard(verdict, rules, now, dice))
+    }
+
+    /// Asks whether it is back, when it is time. What it is asked is about one signal: some take only some.
+    pub(super) fn look(self: &Arc<Self>, signal: Signal) {
+        if !self.lock().0.asks(Instant::now()) {
+            return;
+        }
+        let way = self.clone();
+        // Ends within the timeout of its request.
+        tokio::spawn(async move {
+            let verdict = way.transport.send(Parcel::question(signal)).await;
+            way.learn(&verdict, |endpoint, rules, now, dice| endpoint.answered(&verdict, rules, now, dice));
+        });
+    }
+
+    fn learn<R>(&self, verdict: &Verdict, f: impl FnOnce(&mut Endpoint, &Rules, Instant, &mut Dice) -> R) -> R {
+        let (learned, before, after) = {
+            let (endpoint, dice) = &mut *self.lock();
+            let before = endpoint.trouble();
+            let learned = f(endpoint, &self.rules, Instant::now(), dice);
+            (learned, before, endpoint.trouble())
+        };
+        if before != after {
+            self.metrics.moved(&self.name, before, after, verdict.why());
+        }
+        learned
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Endpoint, Dice)> {
+        self.belief.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Way {
+    /// What is said of it on the board is true no longer.
+    fn drop(&mut self) {
+        self.metrics.gone(&self.name);
+    }
+}
+
+/// An upload is out; a future that is dropped ends that too.
+struct Waiting<'a>(&'a Way);
+
+impl<'a> Waiting<'a> {
+    fn of(way: &'a Way) -> Waiting<'a> {
+        way.lock().0.sent();
+        Waiting(way)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().0.forget();
+    }
+}
