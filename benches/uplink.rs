@@ -150,6 +150,7 @@ fn sending(encoding: Encoding, items: u32) {
         encoding,
         level: LEVEL,
         drain: Drain::default(),
+        ceiling: tokio::sync::watch::Sender::new(None).subscribe(),
         budget: BUDGET,
         added: tokio::sync::watch::Sender::new(Vec::new()).subscribe(),
         gap_interval: None,

@@ -1,9 +1,11 @@
 //! Registration with the real binary, a scripted far end and its platform: who is told what, in which order, and that the data
 //! path never waits for it.
 
+#![allow(clippy::print_stdout)] // figures of a run
+
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::registrar::identity::{Origin, Record};
 use tfo_otel_agent::testing::FarEnd;
@@ -362,4 +364,41 @@ async fn a_copied_image_is_another_agent() {
         let seen = Command::new(AGENT).args(["spool", "verify"]).arg(&spool).output().expect("it runs");
         assert!(seen.status.success(), "{seen:?}");
     }
+}
+
+/// Goal: a platform that asks for it has the backlog come slowly, and as fast as it can when it no longer asks.
+/// Method: 300 KiB wait until they are a backlog, in uploads of 20 KiB, and the platform allows 64 KiB a second.
+#[actix::test]
+async fn a_platform_slows_a_backlog_down() {
+    const RATE: u64 = 64 << 10;
+    install_client();
+    let mut rig = Rig::seed("registration: {mode: direct, interval: 200ms, offline_after: 1m}");
+    let path = rig.dir.path().join("agent.yaml");
+    let text = std::fs::read_to_string(&path).expect("ours");
+    let text = text.replace("{timeout: 20ms}", "{timeout: 20ms, send_batch_size: 50, send_batch_max_size: 50}");
+    std::fs::write(&path, text.replace("    headers:", "    compression: none\n    headers:")).expect("space");
+    rig.far_end.with(|c| c.platform().order(serde_json::json!({"drain_rate": RATE})));
+    rig.far_end.play(Script::new().for_signal(Signal::Logs, Act::status(503)));
+    let agent = rig.start().await;
+    rig.registered(1).await;
+    for _ in 0..16 {
+        rig.send(50).await;
+    }
+    tokio::time::sleep(Duration::from_secs(6)).await; // from then on it is a backlog
+    assert_eq!(rig.metric("tfo_agent_registration_drain_rate").await, RATE as f64);
+    let before = rig.far_end.with(|c| c.counts().raw_bytes);
+    rig.far_end.play(Script::new());
+    assert!(rig.far_end.until(PATIENCE, |c| c.counts().items > 0).await);
+    let begin = Instant::now();
+    rig.all_arrives().await;
+    let bytes = rig.far_end.with(|c| c.counts().raw_bytes) - before;
+    // The first second's worth is there at once, and the last upload may be larger than what is left.
+    let least = (bytes.saturating_sub(RATE + (32 << 10))) as f64 / RATE as f64;
+    let took = begin.elapsed().as_secs_f64();
+    assert!(bytes > 3 * RATE && took >= least, "{bytes} bytes in {took} s, at least {least}");
+    println!("{bytes} bytes took {took:.2} s at {RATE} bytes a second; at least {least:.2}");
+    rig.far_end.with(|c| c.platform().order(serde_json::Value::Null));
+    let lifted = || rig.log().matches("platform sets how fast the backlog may leave").count() == 2;
+    assert!(until(PATIENCE, lifted).await, "{}", rig.log());
+    agent.kill().expect("our child");
 }

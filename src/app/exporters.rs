@@ -116,8 +116,8 @@ pub fn prepare<'a>(
 ) -> Result<Vec<Ready>, StartError> {
     let one = |(id, task): (&Id, &Task)| {
         let (stored, crew) = (&stores.all[task.store.0], &crews[task.store.0]);
-        let settings = settings(id, task, stored, parts.metrics);
         let registration = registration.filter(|_| task.announced.is_some());
+        let settings = settings(id, task, stored, registration, parts.metrics);
         let lines = lines(id, task, stored, crew, registration, parts)?;
         Ok(Ready { id: id.clone(), settings, store: task.store, lines })
     };
@@ -159,7 +159,13 @@ pub fn seat(id: &Id) -> String {
     format!("{}/{id}", UPLINK.name)
 }
 
-fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkSettings {
+fn settings(
+    id: &Id,
+    task: &Task,
+    stored: &Stored,
+    registration: Option<&Registration>,
+    metrics: &Metrics,
+) -> UplinkSettings {
     let section = &task.section;
     let (retry, encoding, level) = manner(section);
     let lane = |source: &Source| {
@@ -183,6 +189,7 @@ fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkS
         level,
         budget: BUDGET,
         drain: drain(section),
+        ceiling: registration.map_or_else(|| watch::Sender::new(None).subscribe(), Registration::ceiling),
         // Where there is no address for metrics nothing can be reported.
         gap_interval: gap_interval(section),
         first_at: None,
@@ -213,7 +220,7 @@ pub(super) fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) 
 }
 
 /// What goes first.
-fn drain(section: &ExporterConfig) -> Drain {
+pub(super) fn drain(section: &ExporterConfig) -> Drain {
     match section {
         ExporterConfig::OtlpHttp(s) => s.drain.clone(),
         ExporterConfig::OtlpGrpc(s) => s.drain.clone(),

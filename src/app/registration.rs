@@ -26,7 +26,7 @@ use crate::registrar::identity::{Body, Identity, Record};
 use crate::registrar::letter::{Place, Profile};
 use crate::registrar::line::{Line, Lines, Through};
 use crate::registrar::metrics::RegistrarMetrics;
-use crate::registrar::office::{Settings, Throttle};
+use crate::registrar::office::Settings;
 use crate::registrar::{Announced, Office, Registrar};
 use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
@@ -42,6 +42,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Asks for a variable.
 pub type Var<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -365,6 +366,8 @@ fn os_description() -> String {
 pub struct Registration {
     plan: Plan,
     office: Arc<Office>,
+    /// What the platform lets backlogs send, bytes a second.
+    ceiling: Arc<watch::Sender<Option<u64>>>,
     lines: Lines,
     locate: Locate,
 }
@@ -387,12 +390,14 @@ impl Registration {
     ///
     /// # Errors
     /// When a client cannot be made.
-    pub fn prepare(plan: Plan, parts: &Parts<'_>, throttle: Throttle) -> Result<Registration, StartError> {
+    pub fn prepare(plan: Plan, parts: &Parts<'_>) -> Result<Registration, StartError> {
         let told = RegistrarMetrics::new(parts.metrics, parts.health);
         let (lines, locate) = (plan.lines(parts.clock)?, plan.locate());
         // The first address is looked up by the actor, which may wait for a name server.
         let hostname = filled(var("AGENT_HOSTNAME")).or_else(|| filled(var("HOSTNAME"))).unwrap_or_else(nodename);
         let place = Place { ip_address: filled(var("AGENT_IP")).or_else(|| filled(var("HOST_IP"))), hostname };
+        let ceiling = Arc::new(watch::Sender::new(None));
+        let set = ceiling.clone();
         let settings = Settings {
             identity: plan.identity(&place.hostname, plan.file.is_some(), &told),
             file: plan.file.clone(),
@@ -405,11 +410,14 @@ impl Registration {
             place,
             rhythm: plan.settings.rhythm(),
             is_trusted: plan.is_trusted(),
-            throttle,
+            max_rate: exporters::drain(&plan.section).max_rate,
+            throttle: Arc::new(move |rate| {
+                set.send_replace(rate);
+            }),
         };
         let times = (parts.clock.clone(), parts.started);
         let office = Arc::new(Office::open(settings, parts.metrics, told, times, Dice::shaken()));
-        Ok(Registration { plan, office, lines, locate })
+        Ok(Registration { plan, office, ceiling, lines, locate })
     }
 
     /// By what it works.
@@ -424,6 +432,12 @@ impl Registration {
         let Registration { office, lines, locate, .. } = self.clone();
         supervisor
             .post(row(supervisor, &REGISTRAR), "", move || Registrar::new(office.clone(), &lines, locate.clone()));
+    }
+
+    /// What the platform lets backlogs of its exporter send, bytes a second.
+    #[must_use]
+    pub fn ceiling(&self) -> watch::Receiver<Option<u64>> {
+        self.ceiling.subscribe()
     }
 
     /// What it said on the board and in the metrics is true no more.

@@ -216,7 +216,7 @@ impl Agent {
         if self.registration.as_ref().map(Registration::plan) == plan.as_ref() {
             return Ok((self.registration.clone(), false));
         }
-        let registration = plan.map(|plan| Registration::prepare(plan, parts, Arc::new(|_| {}))).transpose()?;
+        let registration = plan.map(|plan| Registration::prepare(plan, parts)).transpose()?;
         Ok((registration, true))
     }
 

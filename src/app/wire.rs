@@ -109,7 +109,7 @@ impl Agent {
         let parts = Parts { metrics: &metrics, health: &health, clock, started };
         let plan = plan_of(config)?;
         let tasks = exporters::tasks(config, &stores, plan.as_ref());
-        let registration = plan.map(|plan| Registration::prepare(plan, &parts, Arc::new(|_| {}))).transpose()?;
+        let registration = plan.map(|plan| Registration::prepare(plan, &parts)).transpose()?;
         for mut ready in exporters::prepare(&tasks, &stores, &crews, registration.as_ref(), &parts)? {
             exporters::enlist(&mut ready, &stores);
             exporters::take_turns(&mut ready);

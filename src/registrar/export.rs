@@ -69,7 +69,7 @@ fn metrics(letter: &Letter) -> Vec<Metric> {
     }
     if let Some(rate) = vitals.link_budget {
         let text = "Most bytes a second the backlog may leave with.";
-        all.push(points.gauge("tfo.agent.link.budget", "By/s", text, one(rate)));
+        all.push(points.gauge("tfo.agent.link.budget", "By/s", text, count(rate)));
     }
     let of = |key: &str, value: &str, n: u64| (Some(text(key, value)), Number::AsInt(int(n)));
     let links = vitals.links.iter().map(|(exporter, up)| of("exporter", exporter, u64::from(*up))).collect();

@@ -175,7 +175,7 @@ impl RegistrarMetrics {
     }
 
     /// The platform wants something else than before.
-    pub fn ordered(&self, before: &Orders, now: &Orders, obeyed: Option<f64>, is_trusted: bool) {
+    pub fn ordered(&self, before: &Orders, now: &Orders, obeyed: Option<u64>, is_trusted: bool) {
         if before.drain_rate != now.drain_rate {
             match (now.drain_rate, is_trusted) {
                 (Some(rate), false) => {
@@ -186,7 +186,7 @@ impl RegistrarMetrics {
                 }
             }
         }
-        self.drain_rate.set(obeyed.unwrap_or(0.0));
+        self.drain_rate.set_count(obeyed.unwrap_or(0));
         if let Some(revision) = now.config_revision.as_ref().filter(|_| before.config_revision != now.config_revision) {
             info!(parent: &self.span, revision, "platform would like this agent to have another configuration");
         }

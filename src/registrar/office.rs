@@ -18,10 +18,10 @@ use tokio::time::Instant;
 
 /// Least bytes a second a platform can slow the backlog to: 16 KiB/s. At less a mistaken platform, or somebody in its place,
 /// could make a day's backlog last for months, which is as good as dropping it.
-pub const DRAIN_RATE_MIN: f64 = 16.0 * 1_024.0;
+pub const DRAIN_RATE_MIN: u64 = 16 * 1_024;
 
 /// Lets the backlog leave with at most so many bytes a second; `None`: no limit of the platform's.
-pub type Throttle = Arc<dyn Fn(Option<f64>) + Send + Sync>;
+pub type Throttle = Arc<dyn Fn(Option<u64>) + Send + Sync>;
 
 /// What the office is told at its beginning.
 pub struct Settings {
@@ -37,6 +37,8 @@ pub struct Settings {
     pub rhythm: Rhythm,
     /// Nobody between can have changed an answer: https, or this machine.
     pub is_trusted: bool,
+    /// What the operator lets the backlog leave with, bytes a second.
+    pub max_rate: Option<u64>,
     /// Carries out `drain_rate`.
     pub throttle: Throttle,
 }
@@ -46,6 +48,7 @@ pub struct Office {
     profile: Profile,
     file: Option<PathBuf>,
     is_trusted: bool,
+    max_rate: Option<u64>,
     throttle: Throttle,
     started: Stamp,
     clock: Clock,
@@ -76,13 +79,14 @@ impl Office {
         (clock, started): (Clock, Stamp),
         mut dice: Dice,
     ) -> Office {
-        let Settings { identity, file, profile, place, rhythm, is_trusted, throttle } = settings;
+        let Settings { identity, file, profile, place, rhythm, is_trusted, max_rate, throttle } = settings;
         let standing = Standing::new(rhythm, Instant::now(), &mut dice);
         let desk = Desk { standing, identity, place, registered_ns: 0, orders: Orders::default(), dice };
         Office {
             profile,
             file,
             is_trusted,
+            max_rate,
             throttle,
             started,
             clock,
@@ -179,7 +183,7 @@ impl Office {
         let mut vitals = Vitals::read(&self.numbers);
         let now = self.clock.now();
         let mut desk = self.desk();
-        vitals.link_budget = self.rate(&desk.orders);
+        vitals.link_budget = [self.max_rate, self.rate(&desk.orders)].into_iter().flatten().min();
         desk.standing.begin(call);
         let registers = matches!(call, Call::Register(_));
         Letter {
@@ -233,8 +237,10 @@ impl Office {
     }
 
     /// What is made of a `drain_rate`.
-    fn rate(&self, orders: &Orders) -> Option<f64> {
-        orders.drain_rate.filter(|_| self.is_trusted).map(|rate| rate.max(DRAIN_RATE_MIN))
+    fn rate(&self, orders: &Orders) -> Option<u64> {
+        // What was read is above zero and finite; what is larger than a u64 is that.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        orders.drain_rate.filter(|_| self.is_trusted).map(|rate| (rate as u64).max(DRAIN_RATE_MIN))
     }
 
     /// What is to be written, and where, if anything is.

@@ -42,7 +42,7 @@ const WORKSPACE: &str = "550e8400-e29b-41d4-a716-446655440000";
 /// Whom the office speaks of, and what it was told to do.
 struct Rig {
     office: Arc<Office>,
-    rates: Arc<Mutex<Vec<Option<f64>>>>,
+    rates: Arc<Mutex<Vec<Option<u64>>>>,
     metrics: Metrics,
     health: Health,
     clock: Clock,
@@ -52,7 +52,7 @@ impl Rig {
     fn new(is_trusted: bool, file: Option<PathBuf>) -> Rig {
         let clock = Clock::by_hand(Stamp { wall_ns: 1_765_620_000_000_000_000, mono_ms: 1_000 });
         let (metrics, health) = (Metrics::detached(), Health::starting(clock.clone()));
-        let rates: Arc<Mutex<Vec<Option<f64>>>> = Arc::default();
+        let rates: Arc<Mutex<Vec<Option<u64>>>> = Arc::default();
         let set = rates.clone();
         let kept = file.as_ref().and_then(|file| Record::read(file).expect("whole, or not there"));
         let settings = Settings {
@@ -67,6 +67,7 @@ impl Rig {
             place: Place { hostname: "gw-7".to_owned(), ip_address: Some("10.0.0.7".to_owned()) },
             rhythm: RHYTHM,
             is_trusted,
+            max_rate: None,
             throttle: Arc::new(move |rate| set.lock().expect("nobody panics in there").push(rate)),
         };
         let told = RegistrarMetrics::new(&metrics, &health);
@@ -75,7 +76,7 @@ impl Rig {
         Rig { office: Arc::new(office), rates, metrics, health, clock }
     }
 
-    fn rates(&self) -> Vec<Option<f64>> {
+    fn rates(&self) -> Vec<Option<u64>> {
         self.rates.lock().expect("nobody panics in there").clone()
     }
 
@@ -385,7 +386,7 @@ fn a_platform_slows_the_backlog_down_within_bounds() {
             beat(json!({"drain_rate": 40_000})).await;
             rig.pass(MINUTE * 16).await;
             assert_eq!(rig.office.owes(), Some(Call::Register(Why::Offline)));
-            let wanted = [Some(250_000.0), Some(DRAIN_RATE_MIN), None, Some(40_000.0), None];
+            let wanted = [Some(250_000), Some(DRAIN_RATE_MIN), None, Some(40_000), None];
             assert_eq!(rig.rates(), if is_trusted { &wanted[..] } else { &[] }, "trusted: {is_trusted}");
             assert_eq!(rig.shown("tfo_agent_registration_drain_rate", &[]), 0.0);
         }

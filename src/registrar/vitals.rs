@@ -17,7 +17,7 @@ pub struct Vitals {
     /// Seconds until the first spool is full at the present rate; None: nothing comes in.
     pub time_to_full_s: Option<f64>,
     /// Most bytes a second the backlog may leave with; None: no limit.
-    pub link_budget: Option<f64>,
+    pub link_budget: Option<u64>,
     /// Exporters, and whether their far ends take data.
     pub links: Vec<(String, bool)>,
     /// Falls of posts since the process began.

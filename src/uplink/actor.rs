@@ -167,6 +167,7 @@ impl Uplink {
         self.take_in(ctx);
         self.listen_for_lanes(self.settings.added.clone(), ctx);
         (0..self.lanes.len()).for_each(|at| self.hold_back(at));
+        self.heed(self.settings.ceiling.clone(), ctx);
         if let Some(interval) = self.settings.gap_interval {
             let pace = Pace::new(interval);
             ctx.run_later(pace.first(&mut self.dice), Self::report_gaps);
@@ -226,6 +227,20 @@ impl Uplink {
             self.lines.metrics.held_back(&self.lanes[at].name, first - Instant::now());
             self.flow.desk_mut(at).leave_the_spool_until(first);
         }
+    }
+
+    /// Goes by what the platform lets backlogs send, now and when it says something else.
+    fn heed(&mut self, mut ceiling: watch::Receiver<Option<u64>>, ctx: &mut Context<Self>) {
+        let rates = [self.settings.drain.max_rate, *ceiling.borrow_and_update()];
+        self.flow.limit(rates.into_iter().flatten().min(), Instant::now());
+        let heard = async move { ceiling.changed().await.map(|()| ceiling) };
+        ctx.spawn(heard.into_actor(self).map(|heard, uplink, ctx| {
+            // An error: there is no platform that could say something.
+            if let Ok(ceiling) = heard {
+                uplink.heed(ceiling, ctx);
+                uplink.step(ctx);
+            }
+        }));
     }
 
     fn listen_for_lanes(&mut self, mut added: watch::Receiver<Vec<LaneSettings>>, ctx: &mut Context<Self>) {

@@ -196,6 +196,14 @@ impl Bucket {
         Bucket { rate, left: rate, at: now }
     }
 
+    /// At another rate from now on; what it owes it goes on owing.
+    pub fn turn_to(&mut self, rate: u64, now: Instant) {
+        self.fill(now);
+        let left = self.left;
+        *self = Bucket::new(rate, now);
+        self.left = left.min(self.left);
+    }
+
     fn fill(&mut self, now: Instant) {
         let time = now.saturating_duration_since(self.at).as_secs_f64();
         self.left = (self.left + time * self.rate).min(self.rate);
@@ -222,6 +230,20 @@ mod tests {
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
+
+    /// A rate that changes in the middle neither forgives what is owed nor gives anything away.
+    #[test]
+    fn another_rate_counts_from_now_on() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(1_000, now);
+        bucket.take(3_001, now);
+        bucket.turn_to(100, now);
+        let ready = bucket.ready_at(now) - now;
+        assert!(S * 20 <= ready && ready <= S * 21, "{ready:?}");
+        bucket.turn_to(100_000, now + S * 25);
+        bucket.take(1_000, now + S * 25);
+        assert!(bucket.ready_at(now + S * 25) > now + S * 25, "at most a second of the old rate was left");
+    }
 
     /// Places of 10, of 2 and of 1, by the share, while live data waits and while it does not.
     #[test]

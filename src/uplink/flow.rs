@@ -94,6 +94,14 @@ impl Flow {
         Flow { bucket: max_rate.map(|rate| Bucket::new(rate, now)), ..self }
     }
 
+    /// The same, while it works.
+    pub fn limit(&mut self, max_rate: Option<u64>, now: Instant) {
+        match (&mut self.bucket, max_rate) {
+            (Some(bucket), Some(rate)) => bucket.turn_to(rate, now),
+            (bucket, rate) => *bucket = rate.map(|rate| Bucket::new(rate, now)),
+        }
+    }
+
     /// One lane more; returns its place.
     pub fn add(&mut self, desk: Desk) -> usize {
         self.desks.push(desk);

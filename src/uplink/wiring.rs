@@ -55,6 +55,8 @@ pub struct UplinkSettings {
     pub budget: usize,
     /// `drain`.
     pub drain: Drain,
+    /// What the platform lets backlogs send, bytes a second; the lower of this and `drain.max_rate` counts.
+    pub ceiling: watch::Receiver<Option<u64>>,
     /// `gap_report`: least time between two reports of what is lost; `None`: the far end is not told.
     pub gap_interval: Option<Duration>,
     /// A lane that has a backlog when it begins sends nothing before: its turn in a fleet that was started in one moment.

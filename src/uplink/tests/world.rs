@@ -75,6 +75,7 @@ pub(super) fn settings(store: &dyn Store) -> UplinkSettings {
         level: LEVEL,
         budget: BUDGET,
         drain: Drain::default(),
+        ceiling: watch::Sender::new(None).subscribe(),
         gap_interval: Some(40 * MS),
         first_at: None,
         flush_at_stop: false,
