@@ -9,6 +9,7 @@ pub mod listen;
 pub mod machine;
 pub mod numbers;
 pub mod plan;
+pub mod registration;
 pub mod reload;
 pub mod roster;
 pub mod run;

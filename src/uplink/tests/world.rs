@@ -51,7 +51,7 @@ static ROSTER: [Post; 1] = [POST];
 /// Rests of 30 to 100 ms.
 pub(super) fn quick() -> Retry {
     let curve = Curve { initial: 30 * MS, multiplier: 1.5, max: 100 * MS, randomization_factor: 0.2 };
-    Retry { curve, ..Retry::default() }
+    Retry { curve, reconnect_spread: 30 * MS, ..Retry::default() }
 }
 
 pub(super) fn settings(store: &dyn Store) -> UplinkSettings {
@@ -73,6 +73,7 @@ pub(super) fn settings(store: &dyn Store) -> UplinkSettings {
         level: LEVEL,
         budget: BUDGET,
         gap_interval: Some(40 * MS),
+        first_at: None,
         flush_at_stop: false,
     }
 }
