@@ -19,6 +19,7 @@ use tfo_otel_agent::testing::far_end::{FarEnd, Script};
 use tfo_otel_agent::testing::numbered::{Numbered, Source, numbers};
 use tfo_otel_agent::uplink::config::OtlpHttpConfig;
 use tfo_otel_agent::uplink::depot::Direct;
+use tfo_otel_agent::uplink::drain::Drain;
 use tfo_otel_agent::uplink::flow::BUDGET;
 use tfo_otel_agent::uplink::pack::{Encoding, LEVEL, Packer};
 use tfo_otel_agent::uplink::prepare::prepare;
@@ -90,8 +91,15 @@ fn preparing() {
         let block = LeasedBlock { index: 1, items: block, accepted: Stamp::default(), raw };
         let cut = Cut { enough_items: 1, max_items, max_bytes: 4 << 20 };
         let items = block.items;
-        let lease =
-            Lease { lane: Lane(0), signal: Signal::Logs, window: 1..2, cut, settled: vec![], blocks: vec![block] };
+        let lease = Lease {
+            lane: Lane(0),
+            signal: Signal::Logs,
+            window: 1..2,
+            cut,
+            settled: vec![],
+            age: Duration::ZERO,
+            blocks: vec![block],
+        };
         let mut packer = Packer::new(Encoding::Identity, LEVEL);
         let cost = per_million(100 * items, || {
             for _ in 0..100 {
@@ -141,6 +149,7 @@ fn sending(encoding: Encoding, items: u32) {
         consumers: 10,
         encoding,
         level: LEVEL,
+        drain: Drain::default(),
         budget: BUDGET,
         added: tokio::sync::watch::Sender::new(Vec::new()).subscribe(),
         gap_interval: None,

@@ -30,7 +30,12 @@ struct Agent {
     child: Child,
 }
 
+/// The orders of `drain`, of which each life has one: what one leaves in the spool the next must go on with.
+const ORDERS: [&str; 4] = ["live_first", "live_first", "newest_first", "oldest_first"];
+
 struct Place {
+    /// The configuration, but for the order.
+    text: String,
     /// What sends: `otlphttp`, or `otlp` with `TFO_OUT=grpc`.
     exporter: &'static str,
     dir: tempfile::TempDir,
@@ -60,7 +65,8 @@ exporters:
   {exporter}:
     {way}
      retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}},
-     sending_queue: {{storage: file_storage}}}}
+     sending_queue: {{storage: file_storage}},
+     drain: {{order: ORDER}}}}
 extensions: {{file_storage: {{directory: '{}'}}}}
 service:
   extensions: [file_storage]
@@ -71,11 +77,11 @@ service:
 ",
             at("queue").display()
         );
-        std::fs::write(&config, text).expect("space");
-        Place { exporter, config, phases: at("phases"), log: at("agent.log"), port, metrics, dir }
+        Place { text, exporter, config, phases: at("phases"), log: at("agent.log"), port, metrics, dir }
     }
 
-    fn start(&self) -> Agent {
+    fn start(&self, order: &str) -> Agent {
+        std::fs::write(&self.config, self.text.replace("ORDER", order)).expect("space");
         std::fs::write(&self.phases, [0; 16]).expect("space");
         let binary = Path::new(env!("CARGO_BIN_EXE_tfo-otel-agent"));
         let mut command = child::agent(binary, &self.config, &self.log).expect("space");
@@ -174,7 +180,7 @@ async fn no_acknowledged_item_is_lost_however_often_and_whenever_it_is_killed() 
     // The rare phases are aimed at until each was hit; there is an end to that.
     while done < kills || (fell_in.contains(&0) && done < kills * 4) {
         far_end.play(weather(&mut dice));
-        let mut agent = place.start();
+        let mut agent = place.start(ORDERS[dice.within(0..4) as usize]);
         place.listens(&mut agent).await;
         let rarest = (0..Phase::ALL.len()).min_by_key(|i| fell_in[*i]).map(|i| Phase::ALL[i]);
         let aim = rarest.filter(|_| dice.chance(1, 2));
@@ -186,7 +192,7 @@ async fn no_acknowledged_item_is_lost_however_often_and_whenever_it_is_killed() 
     }
     // The last life is not disturbed: everything comes home.
     far_end.play(Script::new());
-    let mut agent = place.start();
+    let mut agent = place.start(ORDERS[0]);
     place.listens(&mut agent).await;
     loads.iter().for_each(Running::stop);
     let home = until(PATIENCE, || report(&loads, &far_end).lost() == 0).await;
@@ -256,7 +262,7 @@ async fn a_far_end_that_goes_by_the_ids_has_every_item_once() {
             1 => script.times(2, Act::status(503)).times(3, Act::TakeAndReset),
             _ => script,
         });
-        let mut agent = place.start();
+        let mut agent = place.start(ORDERS[dice.within(0..4) as usize]);
         place.listens(&mut agent).await;
         for _ in 0..dice.within(1..6) {
             for client in &mut clients {
@@ -266,7 +272,7 @@ async fn a_far_end_that_goes_by_the_ids_has_every_item_once() {
         agent.kill(&place.phases, None, Duration::from_millis(dice.within(0..200))).await;
     }
     far_end.play(Script::new());
-    let mut agent = place.start();
+    let mut agent = place.start(ORDERS[0]);
     place.listens(&mut agent).await;
     let home = until(PATIENCE, || far_end.report().lost() == 0).await;
     let agreed =

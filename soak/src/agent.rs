@@ -127,6 +127,28 @@ service:
         self.write_config(&text)
     }
 
+    /// Logs alone, drained in this order, batched as the seed does it at the edge but for its timeout.
+    pub(crate) fn configure_drain(&self, far_end: &str, order: &str, max_mib: u64) -> io::Result<()> {
+        let (http, metrics, queue) = (self.http, self.metrics, self.spool());
+        self.write_config(&format!(
+            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{http}'}}}}}}}}
+processors: {{batch: {{timeout: 200ms, send_batch_size: 2000, send_batch_max_size: 4000}}}}
+exporters:
+  otlphttp:
+    endpoint: {far_end}
+    retry_on_failure: {{initial_interval: 100ms, max_interval: 500ms}}
+    sending_queue: {{storage: file_storage}}
+    drain: {{order: {order}}}
+extensions: {{file_storage: {{directory: '{}', max_size_mib: {max_mib}}}}}
+service:
+  extensions: [file_storage]
+  telemetry: {{metrics: {{address: '127.0.0.1:{metrics}'}}}}
+  pipelines: {{logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}}}
+",
+            queue.display()
+        ))
+    }
+
     /// Logs and metrics, so that one can be consumed and the other not.
     pub(crate) fn configure_lanes(&self, far_end: &str, spool: &str) -> io::Result<()> {
         let (http, metrics, queue) = (self.http, self.metrics, self.spool());

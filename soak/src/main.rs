@@ -11,6 +11,7 @@
 //! | `soak rebound` | what the disk gets back when one lane is consumed and another stays |
 //! | `soak wear` | what reaches the disk, by size of request and `commit_interval` |
 //! | `soak fleet` | whether ten thousand agents knock in step; in virtual time, without an agent's binary |
+//! | `soak fresh` | how fresh what comes in is at the far end while a backlog drains over a slow link |
 //! | `soak story` | whether it keeps its promises while link, disk, clock and process are in trouble by a seeded schedule |
 //!
 //! Give the agent with `--agent` (a release build); the machine's other load moves wall-clock figures, CPU seconds and
@@ -20,6 +21,7 @@
 
 mod agent;
 mod fleet;
+mod fresh;
 mod plot;
 mod runs;
 mod scale;
@@ -59,6 +61,8 @@ enum Run {
     Steady(Steady),
     /// The far end is away, then back.
     Outage(Steady),
+    /// Fresh data beside a backlog.
+    Fresh(fresh::Fresh),
     /// Nothing.
     Idle {
         /// Seconds to watch.
@@ -153,6 +157,7 @@ async fn measure(rig: &agent::Rig, run: &Run) -> std::io::Result<Said> {
         Run::Speed(speed) => runs::speed(rig, speed).await,
         Run::Steady(steady) => runs::steady(rig, steady).await,
         Run::Outage(steady) => runs::outage(rig, steady).await,
+        Run::Fresh(fresh) => fresh::fresh(rig, fresh).await,
         Run::Idle { seconds } => runs::idle(rig, *seconds).await,
         Run::Start { times, spooled_mib } => runs::start(rig, *times, *spooled_mib).await,
         Run::Rebound { mib } => runs::rebound(rig, *mib).await,

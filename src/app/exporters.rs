@@ -20,6 +20,7 @@ use crate::uplink::client::{ClientError, Maker, Recipe, Shown};
 use crate::uplink::config::{Compression, DebugConfig, RetryConfig};
 use crate::uplink::debug::DebugExporter;
 use crate::uplink::depot::{Depot, Direct, Posted};
+use crate::uplink::drain::Drain;
 use crate::uplink::flow::BUDGET;
 use crate::uplink::metrics::UplinkMetrics;
 use crate::uplink::otlp_grpc::GrpcRecipe;
@@ -173,6 +174,7 @@ fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkS
         encoding,
         level,
         budget: BUDGET,
+        drain: drain(section),
         // Where there is no address for metrics nothing can be reported.
         gap_interval: gap_interval(section),
         first_at: None,
@@ -196,6 +198,15 @@ pub(super) fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) 
         Compression::Zstd => Encoding::Zstd,
     };
     (retry, encoding, level.unwrap_or(LEVEL))
+}
+
+/// What goes first.
+fn drain(section: &ExporterConfig) -> Drain {
+    match section {
+        ExporterConfig::OtlpHttp(s) => s.drain.clone(),
+        ExporterConfig::OtlpGrpc(s) => s.drain.clone(),
+        ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
+    }
 }
 
 /// Least time between two gap reports, where the exporter has a place for them.

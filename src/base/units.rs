@@ -37,6 +37,33 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// Reads a number of bytes, with or without a unit: `512KiB`, `1.5 MB`, `4096`; binary units are 1,024 to the next, decimal ones 1,000.
+/// `None`: it is not one.
+#[must_use]
+pub fn parse_bytes(text: &str) -> Option<Bytes> {
+    const UNITS: [(&str, f64); 10] = [
+        ("", 1.0),
+        ("b", 1.0),
+        ("kib", 1_024.0),
+        ("mib", 1_048_576.0),
+        ("gib", 1_073_741_824.0),
+        ("tib", 1_099_511_627_776.0),
+        ("kb", 1e3),
+        ("mb", 1e6),
+        ("gb", 1e9),
+        ("tb", 1e12),
+    ];
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    let unit = text[digits..].trim_start().to_ascii_lowercase();
+    let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    let bytes = (number * factor).round();
+    // Not negative, and below 2^63.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    (bytes < 9e18).then_some(Bytes(bytes as u64))
+}
+
 /// Why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadDuration {
@@ -119,6 +146,28 @@ mod tests {
             ("999999999h", Err(BadDuration::NotOne("999999999h".into()))),
         ] {
             assert_eq!(parse_duration(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn bytes_read_with_their_unit() {
+        for (text, expected) in [
+            ("4096",    Some(4_096)),
+            ("512KiB",  Some(512 * KIB)),
+            ("1.5 MiB", Some(3 * MIB / 2)),
+            ("2gib",    Some(2 * GIB)),
+            ("10MB",    Some(10_000_000)),
+            ("7 B",     Some(7)),
+            ("0",       Some(0)),
+            ("",        None),
+            ("KiB",     None),
+            ("1.2.3",   None),
+            ("-1",      None),
+            ("5 apples", None),
+            ("99999999TiB", None),
+        ] {
+            assert_eq!(parse_bytes(text), expected.map(Bytes), "{text:?}");
         }
     }
 

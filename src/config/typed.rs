@@ -8,7 +8,7 @@ use super::section::{READ_AS_EMPTY, Section};
 use super::tree::{Node, Scalar, Typed, Value, Written, typed};
 use super::value::{Any, Listen, Pattern, Secret};
 use super::{Headers, Id};
-use crate::base::units::{BadDuration, parse_duration};
+use crate::base::units::{BadDuration, parse_bytes, parse_duration};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -135,6 +135,55 @@ impl<'a> Section<'a> {
     pub fn duration_or_never(&self, key: &'static str, default: Option<Duration>) -> Option<Duration> {
         let duration = self.duration(key, default.unwrap_or(Duration::ZERO));
         (!duration.is_zero()).then_some(duration)
+    }
+
+    /// A number of bytes such as `10MiB`, above zero; `None` when nothing stands there.
+    #[must_use]
+    pub fn bytes_if_given(&self, key: &'static str) -> Option<u64> {
+        let (scalar, _) = self.scalar(key, "a number of bytes such as `10MiB`", DEFAULT_STAYS)?;
+        if scalar.text.is_empty() || scalar.typed() == Typed::Null {
+            return None;
+        }
+        match parse_bytes(&scalar.text) {
+            Some(bytes) if bytes.0 > 0 => return Some(bytes.0),
+            Some(_) => self.error(key, "must be more than 0; without the key there is no limit"),
+            None => {
+                let message = format!("{} is not a number of bytes; write for example 512KiB", quote(&scalar.text));
+                self.error(key, message);
+            }
+        }
+        None
+    }
+
+    /// The same of each second, with or without `/s` behind it.
+    #[must_use]
+    pub fn bytes_a_second_if_given(&self, key: &'static str) -> Option<u64> {
+        let (scalar, _) = self.scalar(key, "a number of bytes a second such as `512KiB/s`", DEFAULT_STAYS)?;
+        match scalar.text.trim_end().strip_suffix("/s").and_then(parse_bytes) {
+            Some(bytes) if bytes.0 > 0 => Some(bytes.0),
+            _ => self.bytes_if_given(key),
+        }
+    }
+
+    /// A list of some of these words, each at most once, in any case.
+    #[must_use]
+    pub fn choices<T: Copy + PartialEq>(&self, key: &'static str, choices: &[(&'static str, T)]) -> Vec<T> {
+        let mut chosen: Vec<T> = Vec::new();
+        for (n, (word, at)) in self.texts_if_given(key).unwrap_or_default().into_iter().enumerate() {
+            let (problems, path) = (self.reading().problems, format!("{}[{n}]", self.path_of(key)));
+            match choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(&word)) {
+                Some((_, choice)) if chosen.contains(choice) => {
+                    problems.error(at, &path, format!("{} stands there twice", quote(&word)));
+                }
+                Some((_, choice)) => chosen.push(*choice),
+                None => {
+                    let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+                    let message = format!("{} is not one of {}", quote(&word), names.join(", "));
+                    problems.error_meaning(at, &path, message, problems.meant(&word, names));
+                }
+            }
+        }
+        chosen
     }
 
     /// One of several words, in any case.

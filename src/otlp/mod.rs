@@ -101,6 +101,10 @@ impl Signal {
     /// All three, in the order of otelcol's documents.
     pub const ALL: [Signal; 3] = [Signal::Traces, Signal::Metrics, Signal::Logs];
 
+    /// All of them under the names by which a configuration knows them.
+    pub const NAMED: [(&str, Signal); 3] =
+        [("traces", Signal::Traces), ("metrics", Signal::Metrics), ("logs", Signal::Logs)];
+
     /// The name used in pipelines, URLs (`/v1/<name>`) and labels.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -10,7 +10,7 @@
 //! They hold no state of their own but what they said last: a fall costs the answer of one message, and the spool knows what it did.
 
 use super::store::Spool;
-use super::{CommitError, Cut, Lane, Lease, LeaseError, Loss, NewBlock, Owner, Settlement, Store as _};
+use super::{CommitError, Cut, Lane, Lease, LeaseError, Loss, NewBlock, Owner, Pick, Settlement, Store as _};
 use crate::supervise::{Drain, beat};
 use crate::supervised;
 use crate::telemetry::health::Health;
@@ -75,6 +75,8 @@ pub struct LeaseNext {
     pub lane: Lane,
     /// How a new window is to be cut.
     pub cut: Cut,
+    /// Which of what waits.
+    pub pick: Pick,
 }
 
 /// Says how a store's disk is, in health and in the log: when that changes, and again when the reason does.
@@ -225,7 +227,7 @@ impl Handler<LeaseNext> for SpoolReader {
     type Result = Result<Option<Lease>, LeaseError>;
 
     fn handle(&mut self, ask: LeaseNext, _: &mut Self::Context) -> Self::Result {
-        self.0.lease(ask.owner, ask.lane, ask.cut)
+        self.0.pick(ask.owner, ask.lane, ask.pick, ask.cut)
     }
 }
 

@@ -636,6 +636,10 @@ impl Shelf for Disk {
         self.first_anywhere(lane, indices)
     }
 
+    fn youngest(&self, lane: Lane, indices: Range<u64>) -> Result<Option<(u64, u64)>, ShelfError> {
+        self.youngest_of(lane, &indices)
+    }
+
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         self.keep_house(books)
     }

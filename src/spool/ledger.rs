@@ -9,9 +9,9 @@ pub(crate) use self::heal::{last_epoch, next_index};
 use super::block::Header;
 use super::chronicle::Chronicle;
 use super::codec::{Damage, Eye, Pen};
-use super::cursor::{Cursor, Fate, Window};
+use super::cursor::{Cursor, Fate, UNREAD_MAX, Unread, Window};
 use super::gaps::{Dates, Gaps};
-use super::{Book, Cut, ExporterNo, Lane, LeaseError, NewBlock, Owner, Waiting};
+use super::{Book, Cut, ExporterNo, Lane, LeaseError, NewBlock, Owner, Pick, Waiting};
 use crate::base::{BootId, Reading, Stamp};
 use crate::otlp::Signal;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -110,8 +110,8 @@ pub(crate) struct Ledger {
     cursors: BTreeMap<(u32, u32), Cursor>,
     /// When their losses came from.
     gaps: BTreeMap<(u32, u32), Gaps>,
-    /// Dates of the newest block each was handed, in this life.
-    reached: BTreeMap<(u32, u32), Dates>,
+    /// Dates of the block before what is unread, by the total that begins with, as far as it was handed out in this life.
+    reached: BTreeMap<(u32, u32), Vec<(u64, Dates)>>,
     /// Indices of this life start here.
     epoch_base: u64,
     /// Lane numbers below are taken, by whom is not known any more.
@@ -125,10 +125,23 @@ pub(crate) struct Ledger {
 pub(crate) enum Plan {
     /// A window that was out before; it is out again now.
     Again(Window),
-    /// New data, at or after this index; `total` items of the lane lie before it.
-    From { index: u64, total: u64 },
+    /// New data, from here on.
+    From(Front),
     /// Nothing waits.
     Nothing,
+}
+
+/// Where unread data begins that is to be handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Front {
+    /// The first block has this index or a higher one,
+    pub(crate) index: u64,
+    /// and so many items of the lane lie before it.
+    pub(crate) total: u64,
+    /// A hole behind this place is left to whoever reads the backlog before it; else it is lost.
+    pub(crate) floats: bool,
+    /// The youngest of it is wanted first.
+    pub(crate) newest: bool,
 }
 
 /// Numbered blocks whose fate is not known yet: [`Ledger::committed`] or [`Ledger::failed`].
@@ -502,8 +515,16 @@ impl Ledger {
         }
     }
 
-    /// What to read next. A returned window is out from now on; for new data [`Ledger::take_new`] follows.
-    pub(crate) fn plan(&mut self, owner: Owner, lane: Lane) -> Result<Plan, LeaseError> {
+    /// What to read next. A returned window is out from now on; for new data [`Ledger::take_new`] follows. `enough`: so many items
+    /// are one window, for which nothing is made a backlog. `now`: for what is stale.
+    pub(crate) fn plan(
+        &mut self,
+        owner: Owner,
+        lane: Lane,
+        pick: Pick,
+        enough: u64,
+        now: Stamp,
+    ) -> Result<Plan, LeaseError> {
         if !self.is_current(owner) {
             return Err(LeaseError::Retired);
         }
@@ -511,21 +532,49 @@ impl Ledger {
         else {
             return Ok(Plan::Nothing);
         };
-        if let Some(window) = cursor.take_returned() {
+        let newest = pick == Pick::Backlog { newest: true };
+        if !matches!(pick, Pick::Live { .. })
+            && let Some(window) = cursor.take_returned(newest)
+        {
             return Ok(Plan::Again(window));
         }
         cursor.skip_absences();
-        let (index, total) = cursor.frontier();
-        let (_, end) = cursor.end(state.next_index, state.tip);
-        Ok(if total < end { Plan::From { index, total } } else { Plan::Nothing })
+        state.pass_hollow(cursor);
+        let unread = match pick {
+            Pick::Oldest => cursor.unread().into_iter().next(),
+            Pick::Backlog { newest } => backlog(cursor.unread(), newest),
+            Pick::Live { stale } => {
+                state.turn_to_live(cursor, stale, enough, &self.chronicle, now);
+                cursor.unread().pop()
+            }
+        };
+        let Some(unread) = unread else { return Ok(Plan::Nothing) };
+        let (index, total) = unread.start();
+        let (_, end) = cursor.end(total, state.next_index, state.tip);
+        let floats = cursor.jump == Some((index, total));
+        Ok(if total < end { Plan::From(Front { index, total, floats, newest }) } else { Plan::Nothing })
     }
 
-    /// Hands out what was read at the frontier: blocks `index` with totals `totals`. A gap in front of them is lost
-    /// to corruption, but for what was burnt. `None` when the frontier moved meanwhile (eviction): plan again.
+    /// Whether these totals are unread, all of them in one stretch.
+    pub(crate) fn is_unread(&self, owner: Owner, lane: Lane, totals: &Range<u64>) -> bool {
+        let cursor = self.cursors.get(&(owner.exporter.0, lane.0));
+        cursor.and_then(|c| c.unread_at(totals.start)).is_some_and(|u| totals.end <= u.totals.end)
+    }
+
+    /// Nothing can be read where live data was thought to begin: it begins where the last window ends.
+    pub(crate) fn forget_jump(&mut self, exporter: ExporterNo, lane: Lane) {
+        if let Some(cursor) = self.cursors.get_mut(&(exporter.0, lane.0)) {
+            cursor.jump = None;
+        }
+    }
+
+    /// Hands out what was read from this front on: blocks `index` with totals `totals`. A hole in front of them is lost
+    /// to corruption, but for what was burnt. `None` when the front moved meanwhile (eviction): plan again.
     pub(crate) fn take_new(
         &mut self,
         owner: Owner,
         lane: Lane,
+        floats: bool,
         index: Range<u64>,
         totals: Range<u64>,
         cut: Cut,
@@ -534,41 +583,54 @@ impl Ledger {
             return None;
         }
         let cursor = self.cursors.get(&(owner.exporter.0, lane.0))?;
-        let (at, total) = cursor.frontier();
-        if index.start < at || totals.start < total {
+        let unread = cursor.unread_at(totals.start)?;
+        if index.start < unread.index.start || totals.end > unread.totals.end {
             return None;
         }
-        if totals.start > total {
-            self.pass(owner.exporter, lane, index.start, totals.start, Fate::Lost(super::Reason::Corrupt));
+        if totals.start > unread.totals.start && !floats {
+            let to = (index.start, totals.start);
+            self.pass(owner.exporter, lane, unread.start(), to, Fate::Lost(super::Reason::Corrupt));
         }
         let cursor = self.cursors.get_mut(&(owner.exporter.0, lane.0))?;
         Some(cursor.take_new(index, totals, cut))
     }
 
-    /// What lies between the exporter's frontier and this place has this fate, but for what was burnt. Returns the
-    /// items that have it.
-    pub(crate) fn pass(&mut self, exporter: ExporterNo, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
+    /// What is unread between these places, index and total, has this fate, but for what was burnt. Returns the items that have it.
+    pub(crate) fn pass(
+        &mut self,
+        exporter: ExporterNo,
+        lane: Lane,
+        from: (u64, u64),
+        to: (u64, u64),
+        fate: Fate,
+    ) -> u64 {
         let (Some(cursor), Some(state)) = (self.cursors.get_mut(&(exporter.0, lane.0)), self.lanes.get(&lane.0)) else {
             return 0;
         };
-        let (_, from) = cursor.frontier();
-        let never = state.never(cursor, &(from..total.max(from)));
-        cursor.pass(index, total, never, fate);
+        let Some([from, to]) = cursor.clip(from, to) else { return 0 };
+        let never = state.never(cursor, &(from.1..to.1));
+        cursor.pass(from, to, never, fate);
         cursor.skip_absences();
         self.forget_burnt(lane);
-        (total.max(from) - from) - never
+        (to.1 - from.1) - never
     }
 
     pub(crate) fn cursor_mut(&mut self, exporter: ExporterNo, lane: Lane) -> Option<&mut Cursor> {
         self.cursors.get_mut(&(exporter.0, lane.0))
     }
 
-    /// Where what the exporter may read of the lane ends, index and total: at its tip, which no block has a total beyond,
-    /// or where it was away.
-    pub(crate) fn end(&self, exporter: ExporterNo, lane: Lane) -> (u64, u64) {
+    /// Where what the exporter may read of the lane from this total on ends, index and total: at its tip, which no block has a total
+    /// beyond, where it was away, or where younger data was handed out before.
+    pub(crate) fn end(&self, exporter: ExporterNo, lane: Lane, from: u64) -> (u64, u64) {
         let Some(state) = self.lanes.get(&lane.0) else { return (0, 0) };
         let cursor = self.cursors.get(&(exporter.0, lane.0));
-        cursor.map_or((state.next_index, state.tip), |c| c.end(state.next_index, state.tip))
+        cursor.map_or((state.next_index, state.tip), |c| c.end(from, state.next_index, state.tip))
+    }
+
+    /// Whether what lies at this total is a backlog: its end does not move.
+    pub(crate) fn is_backlog(&self, exporter: ExporterNo, lane: Lane, total: u64) -> bool {
+        let cursor = self.cursors.get(&(exporter.0, lane.0));
+        cursor.and_then(|c| c.unread_at(total)).is_some_and(|u| u.is_backlog())
     }
 
     /// What was burnt and some cursor has still to pass: a block found there is skipped.
@@ -610,8 +672,7 @@ impl Ledger {
     fn give_up(&mut self, exporter: ExporterNo, lane: Lane, index: u64, total: u64, fate: Fate) -> u64 {
         let at = (exporter.0, lane.0);
         let (Some(state), Some(cursor)) = (self.lanes.get(&lane.0), self.cursors.get_mut(&at)) else { return 0 };
-        let (_, from) = cursor.frontier();
-        let never = state.never(cursor, &(from..total.max(from)));
+        let never = state.never_of(cursor, total);
         let gone = cursor.evict_below(index, total, never, fate);
         self.forget_burnt(lane);
         gone
@@ -672,7 +733,7 @@ impl Ledger {
         // Who was away then does not come to it.
         let minds = |c: &Cursor, r: &Range<u64>| {
             let away = c.absences.iter().any(|a| a.totals.start <= r.start && r.end <= a.totals.end);
-            c.frontier().1 < r.end && !away
+            !away && c.unread().iter().any(|u| u.totals.start < r.end && r.start < u.totals.end)
         };
         let cursors: Vec<&Cursor> = self.cursors.iter().filter(|((_, l), _)| *l == lane.0).map(|(_, c)| c).collect();
         if let Some(state) = self.lanes.get_mut(&lane.0).filter(|_| !cursors.is_empty()) {
@@ -686,17 +747,14 @@ impl Ledger {
             return Waiting::default();
         };
         let returned = cursor.returned_items();
-        let (index, total) = cursor.frontier();
+        let unread = cursor.unread();
         // What may be there is looked for at once: what is not is passed then.
-        let fresh = state.fresh(cursor) + u64::from(state.may_hold_more(cursor));
-        let oldest = match state.recent.partition_point(|r| r.index < index) {
-            _ if returned > 0 => None,
-            at => {
-                let known = state.recent.get(at).filter(|r| at > 0 || r.before <= total);
-                known.filter(|r| self.chronicle.is_present(r.boot)).map(|r| r.accepted)
-            }
-        };
-        Waiting { items: returned + fresh, oldest, asked: 0 }
+        let of = |u: &Unread| state.fresh_of(cursor, u) + u64::from(state.may_hold_more_of(cursor, u));
+        let (first, last) = (&unread[0], &unread[unread.len() - 1]);
+        let (live, fresh) = (of(last), unread.iter().map(of).sum::<u64>());
+        let accepted = |u: &Unread| state.accepted_at(u.start(), &self.chronicle);
+        let oldest = if returned > 0 { None } else { accepted(first) };
+        Waiting { items: returned + fresh, oldest, live, live_oldest: accepted(last), asked: 0 }
     }
 
     /// How many of these blocks of the lane some exporter may still need, at most; all of them when nobody ever joined it (its
@@ -726,7 +784,7 @@ impl Ledger {
             if state.waiting(cursor) == 0 {
                 return None;
             }
-            let from = cursor.frontier().0;
+            let from = cursor.unread()[0].index.start;
             let recent = state.recent.get(state.recent.partition_point(|r| r.index < from));
             let recent = recent.map(|r| Came { accepted: r.accepted, boot: r.boot, index: r.index });
             Some(Waits { pipeline, exporter: &owner.name, at: (ExporterNo(*exporter), Lane(*lane)), recent })
@@ -776,8 +834,7 @@ impl Ledger {
             return None;
         }
         let mut book = Book { lane: state.name.clone(), exporter: owner.name.clone(), ..Book::default() };
-        let beyond = cursor.frontier().1..state.tip;
-        book.accepted = state.tip.wrapping_sub(cursor.base) - cursor.counts.burnt - state.never(cursor, &beyond);
+        book.accepted = state.tip.wrapping_sub(cursor.base) - cursor.counts.burnt - state.never_of(cursor, state.tip);
         book.delivered = cursor.counts.delivered;
         book.waiting = state.waiting(cursor);
         book.lost = cursor.counts.lost;
@@ -851,6 +908,17 @@ impl Ledger {
         never.extend(cursor.absences.iter().map(|a| a.totals.clone()));
         never.sort_by_key(|r| r.start);
         subtract(totals, &never)
+    }
+}
+
+/// Which of the backlogs in what is unread is next. When there are many, the smallest, so that there are soon fewer.
+fn backlog(mut unread: Vec<Unread>, newest: bool) -> Option<Unread> {
+    unread.retain(Unread::is_backlog);
+    let items = |u: &Unread| u.totals.end - u.totals.start;
+    match (unread.len() > UNREAD_MAX / 2, newest) {
+        (true, _) => unread.into_iter().min_by_key(items),
+        (false, true) => unread.pop(),
+        (false, false) => unread.into_iter().next(),
     }
 }
 
@@ -945,12 +1013,18 @@ fn main_lane_name<'a>(name: &'a str, exporter: &str) -> &'a str {
 }
 
 impl LaneState {
-    /// How much of `range`, beyond the cursor's frontier, is none of its own: it was burnt, or came while it was away.
+    /// How much of `range`, which is unread, is none of the cursor's own: it was burnt, or came while it was away.
     fn never(&self, cursor: &Cursor, range: &Range<u64>) -> u64 {
         let away = |totals: &Range<u64>| totals.start.max(range.start)..totals.end.min(range.end);
         let absences = cursor.absences.iter().map(|a| away(&a.totals)).filter(|r| !r.is_empty());
         let absent: u64 = absences.map(|r| r.end - r.start - self.nobodys(&r)).sum();
         self.nobodys(range) + absent
+    }
+
+    /// The same of all that is unread below this total.
+    fn never_of(&self, cursor: &Cursor, total: u64) -> u64 {
+        let below = |u: Unread| u.totals.start.min(total)..u.totals.end.min(total);
+        cursor.unread().into_iter().map(|u| self.never(cursor, &below(u))).sum()
     }
 
     /// How much of `range` was burnt, or is only doubtful.
@@ -960,8 +1034,55 @@ impl LaneState {
 
     /// Whether there may be blocks for the cursor of which the books do not know.
     fn may_hold_more(&self, cursor: &Cursor) -> bool {
-        let (from, end) = (cursor.frontier().1, cursor.end(self.next_index, self.tip).1);
+        cursor.unread().iter().any(|u| self.may_hold_more_of(cursor, u))
+    }
+
+    /// The same of a stretch of what is unread.
+    fn may_hold_more_of(&self, cursor: &Cursor, unread: &Unread) -> bool {
+        let (from, end) = (unread.totals.start, cursor.end(unread.totals.start, self.next_index, self.tip).1);
         self.doubtful.iter().any(|r| r.end > from && r.start < end)
+    }
+
+    /// When the block at this place, index and total, was accepted, if that is remembered.
+    fn accepted_at(&self, (index, total): (u64, u64), chronicle: &Chronicle) -> Option<Stamp> {
+        let at = self.recent.partition_point(|r| r.index < index);
+        let known = self.recent.get(at).filter(|r| at > 0 || r.before <= total)?;
+        chronicle.is_present(known.boot).then_some(known.accepted)
+    }
+
+    /// Passes backlogs of which nothing was ever there: nobody would ask for them, and they would hold their segments.
+    fn pass_hollow(&self, cursor: &mut Cursor) {
+        let is_hollow =
+            |c: &Cursor, u: &Unread| u.is_backlog() && self.fresh_of(c, u) == 0 && !self.may_hold_more_of(c, u);
+        for u in cursor.unread() {
+            if is_hollow(cursor, &u) {
+                let never = self.never(cursor, &u.totals);
+                cursor.pass(u.start(), (u.index.end, u.totals.end), never, Fate::Burnt);
+                cursor.absences.retain(|a| a.totals.end > u.totals.end || a.totals.start < u.totals.start);
+            }
+        }
+    }
+
+    /// If the oldest of what comes in has waited for longer than `stale`, only what is younger is live from now on; but no
+    /// single window is left behind for that.
+    fn turn_to_live(&self, cursor: &mut Cursor, stale: Duration, enough: u64, chronicle: &Chronicle, now: Stamp) {
+        let unread = cursor.unread();
+        let last = &unread[unread.len() - 1];
+        let is_young = |accepted: Stamp| now.since(accepted) <= stale;
+        if unread.len() >= UNREAD_MAX
+            || cursor.is_away()
+            || self.fresh_of(cursor, last) <= enough
+            || self.accepted_at(last.start(), chronicle).is_some_and(is_young)
+        {
+            return;
+        }
+        let young = self.recent.iter().find(|r| chronicle.is_present(r.boot) && is_young(r.accepted));
+        let to = young.map_or((self.next_index, self.tip), |r| (r.index, r.before));
+        let away = cursor.absences.iter().find(|a| a.totals.contains(&to.1));
+        let to = away.map_or(to, |a| (a.index.end, a.totals.end));
+        if to.1 > last.totals.start && to.0 >= last.index.start {
+            cursor.jump = Some(to);
+        }
     }
 
     /// So much was accepted.
@@ -981,10 +1102,15 @@ impl LaneState {
         (self.tip, self.dirty) = (total, true);
     }
 
-    /// Items beyond the cursor's frontier that were accepted for it.
+    /// Items that are unread and were accepted for the cursor.
     fn fresh(&self, cursor: &Cursor) -> u64 {
-        let total = cursor.frontier().1;
-        self.tip.saturating_sub(total) - self.never(cursor, &(total..self.tip.max(total)))
+        cursor.unread().iter().map(|u| self.fresh_of(cursor, u)).sum()
+    }
+
+    /// The same of one stretch of them.
+    fn fresh_of(&self, cursor: &Cursor, unread: &Unread) -> u64 {
+        let (from, end) = (unread.totals.start, unread.totals.end.min(self.tip));
+        end.saturating_sub(from) - self.never(cursor, &(from..end.max(from)))
     }
 
     fn waiting(&self, cursor: &Cursor) -> u64 {

@@ -44,6 +44,7 @@ use crate::base::{BootId, Bytes, Stamp};
 use crate::otlp::Signal;
 use std::fmt;
 use std::ops::Range;
+use std::time::Duration;
 
 /// A pipeline's durable number in one spool; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,6 +112,24 @@ pub struct Cut {
     pub max_bytes: u32,
 }
 
+/// Which of what waits is wanted (promise P6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pick {
+    /// What was there first: what came back, then what nobody had yet, in the order of the lane.
+    Oldest,
+    /// What comes in now. Should the oldest of that have waited for longer than this, it becomes a backlog but for what is
+    /// younger, and the lane's live data begins there from now on.
+    Live {
+        /// Longer than data waits while all is well.
+        stale: Duration,
+    },
+    /// What lies before the live data, and what came back.
+    Backlog {
+        /// The youngest of it first, by the segment; within a segment in the order of the lane.
+        newest: bool,
+    },
+}
+
 /// Whole blocks of a lane that one uplink has out.
 #[derive(Debug, Clone)]
 pub struct Lease {
@@ -124,6 +143,8 @@ pub struct Lease {
     pub cut: Cut,
     /// Parts of the window that are settled already.
     pub settled: Vec<Range<Pos>>,
+    /// How long ago the first block came in, at least.
+    pub age: Duration,
     /// The blocks, oldest first.
     pub blocks: Vec<LeasedBlock>,
 }
@@ -224,6 +245,10 @@ pub struct Waiting {
     pub items: u64,
     /// Accept time of the oldest of them, when known without reading the disk; `None` with `items > 0` means old.
     pub oldest: Option<Stamp>,
+    /// Those of the items that [`Pick::Live`] is for.
+    pub live: u64,
+    /// Accept time of the oldest of these, as above.
+    pub live_oldest: Option<Stamp>,
     /// How often a person has had held data sent again, since the store was opened: what rests is tried at once then.
     pub asked: u64,
 }
@@ -324,7 +349,15 @@ pub trait Store: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// See [`LeaseError`].
-    fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError>;
+    fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {
+        self.pick(owner, lane, Pick::Oldest, cut)
+    }
+
+    /// Hands out a window nobody has out, this one of them; `None` when nothing of the kind waits.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    fn pick(&self, owner: Owner, lane: Lane, pick: Pick, cut: Cut) -> Result<Option<Lease>, LeaseError>;
 
     /// The window was decoded, cut and compressed without accident. Until this is said, a fall of the owner (or of the
     /// process) counts against the window's blocks: after two they are set aside (promise P8).

@@ -87,6 +87,12 @@ pub(crate) trait Shelf: Send + Sync + std::fmt::Debug {
         Ok(self.next(lane, indices.start)?.filter(|(header, _)| header.index < indices.end))
     }
 
+    /// Where the youngest of these blocks of the lane begin that lie together (in a segment), index and total; `None` when that
+    /// is not known. Only a guess: the blocks themselves say where they are.
+    fn youngest(&self, _: Lane, _: Range<u64>) -> Result<Option<(u64, u64)>, ShelfError> {
+        Ok(None)
+    }
+
     /// The first block of the lane at or after `from`, before which `total` items of it lie if nothing is missing: a hole is not
     /// believed before everything that is there was asked.
     fn next_of(&self, lane: Lane, from: u64, total: u64) -> Result<Option<(Header, bytes::Bytes)>, ShelfError> {
@@ -129,6 +135,9 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
         Err(TryLockError::WouldBlock) => None,
     }
 }
+
+/// Blocks in memory that are read together where the newest come first.
+const TOGETHER: usize = 64;
 
 /// Blocks in memory, for exporters without storage.
 #[derive(Debug)]
@@ -173,6 +182,13 @@ impl Shelf for Memory {
 
     fn next(&self, lane: Lane, from: u64) -> Result<Option<(Header, bytes::Bytes)>, ShelfError> {
         Ok(lock(&self.kept).blocks.range((lane, from)..=(lane, u64::MAX)).next().map(|(_, found)| found.clone()))
+    }
+
+    fn youngest(&self, lane: Lane, indices: Range<u64>) -> Result<Option<(u64, u64)>, ShelfError> {
+        let kept = lock(&self.kept);
+        let mut found = kept.blocks.range((lane, indices.start)..(lane, indices.end)).rev().take(TOGETHER);
+        let first = found.by_ref().last().map(|(_, (header, _))| (header.index, header.accepted_before()));
+        Ok(first)
     }
 
     fn upkeep(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {

@@ -39,8 +39,8 @@ use super::ledger::{Came, Ledger, Side, subtract};
 use super::shelf::{Memory, Shelf, ShelfError, Usage, lock, try_lock};
 use super::slots::Slots;
 use super::{
-    Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, NewBlock, Outcome, Owner, Pos, Reason, Settlement,
-    Store, Waiting,
+    Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, NewBlock, Outcome, Owner, Pick, Pos, Reason,
+    Settlement, Store, Waiting,
 };
 use crate::base::{Bytes, Clock, Dice};
 use crate::otlp::Signal;
@@ -314,6 +314,12 @@ impl Spool {
         lock(&self.ledger).side_lane(side, owner.exporter, lane)
     }
 
+    /// The place of an exporter in a lane.
+    #[cfg(test)]
+    pub(super) fn cursor(&self, owner: Owner, lane: Lane) -> super::cursor::Cursor {
+        lock(&self.ledger).cursor_mut(owner.exporter, lane).expect("it reads the lane").clone()
+    }
+
     /// Writes nothing for so long, as a disk that stalls: a fault on command. Blocks the caller, and whoever writes.
     #[cfg(any(test, feature = "testing"))]
     pub fn stand_still(&self, time: std::time::Duration) {
@@ -447,8 +453,8 @@ impl Store for Spool {
         Waiting { asked: self.asked.load(SeqCst), ..lock(&self.ledger).waiting(owner, lane) }
     }
 
-    fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {
-        self.next_lease(owner, lane, cut)
+    fn pick(&self, owner: Owner, lane: Lane, pick: Pick, cut: Cut) -> Result<Option<Lease>, LeaseError> {
+        self.next_lease(owner, lane, pick, cut)
     }
 
     fn handled(&self, owner: Owner, lane: Lane, window: Range<u64>) {

@@ -2,6 +2,7 @@
 
 mod caps;
 mod compaction;
+mod drain;
 mod faults;
 mod gaps;
 mod mending;
@@ -116,7 +117,7 @@ enum Op {
     /// To which lanes (bits), how many items each.
     Commit(u8, u8),
     CommitTwice(u8),
-    Lease(usize, usize),
+    Lease(usize, usize, Pick),
     Settle(prop::sample::Index, prop::sample::Index, u8, u8),
     GiveBack(prop::sample::Index),
     Reown(usize),
@@ -133,15 +134,25 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (1..4_u8, 1..30_u8).prop_map(|(l, n)| Op::Commit(l, n)),
         1 => (1..9_u8).prop_map(Op::CommitTwice),
-        6 => (0..2_usize, 0..2_usize).prop_map(|(e, l)| Op::Lease(e, l)),
+        6 => (0..2_usize, 0..2_usize, pick()).prop_map(|(e, l, pick)| Op::Lease(e, l, pick)),
         9 => (i(), i(), 1..20_u8, 0..8_u8).prop_map(|(a, b, n, f)| Op::Settle(a, b, n, f)),
         2 => i().prop_map(Op::GiveBack),
         1 => (0..2_usize).prop_map(Op::Reown),
         4 => Just(Op::Upkeep),
-        1 => Just(Op::Later),
+        2 => Just(Op::Later),
         1 => Just(Op::Reopen),
         2 => (0..2_usize, 0..2_usize).prop_map(|(e, l)| Op::Leave(e, l)),
         2 => (0..2_usize, 0..2_usize).prop_map(|(e, l)| Op::Return(e, l)),
+    ]
+}
+
+/// What has waited for 10 s is stale: half of [`Op::Later`].
+fn pick() -> impl Strategy<Value = Pick> {
+    let stale = Duration::from_secs(10);
+    prop_oneof![
+        2 => Just(Pick::Oldest),
+        4 => Just(Pick::Live { stale }),
+        2 => any::<bool>().prop_map(|newest| Pick::Backlog { newest }),
     ]
 }
 
@@ -231,10 +242,11 @@ impl Run {
         }
     }
 
-    fn lease(&mut self, exporter: usize, lane: usize) {
+    fn lease(&mut self, exporter: usize, lane: usize, pick: Pick) {
         let owner = self.owners[exporter];
-        for from in [self.lanes[lane], self.store().park_lane(owner, self.lanes[lane])] {
-            if let Some(lease) = self.store().lease(owner, from, CUT).expect("readable") {
+        let park = self.store().park_lane(owner, self.lanes[lane]);
+        for (from, pick) in [(self.lanes[lane], pick), (park, Pick::Oldest)] {
+            if let Some(lease) = self.store().pick(owner, from, pick, CUT).expect("readable") {
                 self.store().handled(owner, from, lease.window.clone());
                 self.leases.push((exporter, lane, lease));
             }
@@ -287,7 +299,7 @@ impl Run {
         match op {
             Op::Commit(lanes, n) => self.commit(lanes, n, false),
             Op::CommitTwice(n) => self.commit(1, n, true),
-            Op::Lease(e, l) => self.lease(e, l),
+            Op::Lease(e, l, pick) => self.lease(e, l, pick),
             Op::Settle(at, from, n, fate) => self.settle(at, from, n, fate),
             Op::GiveBack(at) if !self.leases.is_empty() => {
                 let (exporter, _, lease) = self.leases.swap_remove(at.index(self.leases.len()));
@@ -334,7 +346,7 @@ impl Run {
             assert!(round < 10_000, "the drain has an end");
             for exporter in 0..2 {
                 for lane in 0..2 {
-                    self.lease(exporter, lane);
+                    self.lease(exporter, lane, Pick::Oldest);
                 }
             }
             if self.leases.is_empty() {

@@ -14,7 +14,8 @@
 //!   apart, so that a full disk never keeps the one from making room for the other.
 
 use super::desk::{Desk, Order};
-use super::due::{due, trigger};
+use super::drain::{Drain as HowToDrain, DrainOrder, Manner};
+use super::due::{dues, trigger};
 use super::fate::{Fate, Told};
 use super::flow::{Do, Flow};
 use super::gap::{self, Heard, Pace};
@@ -27,7 +28,7 @@ use super::verdict::Verdict;
 use super::wiring::{LaneSettings, LaneView, Lines, UplinkSettings, View};
 use crate::base::Dice;
 use crate::otlp::Signal;
-use crate::spool::{Cut, Lane, Lease, LeaseError, Loss, Outcome, Owner, Pos, Settlement};
+use crate::spool::{Cut, Lane, Lease, LeaseError, Loss, Outcome, Owner, Pick, Pos, Settlement};
 use crate::supervise::{Drain, contained};
 use crate::supervised;
 use actix::{
@@ -108,9 +109,11 @@ impl Uplink {
     pub fn new(settings: Arc<UplinkSettings>, lines: Lines, mut dice: Dice) -> Uplink {
         let packer = Packer::new(settings.encoding, settings.level);
         let transport = (lines.transport)();
-        let desks = settings.lanes.iter().map(|lane| desk(lane, settings.consumers));
-        let parks = settings.lanes.iter().map(park_desk);
-        let flow = Flow::new(desks.chain(parks).collect(), settings.retry, settings.budget, Dice::seeded(dice.u64()));
+        let desks = settings.lanes.iter().map(|lane| desk(lane, &settings));
+        let parks = settings.lanes.iter().map(|lane| park_desk(lane, &settings.drain));
+        let desks = desks.chain(parks).collect();
+        let flow = Flow::new(desks, settings.retry, settings.budget, Dice::seeded(dice.u64()))
+            .limited(settings.drain.max_rate, Instant::now());
         let count = settings.lanes.len();
         Uplink {
             lanes: settings.lanes.clone(),
@@ -201,10 +204,10 @@ impl Uplink {
 
     fn add(&mut self, lane: LaneSettings, park: Result<Lane, LeaseError>) {
         self.lines.metrics.joined(&lane.name);
-        let at = self.flow.add(desk(&lane, self.settings.consumers));
+        let at = self.flow.add(desk(&lane, &self.settings));
         // Asked on the spot; should it fail all the same, what must be parked stays in hand.
         let park = park.inspect_err(|error| self.lines.metrics.spool_failed("park lane", error)).ok();
-        let beside = park.map(|park| (self.flow.add(park_desk(&lane)), park_of(&lane, park)));
+        let beside = park.map(|park| (self.flow.add(park_desk(&lane, &self.settings.drain)), park_of(&lane, park)));
         debug_assert_eq!(at, self.lanes.len());
         self.lanes.push(lane);
         self.parks.push(beside.as_ref().map(|(at, _)| *at));
@@ -258,12 +261,14 @@ impl Uplink {
         let lane = &self.lanes[at];
         let waiting = self.lines.depot.waiting(owner, lane.lane);
         let timeout = if self.drained.is_empty() { lane.batch_timeout } else { Duration::ZERO };
-        let due = due(waiting, lane.cut, timeout, self.lines.clock.now(), Instant::now());
+        let (cut, now) = (lane.cut, self.lines.clock.now());
         let desk = self.flow.desk_mut(at);
+        let [due, backlog] = dues(waiting, desk.manner(), cut, timeout, now, Instant::now());
         if !self.drained.is_empty() {
             desk.hurry();
         }
         desk.set_due(due);
+        desk.set_backlog_due(backlog);
         desk.asked(waiting.asked, Instant::now());
     }
 
@@ -276,7 +281,7 @@ impl Uplink {
         for _ in 0..STEPS_MAX {
             match self.flow.next(Instant::now()) {
                 Do::Send(at, key) => self.send(at, key, ctx),
-                Do::Lease(at) => self.lease(at, ctx),
+                Do::Lease(at, pick) => self.lease(at, pick, ctx),
                 Do::Cut(at, key, items) => self.cut(at, key, items, "cut to size"),
                 Do::Park(at, key) => {
                     let why = self.last_failure.clone();
@@ -312,10 +317,10 @@ impl Uplink {
         });
     }
 
-    fn lease(&mut self, at: usize, ctx: &mut Context<Self>) {
+    fn lease(&mut self, at: usize, pick: Pick, ctx: &mut Context<Self>) {
         let Some(owner) = self.owner else { return };
         let lane = &self.lanes[at];
-        let asked = self.lines.depot.lease(owner, lane.lane, lane.cut);
+        let asked = self.lines.depot.pick(owner, lane.lane, pick, lane.cut);
         ctx.spawn(asked.into_actor(self).map(move |answer, uplink, ctx| uplink.leased(at, answer, ctx)));
     }
 
@@ -323,11 +328,11 @@ impl Uplink {
         let now = Instant::now();
         match answer {
             Ok(Some(lease)) => self.unpack(at, lease, ctx),
-            Ok(None) => self.flow.leased(at, 0..0, Vec::new(), now),
+            Ok(None) => self.flow.leased(at, 0..0, Vec::new(), Duration::ZERO, now),
             Err(LeaseError::Retired) => return self.retire(),
             Err(error) => {
                 self.lines.metrics.spool_failed("lease", &error);
-                self.flow.leased(at, 0..0, Vec::new(), now);
+                self.flow.leased(at, 0..0, Vec::new(), Duration::ZERO, now);
                 self.flow.desk_mut(at).leave_the_spool_until(now + SPOOL_REST);
                 return self.step(ctx);
             }
@@ -355,7 +360,7 @@ impl Uplink {
         }
         let handled = self.lines.depot.handled(owner, lease.lane, lease.window.clone());
         ctx.spawn(handled.into_actor(self).map(|_, _, _| ()));
-        self.flow.leased(at, lease.window, prepared.uploads, now);
+        self.flow.leased(at, lease.window, prepared.uploads, lease.age, now);
     }
 
     fn give_back(&mut self, at: usize, window: Range<u64>, ctx: &mut Context<Self>) {
@@ -628,12 +633,17 @@ impl Uplink {
     }
 }
 
-fn desk(lane: &LaneSettings, consumers: u32) -> Desk {
-    Desk::new(lane.signal, order(lane.signal), consumers, false)
+fn desk(lane: &LaneSettings, settings: &UplinkSettings) -> Desk {
+    let manner = settings.drain.of(lane.signal, lane.batch_timeout);
+    let order = order(lane.signal, manner, settings.consumers);
+    Desk::new(lane.signal, order, settings.consumers, false).draining(manner)
 }
 
-fn park_desk(lane: &LaneSettings) -> Desk {
-    Desk::new(lane.signal, Order::Any, 1, true)
+/// What was parked goes in its order, and is never fresh.
+fn park_desk(lane: &LaneSettings, drain: &HowToDrain) -> Desk {
+    let of = drain.of(lane.signal, Duration::ZERO);
+    let manner = Manner { order: DrainOrder::OldestFirst, stale: Duration::ZERO, ..of };
+    Desk::new(lane.signal, Order::Any, 1, true).draining(manner)
 }
 
 fn park_of(of: &LaneSettings, park: Lane) -> LaneSettings {
@@ -652,9 +662,11 @@ fn same(a: Link, b: Link) -> bool {
     a.is_up() == b.is_up() && a.trouble() == b.trouble()
 }
 
-/// Far ends refuse samples that are older than the last one (promise P6).
-fn order(signal: Signal) -> Order {
-    if signal == Signal::Metrics { Order::Strict } else { Order::Any }
+/// Far ends refuse samples that are older than the last one (promise P6). And who asks for one upload of logs at a time, in order,
+/// gets them in order, whatever fails between.
+pub(super) fn order(signal: Signal, manner: Manner, consumers: u32) -> Order {
+    let in_order = !manner.splits() && (signal == Signal::Metrics || consumers == 1);
+    if in_order { Order::Strict } else { Order::Any }
 }
 
 impl std::fmt::Debug for Uplink {

@@ -447,7 +447,15 @@ mod tests {
             let mut made = Numbered::new(signal, Source(1));
             let blocks: Vec<_> = [20, 1, 30].iter().zip(4..).map(|(&n, i)| leased(i, &mut made, n)).collect();
             let sizes: Vec<Size> = blocks.iter().map(Size::from).collect();
-            let lease = Lease { lane: Lane(1), signal, window: 4..7, cut: cut(12, 0), settled: Vec::new(), blocks };
+            let lease = Lease {
+                lane: Lane(1),
+                signal,
+                window: 4..7,
+                cut: cut(12, 0),
+                settled: Vec::new(),
+                age: std::time::Duration::ZERO,
+                blocks,
+            };
             let parts = plan(&lease.window, &sizes, lease.cut, &[]);
             let mut blocks = Blocks::of(&lease);
             let raw: Vec<Bytes> = parts.iter().map(|part| blocks.serialize(part).expect("ours")).collect();

@@ -1,10 +1,12 @@
 //! `exporters.otlphttp` (also `otlp_http`), `exporters.otlp` (also `otlp_grpc`), `exporters.logging` and `exporters.debug`
 //! (reference §2.9–2.12).
 
+mod drain;
 mod otlp_grpc;
 
 pub use otlp_grpc::{Balancer, Keepalive, OtlpGrpcConfig, Place};
 
+use super::drain::Drain;
 use crate::base::backoff::Curve;
 use crate::config::{Headers, Id, Section, TlsClient, authenticator};
 use crate::otlp::Signal;
@@ -56,6 +58,8 @@ pub struct OtlpHttpConfig {
     pub sending_queue: QueueConfig,
     /// `gap_report`, ours.
     pub gap_report: GapReportConfig,
+    /// `drain`, ours.
+    pub drain: Drain,
 }
 
 impl Default for OtlpHttpConfig {
@@ -82,6 +86,7 @@ impl Default for OtlpHttpConfig {
             retry_on_failure: RetryConfig::default(),
             sending_queue: QueueConfig::default(),
             gap_report: GapReportConfig::default(),
+            drain: Drain::default(),
         }
     }
 }
@@ -309,6 +314,7 @@ impl OtlpHttpConfig {
             retry_on_failure: s.section("retry_on_failure", RetryConfig::read),
             sending_queue: s.section("sending_queue", QueueConfig::read),
             gap_report: s.section("gap_report", GapReportConfig::read),
+            drain: s.section("drain", Drain::read),
         };
         config.check_endpoints(s);
         s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
@@ -485,6 +491,7 @@ impl DebugConfig {
 mod tests {
     use super::*;
     use crate::config::{Secret, try_out};
+    use crate::uplink::drain::DrainOrder;
 
     #[test]
     #[rustfmt::skip]
@@ -507,7 +514,8 @@ mod tests {
                     retry_on_failure: {enabled: false, initial_interval: 1s, randomization_factor: 0, multiplier: 2, \
                                        max_interval: 9s, max_elapsed_time: 0, on_expiry: drop, reconnect_spread: 1m}, \
                     sending_queue: {enabled: true, num_consumers: 3, queue_size: 4, storage: file_storage/x}, \
-                    gap_report: {enabled: false, interval: 7s}}";
+                    gap_report: {enabled: false, interval: 7s}, \
+                    drain: {order: newest_first, metrics_order: live_first, backlog_share: 0.25, max_rate: 512KiB/s, priority: [metrics, logs]}}";
         let (config, told) = try_out(yaml, &[], OtlpHttpConfig::read);
         assert_eq!(told, "");
         let secs = Duration::from_secs;
@@ -547,6 +555,13 @@ mod tests {
                 storage: Some(Id::parse("file_storage/x").expect("it is an id")),
             },
             gap_report: GapReportConfig { enabled: false, interval: secs(7) },
+            drain: Drain {
+                order: DrainOrder::NewestFirst,
+                metrics_order: DrainOrder::LiveFirst,
+                backlog_share: 0.25,
+                max_rate: Some(512 << 10),
+                priority: vec![Signal::Metrics, Signal::Logs],
+            },
         };
         assert_eq!(config, expected);
     }

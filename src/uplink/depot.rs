@@ -6,7 +6,7 @@
 
 use crate::spool::crew::{LeaseNext, NoteTold, Settle, SpoolReader, SpoolWriter, ToTell};
 use crate::spool::store::Spool;
-use crate::spool::{Cut, Lane, Lease, LeaseError, Loss, Owner, Settlement, Store, Waiting};
+use crate::spool::{Cut, Lane, Lease, LeaseError, Loss, Owner, Pick, Settlement, Store, Waiting};
 use crate::supervise::{Fallen, Handle};
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use std::fmt;
@@ -28,8 +28,8 @@ pub trait Depot: Send + Sync + fmt::Debug {
     /// What waits unleased. On the spot: no disk is asked.
     fn waiting(&self, owner: Owner, lane: Lane) -> Waiting;
 
-    /// The oldest window nobody has out.
-    fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Reply<Option<Lease>>;
+    /// A window nobody has out.
+    fn pick(&self, owner: Owner, lane: Lane, pick: Pick, cut: Cut) -> Reply<Option<Lease>>;
 
     /// The window was made ready without accident; see [`Store::handled`].
     fn handled(&self, owner: Owner, lane: Lane, window: Range<u64>) -> Reply<()>;
@@ -92,8 +92,8 @@ impl Depot for Direct {
         self.store.waiting(owner, lane)
     }
 
-    fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Reply<Option<Lease>> {
-        now(self.store.lease(owner, lane, cut))
+    fn pick(&self, owner: Owner, lane: Lane, pick: Pick, cut: Cut) -> Reply<Option<Lease>> {
+        now(self.store.pick(owner, lane, pick, cut))
     }
 
     fn handled(&self, owner: Owner, lane: Lane, window: Range<u64>) -> Reply<()> {
@@ -162,9 +162,9 @@ impl Depot for Posted {
         self.direct.waiting(owner, lane)
     }
 
-    fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Reply<Option<Lease>> {
+    fn pick(&self, owner: Owner, lane: Lane, pick: Pick, cut: Cut) -> Reply<Option<Lease>> {
         let reader = self.reader.clone();
-        async move { reader.ask(LeaseNext { owner, lane, cut }).await.map_err(unanswered)? }.boxed()
+        async move { reader.ask(LeaseNext { owner, lane, pick, cut }).await.map_err(unanswered)? }.boxed()
     }
 
     fn handled(&self, owner: Owner, lane: Lane, window: Range<u64>) -> Reply<()> {

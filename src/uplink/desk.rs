@@ -16,6 +16,9 @@
 //! | no | there was an answer, or another signal's upload was taken since it was sent | the lane: it rests, then one upload probes |
 //! | no | there was no answer | the link: all lanes rest, then one upload probes |
 //!
+//! Live data and backlog (`drain.rs`) are uploads of one lane: what is believed of the far end, the slow return and the memory are
+//! theirs together; whose turn it is and what is fetched next is decided apart.
+//!
 //! What always holds:
 //! * A lane in strict order has one upload out. An upload is passed over only as a suspect of poison, or when it has held
 //!   the lane up for a window (at most [`PARK_AFTER`](super::retry::PARK_AFTER)): then the next *item* finds out whether it
@@ -30,6 +33,7 @@
 //!   those of a lane that rests with more than its share of a memory that is used up.
 
 use super::assemble::Part;
+use super::drain::{LOOK, Manner, Turns};
 use super::fate::{Blame, Fate};
 use super::hand::{Hand, State, Upload};
 use super::link::{Link, Seen, Trouble};
@@ -41,7 +45,7 @@ use super::verdict::Verdict;
 use crate::base::Dice;
 use crate::base::backoff::Curve;
 use crate::otlp::Signal;
-use crate::spool::Pos;
+use crate::spool::{Pick, Pos};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -91,8 +95,14 @@ pub struct Desk {
     clocks: Clocks,
     hand: Hand,
     windows: Vec<Range<u64>>,
+    manner: Manner,
+    turns: Turns,
+    /// When it was last looked what has grown old.
+    looked: Option<Instant>,
     /// When the spool has enough for an upload; `None`: not before there is news.
     due: Option<Instant>,
+    /// The same of the backlog.
+    backlog_due: Option<Instant>,
     /// The spool could not answer: it is left alone until then, whatever the news.
     not_before: Option<Instant>,
     leasing: bool,
@@ -125,6 +135,12 @@ pub struct World<'a> {
     pub taken_of_all: u64,
     /// The memory for bodies is not used up; for a lane that is down: its share of it.
     pub room: bool,
+    /// The same of the half of it that backlogs may use,
+    pub backlog_room: bool,
+    /// and with half as much more, for a window of live data where there is none.
+    pub live_room: bool,
+    /// From when on something of a backlog may be sent; `None`: not before the backlogs of other lanes.
+    pub backlog_from: Option<Instant>,
     /// The memory for bodies is used up, and the lane is down and holds more than its share.
     pub crowds: bool,
     /// Nobody else is leasing.
@@ -140,8 +156,8 @@ pub struct World<'a> {
 pub enum Step {
     /// Send this upload.
     Send(Pos),
-    /// Fetch the next window from the spool.
-    Lease,
+    /// Fetch the next window from the spool, of this kind.
+    Lease(Pick),
     /// Cut this upload after so many items before anything of it is sent.
     Cut(Pos, u32),
     /// Give this window back to the spool.
@@ -168,7 +184,11 @@ impl Desk {
             clocks: Clocks::default(),
             hand: Hand::default(),
             windows: Vec::new(),
+            manner: Manner::default(),
+            turns: Turns::new(0.0),
+            looked: None,
             due: None,
+            backlog_due: None,
             not_before: None,
             leasing: false,
             hunts: BTreeMap::new(),
@@ -179,6 +199,18 @@ impl Desk {
             failures: 0,
             down_since: None,
         }
+    }
+
+    /// Drained so.
+    #[must_use]
+    pub fn draining(self, manner: Manner) -> Desk {
+        Desk { manner, turns: Turns::new(manner.share), ..self }
+    }
+
+    /// How it is drained.
+    #[must_use]
+    pub fn manner(&self) -> Manner {
+        self.manner
     }
 
     /// What it carries.
@@ -237,19 +269,36 @@ impl Desk {
 
     /// When the spool will have enough for an upload.
     pub fn set_due(&mut self, due: Option<Instant>) {
-        self.due = due.map(|due| self.not_before.map_or(due, |then| due.max(then)));
+        self.due = self.not_too_early(due);
+    }
+
+    /// When it will have enough of the backlog.
+    pub fn set_backlog_due(&mut self, due: Option<Instant>) {
+        self.backlog_due = self.not_too_early(due);
+    }
+
+    fn not_too_early(&self, due: Option<Instant>) -> Option<Instant> {
+        due.map(|due| self.not_before.map_or(due, |then| due.max(then)))
     }
 
     /// The spool could not answer: it is not asked before that, whatever the news.
     pub fn leave_the_spool_until(&mut self, at: Instant) {
         self.not_before = Some(at);
         self.set_due(Some(at));
+        self.set_backlog_due(Some(at));
     }
 
-    /// When the spool will have enough for an upload.
+    /// When the spool will have enough for an upload, of whatever kind.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        self.due
+        self.due.into_iter().chain(self.backlog_due).min()
+    }
+
+    /// Something of a backlog is on its way or could go, and the far end takes what this lane has.
+    #[must_use]
+    pub fn has_backlog(&self, now: Instant) -> bool {
+        let goes = |(_, upload): (Pos, &Upload)| upload.backlog && upload.at().is_none_or(|at| at <= now);
+        self.link.is_up() && (self.backlog_due.is_some_and(|due| due <= now) || self.hand.iter().any(goes))
     }
 
     /// A lease was asked for.
@@ -257,20 +306,25 @@ impl Desk {
         self.leasing = true;
     }
 
-    /// The lease came (or did not), made into uploads.
-    pub fn leased(&mut self, window: Range<u64>, uploads: Vec<(Part, Body)>, now: Instant) {
+    /// The lease came (or did not), made into uploads of data that came in so long ago.
+    pub fn leased(&mut self, window: Range<u64>, uploads: Vec<(Part, Body)>, age: Duration, now: Instant) {
         self.leasing = false;
         if uploads.is_empty() {
             return;
         }
         self.windows.push(window);
+        let fresh_until = self.manner.fresh_until(age, now);
         for (part, body) in uploads {
-            self.hand.put(Upload::new(part, body, now));
+            self.hand.put(Upload::new(part, body, fresh_until, now));
         }
     }
 
     /// Time passes: a rest may be over, and the clock of the windows runs or stands.
     pub fn tick(&mut self, world: &mut World<'_>) {
+        if self.looked.is_none_or(|at| world.now >= at + LOOK) {
+            self.hand.grow_old(world.now);
+            self.looked = Some(world.now);
+        }
         self.observe(Seen::Tick, world);
     }
 
@@ -319,6 +373,7 @@ impl Desk {
             Link::Resting { until, .. } if world.crowds => self.rest(until),
             Link::Resting { until, .. } => Step::Rest(Some(until)),
             Link::Probing { .. } => self.probe(self.down_since, world),
+            Link::Up if self.manner.splits() => self.send_or_fetch_split(world),
             Link::Up => self.send_or_fetch(world),
         }
     }
@@ -347,7 +402,7 @@ impl Desk {
         let (fresh, tried): (Vec<_>, Vec<_>) = self.hand.ready().partition(untried);
         let wants_another = fresh.is_empty() && (down_since.is_some() || tried.is_empty());
         if wants_another && self.can_lease(world) {
-            return Step::Lease;
+            return Step::Lease(Pick::Oldest);
         }
         if let Some(key) = self.in_the_way(1, world).filter(|_| wants_another) {
             return Step::Park(key);
@@ -358,7 +413,7 @@ impl Desk {
 
     /// Nothing to send: until there is enough. A date that has passed waits for something else, room or another's lease.
     fn wait(&self, world: &World<'_>) -> Step {
-        Step::Rest(self.due.filter(|at| *at > world.now))
+        Step::Rest(self.due().filter(|at| *at > world.now))
     }
 
     /// The first upload; or one item behind those that may be passed over, in turn with them.
@@ -369,7 +424,7 @@ impl Desk {
         let (ends, rest): (Vec<_>, Vec<_>) = self.hand.ready().partition(|(_, upload)| passed(upload));
         let next = rest.first();
         if next.is_none() && self.can_lease(world) {
-            return Step::Lease;
+            return Step::Lease(Pick::Oldest);
         }
         let longest_ago = ends.into_iter().chain(next.copied()).min_by_key(|(key, upload)| (upload.tried, *key));
         let first = self.hand.ready().next().map(|(key, _)| key);
@@ -387,18 +442,64 @@ impl Desk {
         if out >= self.ramp.min(self.most) as usize {
             return Step::Rest(None);
         }
-        if let Some(key) = self.sendable(world) {
+        let may = |backlog: bool| !backlog || world.backlog_from.is_some_and(|from| from <= world.now);
+        if let Some(key) = self.sendable(world, |upload| may(upload.backlog)) {
             return self.send(key, world);
         }
         let lingers = |(_, upload): (Pos, &Upload)| upload.lingers(world.now, world.taken);
-        if self.can_lease(world) && (self.order == Order::Any || self.hand.ready().all(lingers)) {
-            return Step::Lease;
+        let fetches = self.can_lease(world) && may(self.due.is_none_or(|due| due > world.now));
+        if fetches && (self.order == Order::Any || self.hand.ready().all(lingers)) {
+            return Step::Lease(Pick::Oldest);
         }
         if let Some(key) = self.in_the_way(ROOM_AFTER, world).filter(|_| out == 0) {
             return Step::Park(key);
         }
+        self.rest_until_something(world)
+    }
+
+    /// Live data first, a share for the backlog.
+    fn send_or_fetch_split(&self, world: &World<'_>) -> Step {
+        let out = self.out();
+        if out >= self.ramp.min(self.most) as usize {
+            return Step::Rest(None);
+        }
+        let live_waits = self.hand.count(false) > 0;
+        let free = self.turns.places(self.most, live_waits) as usize;
+        let open = world.backlog_from.is_some_and(|from| from <= world.now) && self.hand.backlog_out() < free;
+        // It comes beside what is sent meanwhile.
+        if open && self.turns.is_backlogs() && self.hand.count(true) == 0 && self.can_lease_of(true, world) {
+            return Step::Lease(self.manner.pick(true));
+        }
+        let live = if live_waits { self.sendable(world, |upload| !upload.backlog) } else { None };
+        let backlog = if open { self.sendable(world, |upload| upload.backlog) } else { None };
+        if let (Some(_), Some(backlog)) = (live, backlog)
+            && self.turns.is_backlogs()
+        {
+            return self.send(backlog, world);
+        }
+        if let Some(live) = live {
+            return self.send(live, world);
+        }
+        if self.can_lease_of(false, world) {
+            return Step::Lease(self.manner.pick(false));
+        }
+        if let Some(backlog) = backlog {
+            return self.send(backlog, world);
+        }
+        if open && self.can_lease_of(true, world) {
+            return Step::Lease(self.manner.pick(true));
+        }
+        if let Some(key) = self.in_the_way(ROOM_AFTER, world).filter(|_| out == 0) {
+            return Step::Park(key);
+        }
+        self.rest_until_something(world)
+    }
+
+    fn rest_until_something(&self, world: &World<'_>) -> Step {
         let timers = self.hand.ready().filter_map(|(_, upload)| upload.at());
-        Step::Rest(timers.chain(self.due).filter(|at| *at > world.now).min())
+        let backlog = world.backlog_from.filter(|_| self.hand.count(true) > 0 || self.backlog_due.is_some());
+        let timers = timers.chain(self.due).chain(self.backlog_due).chain(backlog);
+        Step::Rest(timers.filter(|at| *at > world.now).min())
     }
 
     fn send(&self, key: Pos, world: &World<'_>) -> Step {
@@ -457,10 +558,10 @@ impl Desk {
         };
     }
 
-    /// The upload whose turn it is, if it may go now.
-    fn sendable(&self, world: &World<'_>) -> Option<Pos> {
+    /// The upload whose turn it is among these, if it may go now.
+    fn sendable(&self, world: &World<'_>, which: impl Fn(&Upload) -> bool) -> Option<Pos> {
         let mut in_line = self.hand.ready();
-        let may_go = |(_, upload): &(Pos, &Upload)| upload.may_go(world.now, world.taken);
+        let may_go = |(_, upload): &(Pos, &Upload)| which(upload) && upload.may_go(world.now, world.taken);
         let found = match self.order {
             Order::Any => in_line.find(may_go),
             Order::Strict => in_line.find(|(_, u)| !u.lingers(world.now, world.taken)).filter(may_go),
@@ -470,14 +571,26 @@ impl Desk {
 
     /// Memory is used up and the spool has more: the upload that failed alone most often, at least so often.
     fn in_the_way(&self, times: u32, world: &World<'_>) -> Option<Pos> {
-        let wants = self.order == Order::Any && self.due.is_some_and(|due| due <= world.now) && !world.room;
+        let wants = self.order == Order::Any && self.due().is_some_and(|due| due <= world.now) && !world.room;
         let bad = self.hand.ready().filter(|(_, u)| wants && u.solo >= times && u.suspect_since.is_none());
         bad.max_by_key(|(_, upload)| upload.solo).map(|(key, _)| key)
     }
 
     fn can_lease(&self, world: &World<'_>) -> bool {
-        let due = self.due.is_some_and(|due| due <= world.now);
+        let due = self.due().is_some_and(|due| due <= world.now);
         due && !self.leasing && world.may_lease && (world.room || self.hand.is_empty())
+    }
+
+    /// A window of live data, or of the backlog. One of each has a place whatever the other holds.
+    fn can_lease_of(&self, backlog: bool, world: &World<'_>) -> bool {
+        let has_none = self.hand.count(backlog) == 0;
+        let (due, room) = if backlog {
+            (self.backlog_due, world.backlog_room || has_none && world.room)
+        } else {
+            (self.due, world.room || has_none && world.live_room)
+        };
+        let due = due.is_some_and(|due| due <= world.now);
+        due && !self.leasing && world.may_lease && (room || self.hand.is_empty())
     }
 
     /// A window that need not wait here: nothing of it is out, settled in part, or under suspicion.
@@ -491,7 +604,7 @@ impl Desk {
         self.windows.retain(|other| other != window);
         let keys: Vec<Pos> = self.hand.within(window).map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| drop(self.hand.take(key)));
-        self.due = Some(now);
+        *(if self.manner.splits() { &mut self.backlog_due } else { &mut self.due }) = Some(now);
     }
 
     /// The upload is on its way.
@@ -500,6 +613,9 @@ impl Desk {
         self.probes = self.probes.wrapping_add(u32::from(!(world.link_up && self.link.is_up())));
         if let Some(upload) = self.hand.get_mut(key) {
             upload.tried = Some(world.now);
+            let (backlog, bytes) = (upload.backlog, upload.body.bytes.len());
+            let other = self.hand.count(!backlog) > 0 || (!backlog && self.backlog_due.is_some());
+            self.turns.sent(backlog, bytes, other);
         }
     }
 
@@ -552,8 +668,12 @@ impl Desk {
 
     fn taken(&mut self, key: Pos, rejected: u64, world: &mut World<'_>) -> Fate {
         self.hand.set(key, State::Settling);
-        let upload = self.hand.get(key).map(|upload| (upload.part.items(), upload.body.bytes.len(), upload.tried));
-        let (items, len, sent) = upload.unwrap_or_default();
+        let upload = self.hand.get(key);
+        let known = upload.map(|upload| (upload.part.items(), upload.body.bytes.len(), upload.tried));
+        let (items, len, sent) = known.unwrap_or_default();
+        if let Some(sent) = upload.filter(|upload| upload.backlog).and_then(|upload| upload.tried) {
+            self.turns.took(world.now.saturating_duration_since(sent), self.most);
+        }
         self.failures = 0;
         self.answered_in_time(sent.unwrap_or(world.now), len, world.now);
         self.observe(Seen::Answer, world);

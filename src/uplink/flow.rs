@@ -9,19 +9,22 @@
 //!
 //! What always holds:
 //! * While the far end is away at most one upload is out, of whichever lane (promise P9).
+//! * Backlogs are fetched into half of that memory, and live data finds half as much more when it is used up. Backlogs keep below `max_rate` together, and those of a lane that goes before go before.
 //! * Lanes take turns, so none waits for another's backlog; bodies in memory stay below `budget` plus one window for
 //!   each lane that has nothing in hand. A lane that is down leaves the others that have something their shares of it.
 
 use super::assemble::Part;
 use super::desk::{Desk, Step, World};
+use super::drain::Bucket;
 use super::fate::{Blame, Fate};
 use super::link::{Link, Seen, Trouble};
 use super::pack::Body;
 use super::retry::Retry;
 use super::verdict::Verdict;
 use crate::base::Dice;
-use crate::spool::Pos;
+use crate::spool::{Pick, Pos};
 use std::ops::Range;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Compressed bodies in memory before nothing more is fetched: 4 MiB. Ten uploads of 4,000 log records; on a link of
@@ -36,6 +39,8 @@ pub struct Flow {
     retry: Retry,
     dice: Dice,
     budget: usize,
+    /// What backlogs may still send; `None`: as much as they like.
+    bucket: Option<Bucket>,
     down_since: Option<Instant>,
     /// Uploads taken, ever, by signal.
     taken: [u64; 3],
@@ -52,8 +57,8 @@ pub struct Flow {
 pub enum Do {
     /// Send this upload.
     Send(usize, Pos),
-    /// Fetch the next window of this desk.
-    Lease(usize),
+    /// Fetch the next window of this desk, of this kind.
+    Lease(usize, Pick),
     /// Cut this upload after so many items (then say [`Desk::cut`]).
     Cut(usize, Pos, u32),
     /// Give this window back.
@@ -74,12 +79,19 @@ impl Flow {
             retry,
             dice,
             budget,
+            bucket: None,
             down_since: None,
             taken: [0; 3],
             turn: 0,
             leasing: None,
             closing: false,
         }
+    }
+
+    /// Backlogs send no more than so many bytes a second.
+    #[must_use]
+    pub fn limited(self, max_rate: Option<u64>, now: Instant) -> Flow {
+        Flow { bucket: max_rate.map(|rate| Bucket::new(rate, now)), ..self }
     }
 
     /// One lane more; returns its place.
@@ -153,13 +165,14 @@ impl Flow {
                 Step::Send(key) => {
                     self.turn = at + 1;
                     self.with_desk(at, now, |desk, world| desk.sent(key, world));
+                    self.charge(at, key, now);
                     return Do::Send(at, key);
                 }
-                Step::Lease => {
+                Step::Lease(pick) => {
                     self.turn = at + 1;
                     self.leasing = Some(at);
                     self.desks[at].leasing();
-                    return Do::Lease(at);
+                    return Do::Lease(at, pick);
                 }
                 Step::Cut(key, items) => {
                     self.desks[at].settling(key);
@@ -179,12 +192,30 @@ impl Flow {
         Do::Rest(rest)
     }
 
-    /// The lease came as these uploads, or it did not.
-    pub fn leased(&mut self, at: usize, window: Range<u64>, uploads: Vec<(Part, Body)>, now: Instant) {
+    /// What goes of a backlog comes out of the bucket.
+    fn charge(&mut self, at: usize, key: Pos, now: Instant) {
+        let upload = self.desks[at].upload(key).filter(|upload| upload.backlog);
+        if let (Some(bucket), Some(upload)) = (&mut self.bucket, upload) {
+            bucket.take(upload.body.bytes.len(), now);
+        }
+    }
+
+    /// The lease came as these uploads, of data that came in so long ago; or it did not come.
+    pub fn leased(&mut self, at: usize, window: Range<u64>, uploads: Vec<(Part, Body)>, age: Duration, now: Instant) {
         if self.leasing == Some(at) {
             self.leasing = None;
         }
-        self.desks[at].leased(window, uploads, now);
+        self.desks[at].leased(window, uploads, age, now);
+    }
+
+    /// From when on this desk may send something of a backlog; `None`: others go before.
+    fn backlog_from(&mut self, at: usize, now: Instant) -> Option<Instant> {
+        let rank = self.desks[at].manner().rank;
+        let goes_before = |desk: &Desk| desk.manner().rank < rank && desk.has_backlog(now);
+        if rank > 0 && self.desks.iter().any(goes_before) {
+            return None;
+        }
+        Some(self.bucket.as_mut().map_or(now, |bucket| bucket.ready_at(now)))
     }
 
     /// What becomes of an upload with this verdict; `None` if it is none of ours (any more).
@@ -242,6 +273,9 @@ impl Flow {
     ) -> R {
         let in_use = |desk: &&Desk| !desk.is_parked() && (!desk.is_empty() || desk.due().is_some());
         let share = self.budget / self.desks.iter().filter(in_use).count().max(1);
+        let backlog_from = self.backlog_from(at, now);
+        let held_by_all = self.held_bytes();
+        let (backlog_room, live_room) = (room && held_by_all < self.budget / 2, held_by_all < self.budget / 2 * 3);
         let desk = &mut self.desks[at];
         let (down, held) = (!desk.link().is_up(), desk.held_bytes());
         let mut world = World {
@@ -250,6 +284,9 @@ impl Flow {
             taken: self.taken[signal_index(desk)],
             taken_of_all: self.taken.iter().sum(),
             room: room && !(down && held >= share),
+            backlog_room,
+            live_room,
+            backlog_from,
             crowds: down && held > share && !room,
             may_lease: self.leasing.is_none() && !self.closing,
             retry: &self.retry,

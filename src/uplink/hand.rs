@@ -21,6 +21,10 @@ pub struct Upload {
     pub part: Part,
     /// The request.
     pub body: Body,
+    /// It has waited for too long to be fresh (`drain.rs`),
+    pub backlog: bool,
+    /// or will have then.
+    fresh_until: Instant,
     state: State,
     pub(super) patience: Patience,
     /// When it was sent last.
@@ -53,10 +57,12 @@ pub(super) enum State {
 }
 
 impl Upload {
-    pub(super) fn new(part: Part, body: Body, now: Instant) -> Upload {
+    pub(super) fn new(part: Part, body: Body, fresh_until: Instant, now: Instant) -> Upload {
         Upload {
             part,
             body,
+            backlog: fresh_until <= now,
+            fresh_until,
             state: State::Ready { at: now },
             patience: Patience::default(),
             tried: None,
@@ -77,7 +83,7 @@ impl Upload {
             failing: self.failing,
             cut_at: self.refused_at.or(self.cut_at),
             hunt: self.hunt.or(self.refused_at.map(|_| self.part.range.start)),
-            ..Upload::new(part, body, now)
+            ..Upload::new(part, body, self.fresh_until, now)
         }
     }
 
@@ -115,11 +121,16 @@ pub struct Hand {
     uploads: BTreeMap<Pos, Upload>,
     out: usize,
     bytes: usize,
+    /// Those of a backlog,
+    backlog: usize,
+    /// and of these those that wait for an answer.
+    backlog_out: usize,
 }
 
 impl Hand {
     pub(super) fn put(&mut self, upload: Upload) {
         self.bytes += OVERHEAD + upload.body.bytes.len();
+        self.backlog += usize::from(upload.backlog);
         let former = self.uploads.insert(upload.part.range.start, upload);
         assert!(former.is_none(), "windows do not overlap, and a part is cut once");
     }
@@ -127,14 +138,23 @@ impl Hand {
     pub(super) fn take(&mut self, key: Pos) -> Option<Upload> {
         let upload = self.uploads.remove(&key)?;
         self.bytes -= OVERHEAD + upload.body.bytes.len();
-        self.out -= usize::from(matches!(upload.state, State::Out { .. }));
+        let was_out = usize::from(matches!(upload.state, State::Out { .. }));
+        self.out -= was_out;
+        if upload.backlog {
+            self.backlog -= 1;
+            self.backlog_out -= was_out;
+        }
         Some(upload)
     }
 
     pub(super) fn set(&mut self, key: Pos, state: State) {
         if let Some(upload) = self.uploads.get_mut(&key) {
-            self.out -= usize::from(matches!(upload.state, State::Out { .. }));
-            self.out += usize::from(matches!(state, State::Out { .. }));
+            let was_out = usize::from(matches!(upload.state, State::Out { .. }));
+            let is_out = usize::from(matches!(state, State::Out { .. }));
+            self.out = self.out + is_out - was_out;
+            if upload.backlog {
+                self.backlog_out = self.backlog_out + is_out - was_out;
+            }
             upload.state = state;
         }
     }
@@ -154,6 +174,25 @@ impl Hand {
     /// Uploads that wait for an answer.
     pub(super) fn out(&self) -> usize {
         self.out
+    }
+
+    /// What has waited for too long by now is a backlog, wherever it is.
+    pub(super) fn grow_old(&mut self, now: Instant) {
+        for upload in self.uploads.values_mut().filter(|u| !u.backlog && u.fresh_until <= now) {
+            upload.backlog = true;
+            self.backlog += 1;
+            self.backlog_out += usize::from(matches!(upload.state, State::Out { .. }));
+        }
+    }
+
+    /// Uploads of this kind.
+    pub(super) fn count(&self, backlog: bool) -> usize {
+        if backlog { self.backlog } else { self.uploads.len() - self.backlog }
+    }
+
+    /// Uploads of a backlog that wait for an answer.
+    pub(super) fn backlog_out(&self) -> usize {
+        self.backlog_out
     }
 
     /// Memory in use.

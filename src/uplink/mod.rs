@@ -16,7 +16,7 @@
 //! * A retry window stands still while the far end is away; at its end nothing is dropped that the operator did not
 //!   want dropped (P3). Memory is the same after an hour and after a week of that (P5).
 //! * One probe while nobody answers, `Retry-After` honoured, jitter after the cap, a gentle return (P9).
-//! * Metrics go one by one in order (P6); a bad upload, item or signal stops nobody else (P7).
+//! * Fresh data waits for no backlog; metrics go one by one in order (P6); a bad upload, item or signal stops nobody else (P7).
 //! * Decisions are plain functions of what happened and what time it is; only the actor, the client and the depot touch
 //!   the world.
 //!
@@ -29,6 +29,7 @@
 //! | `split.rs` | who is guilty of a refusal |
 //! | `pace.rs` | how much at a time |
 //! | `due.rs` | when there is enough to send |
+//! | `drain.rs` | fresh data or the backlog |
 //! | `assemble.rs`, `pack.rs`, `prepare.rs` | from a lease to uploads |
 //! | `desk.rs`, `hand.rs`, `fate.rs` | one lane's uploads: whose fault, whose turn |
 //! | `flow.rs` | all lanes of one exporter |
@@ -45,6 +46,7 @@ pub mod config;
 pub mod debug;
 pub mod depot;
 pub mod desk;
+pub mod drain;
 pub mod due;
 pub mod fate;
 pub mod flow;

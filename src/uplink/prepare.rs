@@ -147,7 +147,15 @@ mod tests {
             .map(|(index, (items, raw))| LeasedBlock { index, items, accepted: Stamp::default(), raw })
             .collect();
         let window = 3..3 + blocks.len() as u64;
-        Lease { lane: Lane(1), signal: Signal::Logs, window, cut, settled: Vec::new(), blocks }
+        Lease {
+            lane: Lane(1),
+            signal: Signal::Logs,
+            window,
+            cut,
+            settled: Vec::new(),
+            age: std::time::Duration::ZERO,
+            blocks,
+        }
     }
 
     fn made(items: u32) -> (u32, Bytes) {

@@ -1,6 +1,7 @@
 //! What an uplink is told at its start: what to send, how, and whom it speaks to.
 
 use super::depot::Depot;
+use super::drain::Drain;
 use super::link::Link;
 use super::metrics::UplinkMetrics;
 use super::pack::Encoding;
@@ -52,6 +53,8 @@ pub struct UplinkSettings {
     pub level: i32,
     /// Bytes of bodies in memory; [`super::flow::BUDGET`].
     pub budget: usize,
+    /// `drain`.
+    pub drain: Drain,
     /// `gap_report`: least time between two reports of what is lost; `None`: the far end is not told.
     pub gap_interval: Option<Duration>,
     /// A lane that has a backlog when it begins sends nothing before: its turn in a fleet that was started in one moment.

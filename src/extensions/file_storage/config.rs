@@ -130,7 +130,7 @@ impl FileStorageConfig {
             when_full: s.choice("when_full", default.when_full, &whens),
             dead_letter_max: held_max(s, "dead_letter_max_mib"),
             quarantine_max: held_max(s, "quarantine_max_mib"),
-            shed: shed(s),
+            shed: s.choices("shed", &Signal::NAMED),
             max_age: Some(s.duration("max_age", Duration::ZERO)).filter(|age| !age.is_zero()),
             commit_interval: s.duration("commit_interval", default.commit_interval),
         };
@@ -160,26 +160,6 @@ impl FileStorageConfig {
 
 fn held_max(s: &Section<'_>, key: &'static str) -> Option<Bytes> {
     Some(s.number(key, 0, 0..=SIZE_MAX_MIB)).filter(|mib| *mib > 0).map(Bytes::mib)
-}
-
-/// Each signal at most once.
-fn shed(s: &Section<'_>) -> Vec<Signal> {
-    let mut order: Vec<Signal> = Vec::new();
-    for (n, (word, at)) in s.texts_if_given("shed").unwrap_or_default().into_iter().enumerate() {
-        let (problems, path) = (s.reading().problems, format!("{}[{n}]", s.path_of("shed")));
-        let names = Signal::ALL.map(Signal::name);
-        match Signal::ALL.into_iter().find(|signal| signal.name().eq_ignore_ascii_case(&word)) {
-            Some(signal) if order.contains(&signal) => {
-                problems.error(at, &path, format!("{} stands there twice", quote(&word)));
-            }
-            Some(signal) => order.push(signal),
-            None => {
-                let message = format!("{} is not one of {}", quote(&word), names.join(", "));
-                problems.error_meaning(at, &path, message, problems.meant(&word, names));
-            }
-        }
-    }
-    order
 }
 
 /// Octal, as in `chmod`, with or without quotes.

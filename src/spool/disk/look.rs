@@ -200,6 +200,21 @@ impl Disk {
         Ok(first)
     }
 
+    /// Where what the last segment of the row holds of these blocks begins, index and total. None is opened for it that was looked into.
+    pub(super) fn youngest_of(&self, lane: Lane, indices: &Range<u64>) -> Result<Option<(u64, u64)>, ShelfError> {
+        let nos: Vec<No> = lock(&self.row).iter().rev().filter(|(_, e)| !e.is_to_be()).map(|(no, _)| *no).collect();
+        for no in nos {
+            if lock(&self.row).get(&no).is_some_and(|e| e.spans.is_none()) {
+                self.learn(no)?;
+            }
+            let span = lock(&self.row).get(&no).and_then(|e| e.spans.as_ref()?.get(&lane.0).copied());
+            if let Some(span) = span.filter(|span| span.first < indices.end && span.last >= indices.start) {
+                return Ok(Some((span.first, span.totals.0)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Keeps at most `OPEN_MAX` old segments open, `keep` among them: the ones at the front of the row are read next.
     fn close_others(&self, keep: No) {
         let row = lock(&self.row);

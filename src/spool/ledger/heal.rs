@@ -157,7 +157,8 @@ impl Ledger {
         let (Some(cursor), Some(state)) = (self.cursors.get_mut(&(exporter, lane)), self.lanes.get_mut(&lane)) else {
             return 0;
         };
-        let fresh = state.fresh(cursor).min(items);
+        let last = cursor.unread().pop();
+        let fresh = last.map_or(0, |last| state.fresh_of(cursor, &last)).min(items);
         let tail = state.tip - fresh..state.tip;
         let mut back = 0;
         if fresh > 0 && overlap(&state.burnt, &tail) == 0 && cursor.absences.is_empty() {

@@ -1,9 +1,11 @@
 //! The ledger's losses: when what was lost came from, and what of it the far ends know.
 
 use super::{GAPS_RECORD, Ledger, Record, Side, control_key, main_lane_name};
+use crate::spool::cursor::UNREAD_MAX;
 use crate::spool::gaps::{Dates, Gaps, Loss, Stretch, add};
 use crate::spool::{ExporterNo, Lane, Reason};
 use std::collections::HashMap;
+use std::ops::Range;
 
 impl Ledger {
     /// What this exporter lost in the lane by this reason, and was not dated yet, came from then. Told under the same lock as the
@@ -37,18 +39,26 @@ impl Ledger {
         self.gaps.get(&(exporter, lane)).map_or(0, |gaps| gaps.missed)
     }
 
-    /// A hole before this block, or (`None`) before the lane's end, was passed over and is dated by its neighbours.
-    pub(crate) fn date_hole(&mut self, exporter: ExporterNo, lane: Lane, behind: Option<Dates>) {
-        let before = self.reached.get(&(exporter.0, lane.0)).copied();
+    /// A hole that began at this total, before this block or (`None`) before the lane's end, was passed over and is dated by its
+    /// neighbours.
+    pub(crate) fn date_hole(&mut self, exporter: ExporterNo, lane: Lane, from: u64, behind: Option<Dates>) {
+        let reached = self.reached.get(&(exporter.0, lane.0)).into_iter().flatten();
+        let before = reached.filter(|(at, _)| *at <= from).max_by_key(|(at, _)| *at).map(|(_, dates)| *dates);
         let behind = behind.or_else(|| self.newest(lane));
         self.date(exporter, lane, Reason::Corrupt, Dates::between(before, behind));
     }
 
-    /// Blocks up to this date were handed out to the exporter, or passed.
-    pub(crate) fn reach(&mut self, exporter: ExporterNo, lane: Lane, dates: Option<Dates>) {
-        if let Some(dates) = dates {
-            self.reached.insert((exporter.0, lane.0), dates);
+    /// Blocks of these totals, the last of this date, were handed out to the exporter, or passed.
+    pub(crate) fn reach(&mut self, exporter: ExporterNo, lane: Lane, totals: &Range<u64>, dates: Option<Dates>) {
+        let Some(dates) = dates else { return };
+        let reached = self.reached.entry((exporter.0, lane.0)).or_default();
+        // The end of the last window before goes with it: nothing is unread there any more.
+        let before = reached.iter().filter(|(at, _)| *at <= totals.start).map(|(at, _)| *at).max();
+        reached.retain(|(at, _)| Some(*at) != before);
+        if reached.len() > UNREAD_MAX {
+            reached.remove(0);
         }
+        reached.push((totals.end, dates));
     }
 
     /// Dates of the newest block of the lane that this life knows.

@@ -6,6 +6,8 @@ use crate::spool::Reason;
 use proptest::prelude::*;
 
 const CUT: Cut = Cut { enough_items: 100, max_items: 0, max_bytes: 1 << 20 };
+/// A total beyond any.
+const TIP: u64 = u64::MAX - 1;
 const LOST: usize = Reason::Evicted as usize;
 
 #[derive(Debug, Clone)]
@@ -15,8 +17,8 @@ enum Op {
     Fail(u8, bool),
     Leave,
     Return,
-    /// Takes a window of at most so many blocks.
-    Take(usize),
+    /// Takes a window of at most so many blocks, of this kind.
+    Take(usize, Pick),
     Settle(prop::sample::Index),
     GiveBack(prop::sample::Index),
     /// Everything up to this block goes.
@@ -31,11 +33,21 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (1..9_u8, any::<bool>()).prop_map(|(n, found)| Op::Fail(n, found)),
         3 => Just(Op::Leave),
         3 => Just(Op::Return),
-        6 => (1..5_usize).prop_map(Op::Take),
+        6 => (1..5_usize, kind()).prop_map(|(n, pick)| Op::Take(n, pick)),
         5 => i().prop_map(Op::Settle),
         1 => i().prop_map(Op::GiveBack),
         1 => i().prop_map(Op::Evict),
         1 => Just(Op::Reopen),
+    ]
+}
+
+/// Nothing of this lane is young: each live window leaves a backlog behind.
+fn kind() -> impl Strategy<Value = Pick> {
+    let stale = Duration::ZERO;
+    prop_oneof![
+        3 => Just(Pick::Oldest),
+        4 => Just(Pick::Live { stale }),
+        2 => any::<bool>().prop_map(|newest| Pick::Backlog { newest }),
     ]
 }
 
@@ -113,13 +125,14 @@ impl Run {
         });
     }
 
-    /// As the store reads: what is there, from the frontier on, up to a gap, to its own end, or to enough.
-    fn take(&mut self, most: usize) {
-        match self.ledger.plan(self.owner, self.lane).expect("it is the owner") {
+    /// As the store reads: what is there, from where it is unread on, up to a gap, to its own end, or to enough.
+    fn take(&mut self, most: usize, pick: Pick) {
+        let now = Stamp { wall_ns: 0, mono_ms: 1_000 };
+        match self.ledger.plan(self.owner, self.lane, pick, 10, now).expect("it is the owner") {
             Plan::Nothing => {}
             Plan::Again(window) => self.out.push(window.index),
-            Plan::From { index, total } => {
-                let (end_index, end) = self.ledger.end(self.owner.exporter, self.lane);
+            Plan::From(Front { index, total, floats, .. }) => {
+                let (end_index, end) = self.ledger.end(self.owner.exporter, self.lane, total);
                 let mut taken: Vec<Plain> = Vec::new();
                 let burnt = |b: &Plain| overlap(&self.ledger.lanes[&self.lane.0].burnt, &b.totals) > 0;
                 let found = self.blocks.iter().filter(|b| b.there && !b.lost && b.index >= index && !burnt(b));
@@ -132,15 +145,16 @@ impl Run {
                     taken.push(block.clone());
                 }
                 let (Some(first), Some(last)) = (taken.first(), taken.last()) else {
-                    self.ledger.pass(self.owner.exporter, self.lane, end_index, end, Fate::Lost(Reason::Corrupt));
+                    let (from, to) = ((index, total), (end_index, end));
+                    self.ledger.pass(self.owner.exporter, self.lane, from, to, Fate::Lost(Reason::Corrupt));
                     return;
                 };
                 for block in &taken {
                     assert!(block.waits(), "what is handed out waits for it: {block:?}");
                 }
                 let (index, totals) = (first.index..last.index + 1, first.totals.start..last.totals.end);
-                let window = self.ledger.take_new(self.owner, self.lane, index, totals, CUT).expect("nothing moved");
-                self.out.push(window.index);
+                let window = self.ledger.take_new(self.owner, self.lane, floats, index, totals, CUT);
+                self.out.push(window.expect("nothing moved").index);
             }
         }
     }
@@ -190,7 +204,7 @@ impl Run {
                 self.ledger.admit("otlphttp", &[self.lane]);
                 self.away = false;
             }
-            Op::Take(most) => self.take(*most),
+            Op::Take(most, pick) => self.take(*most, *pick),
             Op::Settle(at) if !self.out.is_empty() => self.settle(at.index(self.out.len())),
             Op::GiveBack(at) if !self.out.is_empty() => {
                 let index = self.out.swap_remove(at.index(self.out.len()));
@@ -230,7 +244,7 @@ impl Run {
         for round in 0.. {
             assert!(round < 10_000, "the drain has an end: {:?}", self.ledger);
             let before = self.ledger.books();
-            self.take(3);
+            self.take(3, [Pick::Oldest, Pick::Backlog { newest: true }][round % 2]);
             if let Some(last) = self.out.len().checked_sub(1) {
                 self.settle(last);
             } else if self.ledger.waiting_items() == 0 && before == self.ledger.books() {
@@ -240,7 +254,7 @@ impl Run {
         }
         let all = self.blocks.first().map(|b| b.index).zip(self.blocks.last().map(|b| b.index));
         if let Some((first, last)) = all {
-            self.take(1); // passes what is left of burnt items
+            (0..3).for_each(|_| self.take(1, Pick::Oldest)); // passes what is left of burnt items
             assert_eq!(self.ledger.needed(self.lane, &(first..last + 1)), 0, "{:?}", self.ledger);
         }
     }
@@ -282,17 +296,19 @@ fn records_of_different_times_make_books_that_add_up() {
     // Two blocks are parked, and one of them delivered from there.
     for n in 0..2 {
         let b = run.blocks[n].clone();
-        let window =
-            run.ledger.take_new(run.owner, run.lane, b.index..b.index + 1, b.totals.clone(), CUT).expect("there");
+        let window = run
+            .ledger
+            .take_new(run.owner, run.lane, false, b.index..b.index + 1, b.totals.clone(), CUT)
+            .expect("there");
         let cursor = run.ledger.cursor_mut(run.owner.exporter, run.lane).expect("it reads");
         let part = cursor.settle(&window.totals, Fate::Parked).expect("out");
         cursor.confirm(&part);
         let header = run.ledger.number(vec![five_items(park)], BootId::default()).blocks[0].0;
         run.ledger.committed(&[header]);
     }
-    let (_, end) = run.ledger.end(run.owner.exporter, park);
+    let (_, end) = run.ledger.end(run.owner.exporter, park, TIP);
     let (first, _) = run.ledger.cursor_mut(run.owner.exporter, park).expect("it reads").frontier();
-    let window = run.ledger.take_new(run.owner, park, first..first + 1, end - 10..end - 5, CUT).expect("there");
+    let window = run.ledger.take_new(run.owner, park, false, first..first + 1, end - 10..end - 5, CUT).expect("there");
     let cursor = run.ledger.cursor_mut(run.owner.exporter, park).expect("it reads");
     let part = cursor.settle(&window.totals, Fate::Delivered { rejected: 0 }).expect("out");
     cursor.confirm(&part);
@@ -318,7 +334,7 @@ fn records_of_different_times_make_books_that_add_up() {
 fn what_gives_way_beyond_the_tip_was_accepted() {
     let mut run = Run::start();
     run.commit(5, true, true);
-    let (index, tip) = run.ledger.end(run.owner.exporter, run.lane);
+    let (index, tip) = run.ledger.end(run.owner.exporter, run.lane, TIP);
     assert_eq!(run.ledger.evict(run.lane, index + 3, tip + 30, Fate::Lost(Reason::Evicted)), 35);
     let book = run.ledger.books().remove(0); // it audits itself
     assert_eq!((book.accepted, book.sum(), book.lost[LOST]), (35, 35, 35), "{book:?}");
@@ -340,7 +356,7 @@ fn what_a_disk_did_not_give_counts_when_it_is_found() {
     let read = crate::spool::survey::Read { records, is_partial: true, ..Default::default() };
     let mut ledger = Ledger::new(2);
     assert!(ledger.restore_all(&read).is_empty());
-    let (_, tip) = ledger.end(run.owner.exporter, run.lane);
+    let (_, tip) = ledger.end(run.owner.exporter, run.lane, TIP);
     let (books, waiting) = (ledger.books(), ledger.waiting_items());
     assert!(tip > 1 << 40 && ledger.lane("another", Signal::Logs).0 > 1_000, "{ledger:?}");
     assert_eq!((books[0].accepted, waiting), (10, 10), "{books:?}");
@@ -349,13 +365,13 @@ fn what_a_disk_did_not_give_counts_when_it_is_found() {
     (header.index, header.accepted_total) = (hidden.index, hidden.totals.end);
     ledger.found(&header);
     assert_eq!(ledger.books()[0].accepted, 20, "with the block before it");
-    let (_, park_tip) = ledger.end(run.owner.exporter, park);
+    let (_, park_tip) = ledger.end(run.owner.exporter, park, TIP);
     let in_park = Header { lane: park, accepted_total: 5, ..header };
     assert!(park_tip > 1 << 40 && ledger.is_burnt(&in_park) && !ledger.is_burnt(&header));
     let read = crate::spool::survey::Read { records: ledger.take_records(true), ..Default::default() };
     let mut again = Ledger::new(3);
     assert!(again.restore_all(&read).is_empty());
-    assert_eq!((again.books(), again.end(run.owner.exporter, run.lane).1), (ledger.books(), tip));
+    assert_eq!((again.books(), again.end(run.owner.exporter, run.lane, TIP).1), (ledger.books(), tip));
 }
 
 /// Goal: a block whose place another one has is counted as accepted and lost, also by who reads from the lane's beginning on.

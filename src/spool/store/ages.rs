@@ -19,8 +19,8 @@ pub struct Age {
 
 impl Spool {
     /// One for each lane and exporter for which something waits, parked uploads included, as far as it is known: what an uplink
-    /// has out, and new blocks of this life. Of a lane that nobody reads just now and that has more new blocks than are
-    /// remembered, the age is that of the oldest remembered: at least that.
+    /// has out, and new blocks of this life. Of a backlog with more new blocks than are remembered, the age is that of the oldest
+    /// remembered: at least that.
     #[must_use]
     pub fn ages(&self) -> Vec<Age> {
         let now = self.clock.reading();
@@ -30,7 +30,8 @@ impl Spool {
             let out = lock(&self.out);
             let theirs = out.iter().filter(|((exporter, lane, _), _)| (*exporter, *lane) == waits.at);
             let out = theirs.map(|(_, out)| ledger.age(out.came, &now)).max();
-            let Some(age) = out.or_else(|| waits.recent.map(|came| ledger.age(came, &now))) else { continue };
+            let recent = waits.recent.map(|came| ledger.age(came, &now));
+            let Some(age) = out.into_iter().chain(recent).max() else { continue };
             let known = oldest.entry((waits.pipeline.to_owned(), waits.exporter.to_owned())).or_default();
             *known = age.max(*known);
         }

@@ -1,5 +1,5 @@
-//! Handing out windows: the oldest one nobody has out, read again or newly cut, without what is burnt, damaged or set
-//! aside.
+//! Handing out windows nobody has out: the oldest one, or of what comes in now, or of a backlog; read again or newly cut, without
+//! what is burnt, damaged or set aside.
 
 use super::books::Books;
 use super::{Out, Spool, subtract};
@@ -7,22 +7,29 @@ use crate::otlp::Signal;
 use crate::spool::block::{Header, unframe};
 use crate::spool::cursor::{Fate, Window};
 use crate::spool::gaps::Dates;
-use crate::spool::ledger::{Came, Plan};
+use crate::spool::ledger::{Came, Front, Plan};
 use crate::spool::shelf::{ShelfError, lock};
-use crate::spool::{Cut, Lane, Lease, LeaseError, LeasedBlock, Owner, Pos, Reason, Store as _};
+use crate::spool::{Cut, Lane, Lease, LeaseError, LeasedBlock, Owner, Pick, Pos, Reason, Store as _};
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 /// Most blocks of one window, whatever their size: bounds the window's bookkeeping. 4 MiB of requests of one record.
 const WINDOW_BLOCKS_MAX: usize = 8_192;
 
 impl Spool {
-    /// The body of [`Store::lease`](crate::spool::Store::lease).
-    pub(super) fn next_lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {
+    /// The body of [`Store::pick`](crate::spool::Store::pick).
+    pub(super) fn next_lease(
+        &self,
+        owner: Owner,
+        lane: Lane,
+        pick: Pick,
+        cut: Cut,
+    ) -> Result<Option<Lease>, LeaseError> {
         let life = self.reader_life.load(SeqCst);
         // Each round that gives no lease has passed over something damaged or set aside; there is an end to that.
         for _ in 0..WINDOW_BLOCKS_MAX {
-            match self.try_lease(owner, lane, cut, life)? {
+            match self.try_lease(owner, lane, pick, cut, life)? {
                 Tried::Lease(lease) => return Ok(Some(lease)),
                 Tried::Nothing => return Ok(None),
                 Tried::Passed => {}
@@ -117,38 +124,38 @@ impl Spool {
         !is_burnt
     }
 
-    /// Reads new blocks from the frontier, as many as one window takes; passes over what is damaged.
+    /// Reads new blocks from this front on, as many as one window takes; passes over what is damaged.
     fn read_new(
         &self,
         owner: Owner,
         lane: Lane,
-        index: u64,
-        total: u64,
+        front: Front,
         cut: Cut,
     ) -> Result<Vec<(Header, bytes::Bytes)>, LeaseError> {
         let mut blocks: Vec<(Header, bytes::Bytes)> = Vec::new();
-        let (mut at, mut total) = (index, total);
+        let Front { index: mut at, mut total, mut floats, .. } = front;
         let (mut items, mut bytes) = (0_u64, 0_u64);
-        let (end_index, end) = lock(&self.ledger).end(owner.exporter, lane);
+        let (end_index, end) = lock(&self.ledger).end(owner.exporter, lane, total);
         while blocks.len() < WINDOW_BLOCKS_MAX && total < end {
             self.mark(owner, lane, &(at..at + 1));
             let found = self.next_block(lane, at, total);
             self.unmark(owner, lane, &(at..at + 1));
-            // What lies beyond came in since, or while this exporter was away.
-            let Some((header, value)) = found?.filter(|(header, _)| header.index < end_index) else {
+            let found = found?;
+            let behind = found.as_ref().and_then(|(header, _)| Dates::of(header));
+            // What lies beyond came in since, while this exporter was away, or was handed out before.
+            let Some((header, value)) = found.filter(|(header, _)| header.index < end_index) else {
                 // The books say there is more, and the shelf has nothing: it is gone.
                 if blocks.is_empty() {
-                    let mut ledger = lock(&self.ledger);
-                    let lost = ledger.pass(owner.exporter, lane, end_index, end, Fate::Lost(Reason::Corrupt));
-                    ledger.date_hole(owner.exporter, lane, None);
-                    if lost > 0 {
-                        tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
-                    }
+                    self.pass_rest(owner, lane, (at, total), (end_index, end), behind);
                 }
                 break;
             };
-            if header.accepted_total > lock(&self.ledger).end(owner.exporter, lane).1 {
-                break; // its commit is not answered yet
+            if header.accepted_total > lock(&self.ledger).end(owner.exporter, lane, total).1 {
+                // Its commit is not answered yet; or it has the place of what was handed out before.
+                if blocks.is_empty() && lock(&self.ledger).is_backlog(owner.exporter, lane, total) {
+                    self.pass_rest(owner, lane, (at, total), (end_index, end), behind);
+                }
+                break;
             }
             let one_more = bytes + u64::from(header.raw_len);
             if !blocks.is_empty()
@@ -158,8 +165,8 @@ impl Spool {
             {
                 break;
             }
-            if self.take_out_suspect_new(owner, lane, &header, &value)? {
-                (at, total) = (header.index + 1, header.accepted_total);
+            if self.take_out_suspect_new(owner, lane, floats, &header, &value)? {
+                (at, total, floats) = (header.index + 1, header.accepted_total, false);
                 continue;
             }
             let this = header.index..header.index + 1;
@@ -171,13 +178,14 @@ impl Spool {
                 Err(_) if !blocks.is_empty() => break, // it begins the next window, and is passed there
                 Err(error) => {
                     tracing::error!(lane = lane.0, index = header.index, items = header.items, %error, "spool block's payload is damaged");
-                    let (next, end, fate) = (header.index + 1, header.accepted_total, Fate::Lost(Reason::Corrupt));
+                    let from = if floats { (header.index, header.accepted_before()) } else { (at, total) };
+                    let (to, fate) = ((header.index + 1, header.accepted_total), Fate::Lost(Reason::Corrupt));
                     let (dates, mut ledger) = (Dates::of(&header), lock(&self.ledger));
-                    ledger.pass(owner.exporter, lane, next, end, fate);
+                    ledger.pass(owner.exporter, lane, from, to, fate);
                     ledger.date(owner.exporter, lane, Reason::Corrupt, dates);
-                    ledger.reach(owner.exporter, lane, dates);
+                    ledger.reach(owner.exporter, lane, &(from.1..to.1), dates);
                     drop(ledger);
-                    (at, total) = (header.index + 1, header.accepted_total);
+                    (at, total, floats) = (to.0, to.1, false);
                     continue;
                 }
             };
@@ -193,6 +201,53 @@ impl Spool {
         Ok(blocks)
     }
 
+    /// Nothing can be found between these places, index and total: what is unread there is lost. `behind`: dates of what was found
+    /// beyond, if anything was.
+    fn pass_rest(&self, owner: Owner, lane: Lane, from: (u64, u64), to: (u64, u64), behind: Option<Dates>) {
+        let mut ledger = lock(&self.ledger);
+        let lost = ledger.pass(owner.exporter, lane, from, to, Fate::Lost(Reason::Corrupt));
+        ledger.date_hole(owner.exporter, lane, from.1, behind);
+        if lost > 0 {
+            tracing::error!(lane = lane.0, items = lost, "spool lost items to corruption");
+        }
+    }
+
+    /// The youngest segment's part of what is unread at this front, if it does not lie in one segment: what is wanted newest first
+    /// is read so.
+    ///
+    /// # Errors
+    /// The disk's.
+    fn youngest_piece(&self, owner: Owner, lane: Lane, front: Front) -> Result<Option<Front>, LeaseError> {
+        let (end_index, end) = lock(&self.ledger).end(owner.exporter, lane, front.total);
+        let piece = self.shelf.youngest(lane, front.index..end_index);
+        let piece = piece.map_err(|e| LeaseError::Unavailable(e.to_string()))?;
+        let inside = piece.filter(|(index, total)| *index > front.index && (front.total + 1..end).contains(total));
+        Ok(inside.map(|(index, total)| Front { index, total, floats: true, newest: true }))
+    }
+
+    /// The blocks at this front, and the front that they were read from.
+    fn read_front(
+        &self,
+        owner: Owner,
+        lane: Lane,
+        front: Front,
+        cut: Cut,
+    ) -> Result<(Front, Vec<(Header, bytes::Bytes)>), LeaseError> {
+        if front.newest
+            && let Some(piece) = self.youngest_piece(owner, lane, front)?
+        {
+            let blocks = self.read_new(owner, lane, piece, cut)?;
+            let totals = blocks.first().zip(blocks.last()).map(|((first, _), (last, _))| {
+                let (from, to) = (first.accepted_before(), last.accepted_total);
+                from..to
+            });
+            if totals.is_some_and(|totals| lock(&self.ledger).is_unread(owner, lane, &totals)) {
+                return Ok((piece, blocks));
+            }
+        }
+        Ok((front, self.read_new(owner, lane, front, cut)?))
+    }
+
     /// Whether the reader of this life still is the reader. What one that was given up began to read came back when it
     /// was, and may be out elsewhere: nothing of it is its own any more.
     ///
@@ -203,9 +258,9 @@ impl Spool {
         present.then_some(()).ok_or_else(|| LeaseError::Unavailable("this reader was replaced".into()))
     }
 
-    fn try_lease(&self, owner: Owner, lane: Lane, cut: Cut, life: u64) -> Result<Tried, LeaseError> {
+    fn try_lease(&self, owner: Owner, lane: Lane, pick: Pick, cut: Cut, life: u64) -> Result<Tried, LeaseError> {
         self.is_present(life)?;
-        let plan = lock(&self.ledger).plan(owner, lane)?;
+        let plan = lock(&self.ledger).plan(owner, lane, pick, cut.enough_items.into(), self.clock.now())?;
         let Some(signal) = lock(&self.ledger).lane_signal(lane) else { return Ok(Tried::Nothing) };
         match plan {
             Plan::Nothing => Ok(Tried::Nothing),
@@ -233,14 +288,18 @@ impl Spool {
                     }
                 }
             }
-            Plan::From { index, total } => {
-                let blocks = self.read_new(owner, lane, index, total, cut)?;
+            Plan::From(front) => {
+                let (Front { total, floats, .. }, blocks) = self.read_front(owner, lane, front, cut)?;
                 let (Some((first, _)), Some((last, _))) = (blocks.first(), blocks.last()) else {
                     return Ok(Tried::Passed);
                 };
                 let (range, totals) = (first.index..last.index + 1, first.accepted_before()..last.accepted_total);
                 let (begin, end) = (Dates::of(first), Dates::of(last));
-                if totals.start < total {
+                if floats && !lock(&self.ledger).is_unread(owner, lane, &totals) {
+                    lock(&self.ledger).forget_jump(owner.exporter, lane); // it is found again from the last window on
+                    return Ok(Tried::Passed);
+                }
+                if totals.start < total && !floats {
                     // Only a damaged book can make two blocks share a place. Said loudly, counted, and not read for ever.
                     tracing::error!(
                         lane = lane.0,
@@ -249,7 +308,8 @@ impl Spool {
                         "spool blocks have a place that is taken; they are passed over"
                     );
                     let mut ledger = lock(&self.ledger);
-                    ledger.pass(owner.exporter, lane, range.end, totals.end, Fate::Lost(Reason::Corrupt));
+                    let (from, to) = ((front.index, total), (range.end, totals.end));
+                    ledger.pass(owner.exporter, lane, from, to, Fate::Lost(Reason::Corrupt));
                     if let Some(cursor) = ledger.cursor_mut(owner.exporter, lane) {
                         cursor.lose_beside(totals.end.min(total) - totals.start);
                     }
@@ -261,10 +321,11 @@ impl Spool {
                     let mut ledger = lock(&self.ledger);
                     // Asked under the lock that a reader's fall is entered under.
                     let is_ours = self.reader_life.load(SeqCst) == life;
-                    let taken = is_ours.then(|| ledger.take_new(owner, lane, range.clone(), totals, cut)).flatten();
+                    let take = || ledger.take_new(owner, lane, floats, range.clone(), totals.clone(), cut);
+                    let taken = is_ours.then(take).flatten();
                     if taken.is_some() {
-                        ledger.date_hole(owner.exporter, lane, begin);
-                        ledger.reach(owner.exporter, lane, end);
+                        ledger.date_hole(owner.exporter, lane, total, begin);
+                        ledger.reach(owner.exporter, lane, &totals, end);
                     }
                     taken
                 };
@@ -293,6 +354,8 @@ impl Spool {
         let places: Vec<(u64, u64)> = blocks.iter().map(|(h, _)| (h.index, h.accepted_before())).collect();
         let dates = blocks.iter().map(|(h, _)| Dates::of(h)).collect();
         let came = blocks.iter().map(|(h, _)| Came::from(h)).next();
+        let now = self.clock.reading();
+        let age = came.map_or(Duration::ZERO, |came| lock(&self.ledger).age(came, &now));
         let settled = window.settled.iter().map(|s| pos_of(&places, s.start)..pos_of(&places, s.end)).collect();
         {
             let _ledger = lock(&self.ledger); // a reader's fall is entered under it
@@ -305,14 +368,14 @@ impl Spool {
             .into_iter()
             .map(|(h, raw)| LeasedBlock { index: h.index, items: h.items, accepted: h.accepted, raw })
             .collect();
-        Ok(Lease { lane, signal, window: window.index, cut: window.cut, settled, blocks })
+        Ok(Lease { lane, signal, window: window.index, cut: window.cut, settled, age, blocks })
     }
 }
 
 /// What one round of leasing came to.
 enum Tried {
     Lease(Lease),
-    /// Nothing this round, but the frontier or a window moved: try again.
+    /// Nothing this round, but what is unread or a window changed: try again.
     Passed,
     Nothing,
 }

@@ -54,11 +54,12 @@ impl Spool {
         Ok(true)
     }
 
-    /// The same for a block at the frontier: a window of its own, settled at once.
+    /// The same for a block that nobody had yet: a window of its own, settled at once.
     pub(super) fn take_out_suspect_new(
         &self,
         owner: Owner,
         lane: Lane,
+        floats: bool,
         header: &Header,
         value: &[u8],
     ) -> Result<bool, LeaseError> {
@@ -68,8 +69,8 @@ impl Spool {
         let cut = Cut { enough_items: 0, max_items: 0, max_bytes: 0 };
         let range = header.index..header.index + 1;
         let totals = header.accepted_before()..header.accepted_total;
-        if lock(&self.ledger).take_new(owner, lane, range.clone(), totals, cut).is_none() {
-            return Err(LeaseError::Unavailable("the frontier moved".into()));
+        if lock(&self.ledger).take_new(owner, lane, floats, range.clone(), totals, cut).is_none() {
+            return Err(LeaseError::Unavailable("its place moved".into()));
         }
         let moved = self.take_out_suspect(owner, lane, header, value);
         if let (Err(_), Some(cursor)) = (&moved, lock(&self.ledger).cursor_mut(owner.exporter, lane)) {

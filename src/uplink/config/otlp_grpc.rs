@@ -2,6 +2,7 @@
 
 use super::{Compression, GapReportConfig, QueueConfig, RetryConfig, compression_level};
 use crate::config::{Headers, Id, Section, TlsClient, authenticator};
+use crate::uplink::drain::Drain;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct OtlpGrpcConfig {
     pub sending_queue: QueueConfig,
     /// `gap_report`, ours.
     pub gap_report: GapReportConfig,
+    /// `drain`, ours.
+    pub drain: Drain,
 }
 
 /// Where a far end is.
@@ -108,6 +111,7 @@ impl Default for OtlpGrpcConfig {
             retry_on_failure: RetryConfig::default(),
             sending_queue: QueueConfig::default(),
             gap_report: GapReportConfig::default(),
+            drain: Drain::default(),
         }
     }
 }
@@ -166,6 +170,7 @@ impl OtlpGrpcConfig {
             retry_on_failure: s.section("retry_on_failure", RetryConfig::read),
             sending_queue: s.section("sending_queue", QueueConfig::read),
             gap_report: s.section("gap_report", GapReportConfig::read),
+            drain: s.section("drain", Drain::read),
         };
         config.check(s, found.is_some_and(|found| found.http));
         s.moot_all(&["read_buffer_size", "write_buffer_size"], "buffers grow and shrink by themselves here");
@@ -369,7 +374,7 @@ mod tests {
         let yaml = "{endpoint: 'https://c:1', authority: a, headers: {k: v}, compression: zstd, compression_params: {level: 3}, timeout: 0, \
                     balancer_name: round_robin, proxy_url: 'http://p:1', keepalive: {time: 20s, timeout: 3s, permit_without_stream: true}, \
                     tls: {insecure_skip_verify: true}, retry_on_failure: {enabled: false}, \
-                    sending_queue: {num_consumers: 3}, gap_report: {enabled: false, interval: 7s}}";
+                    sending_queue: {num_consumers: 3}, gap_report: {enabled: false, interval: 7s}, drain: {max_rate: 1MB/s}}";
         let (config, told) = try_out(yaml, &[], OtlpGrpcConfig::read);
         assert_eq!(told, "");
         let secs = Duration::from_secs;
@@ -389,6 +394,7 @@ mod tests {
             retry_on_failure: RetryConfig { enabled: false, ..RetryConfig::default() },
             sending_queue: QueueConfig { num_consumers: 3, ..QueueConfig::default() },
             gap_report: GapReportConfig { enabled: false, interval: secs(7) },
+            drain: Drain { max_rate: Some(1_000_000), ..Drain::default() },
         };
         assert_eq!(config, expected);
     }

@@ -7,10 +7,12 @@ use super::*;
 use crate::base::backoff::Curve;
 use crate::base::{Clock, Stamp};
 use crate::otlp::Signal;
-use crate::spool::{Cut, Lane, Owner, Settlement, Store as _};
+use crate::spool::{Cut, Lane, Owner, Settlement, Store as _, Waiting};
 use crate::testing::far_end::{self, Act, Collector, Script, UPLOAD_ID};
 use crate::testing::numbered::{Mark, Numbered, Source};
 use crate::uplink::desk::Order;
+use crate::uplink::drain::{Drain, DrainOrder, Manner};
+use crate::uplink::due::dues;
 use crate::uplink::pack::{Encoding, LEVEL, Packer};
 use crate::uplink::prepare::{cut, prepare};
 use crate::uplink::retry::OnExpiry;
@@ -42,11 +44,15 @@ struct Sim {
     answers: Vec<(Instant, usize, Pos, Verdict)>,
     /// When each request was sent.
     sent: Vec<Duration>,
+    /// The same with more of it.
+    loads: Vec<Load>,
     halved: u32,
     /// What the way to the far end is like; `None`: nothing shares it and nothing is long.
     line: Option<Line>,
     /// Most uploads out at a time so far.
     most_out: usize,
+    /// Bytes a second, one upload after the other; and when the last one is through.
+    link: Option<(u64, Instant)>,
 }
 
 /// A way that carries one request after the other, and when it is free.
@@ -55,6 +61,16 @@ struct Line {
     /// Beside the bytes.
     each: Duration,
     free: Instant,
+}
+
+/// A request that was sent.
+struct Load {
+    at: Duration,
+    /// It is through the link.
+    through: Duration,
+    lane: usize,
+    bytes: usize,
+    backlog: bool,
 }
 
 /// The lanes of a simulation, in this order, then their park lanes.
@@ -103,10 +119,57 @@ impl Sim {
             packer: Packer::new(Encoding::Gzip, LEVEL),
             answers: Vec::new(),
             sent: Vec::new(),
+            loads: Vec::new(),
             halved: 0,
             line: None,
             most_out: 0,
+            link: None,
         }
+    }
+
+    /// With lanes that are drained so, by so many consumers, over a link of so many bytes a second.
+    fn draining(script: Script, drain: &Drain, consumers: u32, rate: u64) -> Sim {
+        let mut sim = Sim::with(script, retry());
+        let manner = |signal| Manner { stale: 5 * S, ..drain.of(signal, Duration::ZERO) };
+        let desk = |signal: &Signal| {
+            let order = crate::uplink::actor::order(*signal, manner(*signal), consumers);
+            Desk::new(*signal, order, consumers, false).draining(manner(*signal))
+        };
+        let parked = |signal: &Signal| {
+            let rank = manner(*signal).rank;
+            Desk::new(*signal, Order::Any, 1, true).draining(Manner { rank, ..Manner::default() })
+        };
+        let desks = LANES.iter().map(desk).chain(LANES.iter().map(parked)).collect();
+        sim.flow = Flow::new(desks, retry(), BUDGET, Dice::seeded(7)).limited(drain.max_rate, sim.start);
+        sim.link = Some((rate, sim.start));
+        sim.cut = Cut { enough_items: 100, max_items: 0, max_bytes: 4 << 20 };
+        sim
+    }
+
+    /// From now on: every second a request of ten items into this lane, for so long; how long each took to arrive.
+    fn freshness(&mut self, lane: usize, seconds: u32) -> Vec<Duration> {
+        let (signal, from) = (LANES[lane], self.now - self.start);
+        let mut open: Vec<(Duration, u64)> = Vec::new();
+        let mut took = Vec::new();
+        for tick in 0..seconds * 20 {
+            if tick % 20 == 0 {
+                open.push((self.now - self.start, self.made[lane].next_seq()));
+                self.put(lane, 10);
+            }
+            let sent = self.loads.len();
+            self.run(from + Duration::from_millis(50) * (tick + 1));
+            // The collector counts what is sent; what was sent now arrives with the last of it.
+            let through = self.loads[sent..].iter().filter(|load| load.lane == lane).map(|load| load.through).max();
+            let tally = self.collector.tally();
+            open.retain(|(at, seq)| {
+                let arrived = tally.has(signal, Mark { source: SOURCE, seq: *seq });
+                took.extend(through.filter(|_| arrived).map(|through| through - *at));
+                !arrived
+            });
+        }
+        took.extend(open.iter().map(|(at, _)| self.now - self.start - *at)); // at least
+        took.sort();
+        took
     }
 
     /// A client's request is accepted.
@@ -125,8 +188,11 @@ impl Sim {
             assert!(steps < 2_000_000, "it spins at {:?}", self.now - self.start);
             self.hear();
             for at in 0..self.lanes.len() {
-                let waits = self.store.anything_for(self.lanes[at]);
-                self.flow.desk_mut(at).set_due(waits.then_some(self.now));
+                let waiting: Waiting = self.store.waiting(self.owner, self.lanes[at]);
+                let desk = self.flow.desk_mut(at);
+                let due = dues(waiting, desk.manner(), self.cut, Duration::ZERO, self.clock.now(), self.now);
+                desk.set_due(due[0]);
+                desk.set_backlog_due(due[1]);
             }
             let next = match self.flow.next(self.now) {
                 Do::Rest(next) => next,
@@ -157,17 +223,17 @@ impl Sim {
     fn perform(&mut self, step: Do) {
         match step {
             Do::Send(at, key) => self.send(at, key),
-            Do::Lease(at) => {
-                let lease = self.store.lease(self.owner, self.lanes[at], self.cut).expect("the store is well");
-                let (window, uploads) = match lease {
+            Do::Lease(at, pick) => {
+                let lease = self.store.pick(self.owner, self.lanes[at], pick, self.cut).expect("the store is well");
+                let (window, uploads, age) = match lease {
                     Some(lease) => {
                         let prepared = prepare(&lease, self.flow.desk(at).ceiling(self.now), &mut self.packer);
                         assert!(prepared.unreadable.is_empty());
-                        (lease.window, prepared.uploads)
+                        (lease.window, prepared.uploads, lease.age)
                     }
-                    None => (0..0, Vec::new()),
+                    None => (0..0, Vec::new(), Duration::ZERO),
                 };
-                self.flow.leased(at, window, uploads, self.now);
+                self.flow.leased(at, window, uploads, age, self.now);
             }
             Do::Cut(at, key, items) => self.cut(at, key, items),
             Do::GiveBack(at, window) => self.store.give_back(self.owner, self.lanes[at], window),
@@ -199,7 +265,20 @@ impl Sim {
         }
         let answer = self.collector.answer(self.now, &request);
         let (after, verdict) = told(&answer, TIMEOUT, self.clock.now().wall_ns);
-        self.answers.push((arrives + LATENCY + after, at, key, verdict));
+        let mut through = arrives;
+        if let Some((rate, free)) = &mut self.link {
+            let time = Duration::from_secs_f64(upload.body.bytes.len() as f64 / *rate as f64);
+            *free = self.now.max(*free) + time;
+            through = *free;
+        }
+        self.answers.push((through + LATENCY + after, at, key, verdict));
+        self.loads.push(Load {
+            at: self.now - self.start,
+            through: through - self.start,
+            lane: at,
+            bytes: upload.body.bytes.len(),
+            backlog: upload.backlog,
+        });
     }
 
     fn hear(&mut self) {
@@ -551,7 +630,7 @@ fn nobody_waits_for_the_past() {
         let now = sim.now + 60 * S;
         sim.flow.desk_mut(lane).set_due(None);
         sim.flow.desk_mut(other).set_due(Some(now));
-        assert_eq!(sim.flow.next(now), Do::Lease(other));
+        assert_eq!(sim.flow.next(now), Do::Lease(other, Pick::Oldest));
         sim.flow.desk_mut(lane).set_due(Some(now - S));
         match sim.flow.next(now) {
             Do::Rest(until) => assert!(until.is_none_or(|at| at > now), "{}: {until:?}", LANES[lane]),
@@ -780,5 +859,136 @@ fn bodies_in_memory_are_bounded() {
         assert!(held <= 500_000 + 3 * 110_000, "{held} at {i} s");
     }
     sim.run_dry(600 * S);
+    sim.assert_all_delivered();
+}
+
+/// An outage of ten minutes, in which ten items come in every second; then the link is there.
+fn after_an_outage(sim: &mut Sim, lane: usize) {
+    for i in 0..600 {
+        sim.put(lane, 100);
+        sim.run(S * (i + 1));
+    }
+}
+
+fn p99(took: &[Duration]) -> Duration {
+    took[took.len() * 99 / 100]
+}
+
+/// Promise P6. Goal: after an outage, over a slow link, what comes in arrives within 2 s while the backlog drains beside it, whatever
+/// the number of consumers; and nothing is lost. With oldest_first the same load waits for all of the backlog.
+#[test]
+fn fresh_data_does_not_wait_behind_the_backlog() {
+    let outage = || Script::new().lasting(600 * S, Act::Refuse);
+    let orders = [DrainOrder::LiveFirst, DrainOrder::NewestFirst, DrainOrder::OldestFirst];
+    for (order, consumers) in orders.into_iter().zip([10, 2, 10]).chain([(DrainOrder::LiveFirst, 1)]) {
+        let drain = Drain { order, ..Drain::default() };
+        let mut sim = Sim::draining(outage(), &drain, consumers, 40_000);
+        after_an_outage(&mut sim, LOGS);
+        sim.run(640 * S); // it knocks within a jittered rest
+        let before = sim.store.waiting_items();
+        let took = sim.freshness(LOGS, 40);
+        let after = sim.store.waiting_items();
+        let said = format!("{order:?}, {consumers} consumers: p99 {:?}, {before} to {after} waiting", p99(&took));
+        if order == DrainOrder::OldestFirst {
+            assert!(p99(&took) > 30 * S, "{said}");
+            continue;
+        }
+        assert!(p99(&took) <= 2 * S, "{said}");
+        assert!(before > 40_000 && after > 10_000 && after + 6_000 < before, "it drains beside: {said}");
+        sim.run_dry(3_000 * S);
+        sim.assert_all_delivered();
+        assert_eq!(sim.collector.tally().report().duplicated(), 0, "{said}");
+    }
+}
+
+/// Goal: order within a lane holds for oldest_first with one consumer, whatever fails for a while; it is what live_first gives up.
+#[test]
+fn oldest_first_with_one_consumer_keeps_the_order() {
+    for order in [DrainOrder::OldestFirst, DrainOrder::LiveFirst] {
+        let script = Script::new()
+            .times(3, Act::Accept)
+            .times(1, Act::status(503))
+            .lasting(100 * S, Act::Refuse)
+            .times(2, Act::Accept)
+            .times(1, Act::Hang)
+            .times(1, Act::ResetMidRequest);
+        let mut sim = Sim::draining(script, &Drain { order, ..Drain::default() }, 1, 100_000);
+        for i in 0..200 {
+            sim.put(LOGS, 100);
+            sim.run(S * (i + 1));
+        }
+        sim.run_dry(400 * S);
+        sim.assert_all_delivered();
+        let report = sim.collector.tally().report();
+        assert_eq!(report.reordered() == 0, order == DrainOrder::OldestFirst, "{order:?}: {report}");
+    }
+}
+
+/// Goal: a backlog keeps below `max_rate`, close to it, and what comes in does not.
+#[test]
+fn a_backlog_keeps_below_its_rate() {
+    let drain = Drain { max_rate: Some(5_000), ..Drain::default() };
+    let mut sim = Sim::draining(Script::new().lasting(600 * S, Act::Refuse), &drain, 10, 1_000_000);
+    after_an_outage(&mut sim, LOGS);
+    sim.run(640 * S);
+    let from = sim.now - sim.start;
+    let took = sim.freshness(LOGS, 120);
+    assert!(p99(&took) <= S, "{:?}", p99(&took));
+    let rate =
+        sim.loads.iter().filter(|load| load.at >= from && load.backlog).map(|load| load.bytes).sum::<usize>() / 120;
+    assert!((4_500..=5_200).contains(&rate), "{rate} B/s");
+}
+
+/// Goal: `priority` decides whose backlog goes first; what comes in for the others goes all the same.
+#[test]
+fn the_backlog_of_a_lane_with_priority_goes_first() {
+    let drain = Drain { priority: vec![Signal::Traces, Signal::Metrics], ..Drain::default() };
+    let mut sim = Sim::draining(Script::new().lasting(300 * S, Act::Refuse), &drain, 4, 40_000);
+    for i in 0..300 {
+        (0..3).for_each(|lane| sim.put(lane, 100));
+        sim.run(S * (i + 1));
+    }
+    sim.run(340 * S);
+    let from = sim.now - sim.start;
+    let took = sim.freshness(LOGS, 30);
+    assert!(p99(&took) <= 2 * S, "{:?}", p99(&took));
+    sim.run_dry(1_000 * S);
+    sim.assert_all_delivered();
+    let last = |lane: usize| {
+        let of = sim.loads.iter().filter(|load| load.at >= from && load.lane == lane && load.backlog);
+        (of.clone().map(|load| load.at).min(), of.map(|load| load.at).max())
+    };
+    let ((_, traces), (metrics_first, metrics), (logs_first, _)) = (last(TRACES), last(METRICS), last(LOGS));
+    assert!(
+        traces <= metrics_first && metrics <= logs_first,
+        "{traces:?} {metrics_first:?} {metrics:?} {logs_first:?}"
+    );
+}
+
+/// Goal: a link that is short of both gives the backlog its share of the bytes, and a far end that wants patience of one gets it of
+/// both.
+#[test]
+fn the_backlog_gets_its_share_of_a_crowded_link() {
+    let drain = Drain { backlog_share: 0.3, ..Drain::default() };
+    let mut sim = Sim::draining(Script::new().lasting(600 * S, Act::Refuse), &drain, 1, 8_000);
+    after_an_outage(&mut sim, LOGS);
+    sim.run(640 * S);
+    let from = sim.now - sim.start;
+    for i in 0..200 {
+        sim.put(LOGS, 100); // more than the link can carry
+        sim.run(from + S * (i + 1));
+    }
+    let of = |backlog: bool| {
+        let of = sim.loads.iter().filter(|load| load.at >= from && load.backlog == backlog);
+        of.map(|load| load.bytes).sum::<usize>()
+    };
+    let share = of(true) * 100 / (of(true) + of(false));
+    assert!((25..=35).contains(&share), "{share} % of {} B", of(true) + of(false));
+    sim.collector.play(Script::new().times(1, Act::status(429).retry_after(100)));
+    sim.run(from + 320 * S);
+    let asked = sim.collector.seen().position(|seen| seen.status == 429).expect("it said so");
+    let when = sim.sent[asked];
+    assert_eq!(sim.requests(when + S, when + 99 * S), 0, "neither kind goes before");
+    sim.run_dry(3_000 * S);
     sim.assert_all_delivered();
 }

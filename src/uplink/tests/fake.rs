@@ -3,8 +3,8 @@
 use crate::base::{Clock, Stamp};
 use crate::otlp::Signal;
 use crate::spool::{
-    Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, LeasedBlock, Loss, NewBlock, Outcome, Owner, Pos,
-    Settlement, Store, Waiting,
+    Book, CommitError, Cut, ExporterNo, Lane, Lease, LeaseError, LeasedBlock, Loss, NewBlock, Outcome, Owner, Pick,
+    Pos, Settlement, Store, Waiting,
 };
 use crate::testing::far_end::{Answer, Manner};
 use crate::testing::numbered::numbers;
@@ -59,8 +59,11 @@ struct FakeLane {
     /// Index → items, accepted, raw.
     blocks: BTreeMap<u64, (u32, Stamp, Bytes)>,
     next: u64,
-    /// The first block never leased.
-    fresh: u64,
+    /// Blocks that nobody had yet, their items and when they came; and all these items.
+    unread: BTreeMap<u64, (u32, Stamp)>,
+    unread_items: u64,
+    /// What is live begins here.
+    live_from: u64,
     windows: Vec<FakeWindow>,
 }
 
@@ -93,13 +96,6 @@ impl FakeStore {
 
     pub(crate) fn outcomes(&self) -> Outcomes {
         self.inner().outcomes.clone()
-    }
-
-    /// Does anything wait unleased?
-    pub(crate) fn anything_for(&self, lane: Lane) -> bool {
-        let inner = self.inner();
-        let lane = &inner.lanes[lane.0 as usize];
-        lane.fresh < lane.next || lane.windows.iter().any(|window| !window.out)
     }
 
     /// Items that wait, leased or not, park lanes included.
@@ -174,6 +170,8 @@ impl Inner {
         let mut items = 0;
         numbers(lane.signal, &raw, |_| items += 1).expect("a request");
         lane.blocks.insert(lane.next, (items, stamp, raw));
+        lane.unread.insert(lane.next, (items, stamp));
+        lane.unread_items += u64::from(items);
         lane.next += 1;
         items
     }
@@ -201,6 +199,29 @@ impl Inner {
 }
 
 impl FakeLane {
+    /// As the ledger does it: when the oldest of what is live has waited for too long, what is young is live from now on.
+    fn turn_to_live(&mut self, stale: Duration, cut: Cut, now: Stamp) {
+        let mut live = self.unread.range(self.live_from..);
+        let young = |stamp: Stamp| now.since(stamp) <= stale;
+        let is_old = live.clone().next().is_some_and(|(_, (_, stamp))| !young(*stamp));
+        if is_old && live.clone().map(|(_, (items, _))| items).sum::<u32>() > cut.enough_items {
+            self.live_from = live.find(|(_, (_, stamp))| young(*stamp)).map_or(self.next, |(index, _)| *index);
+        }
+    }
+
+    /// The blocks of a new window that begins there.
+    fn window_from(&self, first: u64, cut: Cut) -> (Range<u64>, u32) {
+        let (mut range, mut sum) = (first..first, 0);
+        for (index, (items, _)) in self.unread.range(first..) {
+            if *index != range.end || sum >= cut.enough_items {
+                break;
+            }
+            range.end += 1;
+            sum += items;
+        }
+        (range, sum)
+    }
+
     fn items_in(&self, range: &Range<Pos>) -> u32 {
         let mut sum = 0;
         for (&index, (items, _, _)) in self.blocks.range(range.start.index..=range.end.index) {
@@ -223,7 +244,9 @@ impl Store for FakeStore {
                 park: None,
                 blocks: BTreeMap::new(),
                 next: 0,
-                fresh: 0,
+                unread: BTreeMap::new(),
+                unread_items: 0,
+                live_from: 0,
                 windows: Vec::new(),
             });
             inner.lanes.len() - 1
@@ -257,33 +280,41 @@ impl Store for FakeStore {
         let lane = &inner.lanes[lane.0 as usize];
         let returned =
             lane.windows.iter().filter(|window| !window.out).map(|window| u64::from(window.items)).sum::<u64>();
-        let fresh: u64 = lane.blocks.range(lane.fresh..).map(|(_, (items, _, _))| u64::from(*items)).sum();
-        let oldest = lane.blocks.range(lane.fresh..).next().map(|(_, (_, stamp, _))| *stamp);
-        Waiting { items: returned + fresh, oldest: if returned > 0 { None } else { oldest }, asked: 0 }
+        let fresh = |from: u64| lane.unread.range(from..).map(|(_, (n, _))| u64::from(*n)).sum::<u64>();
+        let oldest = |from: u64| lane.unread.range(from..).next().map(|(_, (_, stamp))| *stamp);
+        Waiting {
+            items: returned + lane.unread_items,
+            oldest: if returned > 0 { None } else { oldest(0) },
+            live: if lane.live_from == 0 { lane.unread_items } else { fresh(lane.live_from) },
+            live_oldest: oldest(lane.live_from),
+            asked: 0,
+        }
     }
 
-    fn lease(&self, owner: Owner, lane: Lane, cut: Cut) -> Result<Option<Lease>, LeaseError> {
+    fn pick(&self, owner: Owner, lane: Lane, pick: Pick, cut: Cut) -> Result<Option<Lease>, LeaseError> {
+        let now = self.clock.now();
         let mut inner = self.inner();
         inner.check(owner)?;
         inner.leases += 1;
         let state = &mut inner.lanes[lane.0 as usize];
-        let returned = state.windows.iter_mut().find(|window| !window.out);
-        let window = match returned {
-            Some(window) => window,
+        if let Pick::Live { stale } = pick {
+            state.turn_to_live(stale, cut, now);
+        }
+        let returned = state.windows.iter().position(|window| !window.out);
+        let window = match returned.filter(|_| !matches!(pick, Pick::Live { .. })) {
+            Some(at) => &mut state.windows[at],
             None => {
-                let mut range = state.fresh..state.fresh;
-                let mut items = 0;
-                for (_, (n, _, _)) in state.blocks.range(state.fresh..) {
-                    range.end += 1;
-                    items += n;
-                    if items >= cut.enough_items {
-                        break;
-                    }
-                }
-                if range.is_empty() {
-                    return Ok(None);
-                }
-                state.fresh = range.end;
+                let from = state.live_from;
+                let first = match pick {
+                    Pick::Oldest => state.unread.keys().next(),
+                    Pick::Live { .. } => state.unread.range(from..).next().map(|(index, _)| index),
+                    Pick::Backlog { newest: false } => state.unread.keys().next().filter(|index| **index < from),
+                    Pick::Backlog { newest: true } => state.unread.range(..from).next_back().map(|(index, _)| index),
+                };
+                let Some(first) = first.copied() else { return Ok(None) };
+                let (range, items) = state.window_from(first, cut);
+                state.unread.retain(|index, _| !range.contains(index));
+                state.unread_items -= u64::from(items);
                 state.windows.push(FakeWindow { range, cut, settled: Vec::new(), items, out: false });
                 state.windows.last_mut().expect("just pushed")
             }
@@ -301,8 +332,11 @@ impl Store for FakeStore {
             window: window.range.clone(),
             cut: window.cut,
             settled: window.settled.clone(),
+            age: Duration::ZERO,
             blocks: blocks.collect(),
         };
+        let age = lease.blocks.first().map(|block: &LeasedBlock| now.since(block.accepted));
+        let lease = Lease { age: age.unwrap_or_default(), ..lease };
         let out = inner.lanes.iter().flat_map(|lane| &lane.windows).filter(|window| window.out).count();
         inner.deepest = inner.deepest.max(out);
         Ok(Some(lease))

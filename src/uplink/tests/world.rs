@@ -14,6 +14,7 @@ use crate::uplink::actor::Uplink;
 use crate::uplink::client::{Maker, Recipe};
 use crate::uplink::config::OtlpHttpConfig;
 use crate::uplink::depot::{Depot, Direct};
+use crate::uplink::drain::Drain;
 use crate::uplink::flow::BUDGET;
 use crate::uplink::metrics::UplinkMetrics;
 use crate::uplink::otlp_http::HttpRecipe;
@@ -72,6 +73,7 @@ pub(super) fn settings(store: &dyn Store) -> UplinkSettings {
         encoding: Encoding::Gzip,
         level: LEVEL,
         budget: BUDGET,
+        drain: Drain::default(),
         gap_interval: Some(40 * MS),
         first_at: None,
         flush_at_stop: false,
