@@ -248,7 +248,7 @@ impl Fleet {
             let due = (agent.waiting > 0).then_some(now);
             agent.flow.desk_mut(0).set_due(due);
             match agent.flow.next(now) {
-                Do::Lease(_) => {
+                Do::Lease(..) => {
                     let carried = agent.waiting.min(MERGED);
                     let (index, window) = (agent.next, agent.next..agent.next + 1);
                     let place = |index| Pos { index, item: 0 };
@@ -257,7 +257,7 @@ impl Fleet {
                     agent.waiting -= carried;
                     agent.next += 1;
                     agent.out.insert(index, carried);
-                    agent.flow.leased(0, window, vec![(part, Body::default())], now);
+                    agent.flow.leased(0, window, vec![(part, Body::default())], Duration::ZERO, now);
                 }
                 Do::Send(_, key) => {
                     let (when, verdict) = self.far_end.answer(now);
