@@ -75,10 +75,20 @@ pub(crate) fn kernel_has_netem() -> bool {
 
 /// Makes two namespaces: the calling thread is in the edge's from now on, the far end listens in the other.
 pub(crate) fn lay(kernel: bool, seed: u64) -> io::Result<(Link, FarEnd)> {
+    if kernel {
+        match ours_alone().and_then(|()| veth()).and_then(|laid| laid.0.be(Weather::FINE).map(|()| laid)) {
+            Ok(laid) => return Ok(laid),
+            Err(error) => println!("the kernel's link cannot be laid, ours is taken: {error}"),
+        }
+    }
+    ours_alone()?;
+    tun(seed)
+}
+
+/// A new namespace for the thread that calls, with nothing in it but itself.
+fn ours_alone() -> io::Result<()> {
     own_namespace()?;
-    run(&["ip", "link", "set", "lo", "up"])?;
-    let (laid, far_end) = if kernel { veth()? } else { tun(seed)? };
-    Ok((laid, far_end))
+    run(&["ip", "link", "set", "lo", "up"])
 }
 
 impl Link {
