@@ -153,6 +153,7 @@ fn sending(encoding: Encoding, items: u32) {
         budget: BUDGET,
         added: tokio::sync::watch::Sender::new(Vec::new()).subscribe(),
         gap_interval: None,
+        first_at: None,
         flush_at_stop: false,
     });
     let config = OtlpHttpConfig { endpoint: Some(far_end.endpoint()), ..OtlpHttpConfig::default() };

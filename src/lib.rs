@@ -13,6 +13,7 @@ pub mod extensions;
 pub mod otlp;
 pub mod processors;
 pub mod receivers;
+pub mod registrar;
 pub mod spool;
 pub mod supervise;
 pub mod telemetry;

@@ -161,7 +161,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("      max_interval: 30s",
      "      frobnicate: 30s",
      "1 problem\n\
-         \x20 31:7  exporters.otlphttp.retry_on_failure.frobnicate  `frobnicate` is not a key here; enabled, initial_interval, randomization_factor, multiplier, max_interval, max_elapsed_time, on_expiry are"),
+         \x20 31:7  exporters.otlphttp.retry_on_failure.frobnicate  `frobnicate` is not a key here; enabled, initial_interval, randomization_factor, multiplier, max_interval, max_elapsed_time, on_expiry, reconnect_spread are"),
     ("        endpoint: 0.0.0.0:4318",
      "        endpoint: 0.0.0.0:4318\n        read_timeout: 5s\n        middlewares: [x]",
      "1 problem, 1 warning\n\

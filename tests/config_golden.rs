@@ -6,8 +6,9 @@ use std::time::Duration;
 use tfo_otel_agent::app::plan::{
     self, Config, ExporterConfig, ExtensionConfig, Outcome, ProcessorConfig, ReceiverConfig,
 };
+use tfo_otel_agent::app::registration;
 use tfo_otel_agent::base::Bytes;
-use tfo_otel_agent::config::problems::Problems;
+use tfo_otel_agent::config::problems::{Problems, Severity};
 use tfo_otel_agent::config::tree::{Node, Value};
 use tfo_otel_agent::config::{Any, Id, Imagined, Listen, Locations, Secret, load};
 use tfo_otel_agent::extensions::file_storage::config::{CompactionConfig, FileStorageConfig};
@@ -17,6 +18,7 @@ use tfo_otel_agent::processors::batch::config::BatchConfig;
 use tfo_otel_agent::processors::memory_limiter::config::{Limit, MemoryLimiterConfig};
 use tfo_otel_agent::receivers::otlp::config::{GrpcConfig, HttpConfig, OtlpReceiverConfig};
 use tfo_otel_agent::receivers::own::config::OwnConfig;
+use tfo_otel_agent::registrar::config::RegistrationConfig;
 use tfo_otel_agent::telemetry::config::TelemetryConfig;
 use tfo_otel_agent::uplink::config::{DebugConfig, OtlpGrpcConfig, OtlpHttpConfig, Place, QueueConfig, RetryConfig};
 
@@ -24,10 +26,11 @@ use tfo_otel_agent::uplink::config::{DebugConfig, OtlpGrpcConfig, OtlpHttpConfig
 const SEED_VARS: [(&str, &str); 5] = [
     ("TELEMETRYFLOW_ENDPOINT", "http://tfo-collector:4318"),
     ("TELEMETRYFLOW_WORKSPACE_ID", "550e8400-e29b-41d4-a716-446655440000"),
-    ("TELEMETRYFLOW_TENANT_ID", "0123"),
+    ("TELEMETRYFLOW_TENANT_ID", TENANT),
     ("HOSTNAME", "prod-node-01"),
     ("HOST_IP", "10.0.1.15"),
 ];
+const TENANT: &str = "660e8400-e29b-41d4-a716-446655440001";
 const QUEUE: &str = "/var/lib/otel-agent/queue";
 
 fn machine(name: &str, vars: &[(&str, &str)], dirs: &[&str]) -> (Locations, Imagined) {
@@ -95,13 +98,57 @@ fn the_minimal_configuration_runs_without_a_word() {
     // otlphttp alone would queue in memory: no storage is written.
     assert_eq!(sent.sending_queue, QueueConfig::default());
     assert_eq!(sent.retry_on_failure, RetryConfig::default());
-    // The tenant is text: 0.88 would send 83 (reference §0).
+    // Nothing is said of registration, and the platform is named: it registers.
+    assert_eq!(config.registration, RegistrationConfig::default());
+    assert!(registration::plan(&config, &|_| None).expect("it can").is_some());
+}
+
+/// The seed's placeholders start, and so does a tenant that is a number; a platform that asks for UUIDs would not find either.
+/// The tenant is text: 0.88 would send 83 (reference §0).
+#[test]
+fn ids_that_are_no_uuids_are_told_with_their_variables_and_sent_as_they_are() {
+    let vars = [
+        ("TELEMETRYFLOW_ENDPOINT", "http://c"),
+        ("TELEMETRYFLOW_WORKSPACE_ID", "your-workspace-id"),
+        ("TELEMETRYFLOW_TENANT_ID", "0123"),
+    ];
+    let outcome = read("minimal", &vars, &[]);
+    let expected = "\
+configs/minimal.yaml: 2 warnings
+  31:23  exporters.otlphttp.headers.X-Workspace-Id  warning: is no UUID (from the variable `TELEMETRYFLOW_WORKSPACE_ID`); a platform that asks for one will not register this agent
+  32:20  exporters.otlphttp.headers.X-Tenant-Id     warning: is no UUID (from the variable `TELEMETRYFLOW_TENANT_ID`); a platform that asks for one will not register this agent
+";
+    assert_eq!(outcome.report.to_string(), expected);
+    let config = outcome.config.expect("it starts");
     let tenant = ("X-Tenant-Id".to_owned(), Secret::new("0123"));
-    assert!(sent.headers.contains(&tenant), "{:?}", sent.headers);
+    assert!(exporter(&config).headers.contains(&tenant), "{:?}", exporter(&config).headers);
     let Some(ProcessorConfig::Attributes(attributes)) = config.processors.get(&id("attributes")) else {
         panic!("attributes is there")
     };
     assert_eq!(attributes.actions[1], upsert("telemetryflow.tenant.id", "0123"));
+}
+
+/// Who writes that he wants to register is told when that cannot be; who does not is not.
+#[test]
+#[rustfmt::skip]
+fn a_registration_that_cannot_be_is_told_with_its_path() {
+    for (section, path) in [
+        ("exporter: otlphttp/b",              "registration.exporter"),
+        ("mode: direct, exporter: otlp",      "registration.mode"),
+        ("exporter: otlphttp/logs",           "registration.exporter"), // no place for metrics
+        ("mode: direct, exporter: otlphttp/logs", "registration.endpoint"),
+    ] {
+        let of = |section: &str| format!(
+            "yaml:{{receivers: {{otlp: {{protocols: {{grpc: {{}}}}}}}}, \
+              exporters: {{otlp: {{endpoint: 'c:4317'}}, otlphttp/logs: {{logs_endpoint: 'http://c/v1/logs', headers: {{x-workspace-id: {TENANT}}}}}}}, \
+              {section}service: {{pipelines: {{logs: {{receivers: [otlp], exporters: [otlp, otlphttp/logs]}}}}}}}}"
+        );
+        let outcome = plan::read(&Locations::of(&of(&format!("registration: {{{section}}}, "))), &Imagined::with(&[]));
+        let errors: Vec<_> = outcome.report.problems().iter().filter(|p| p.severity == Severity::Error).map(|p| p.path.clone()).collect();
+        assert_eq!(errors, [path], "{section}: {}", outcome.report);
+        let outcome = plan::read(&Locations::of(&of("")), &Imagined::with(&[]));
+        assert!(outcome.config.is_some(), "{}", outcome.report);
+    }
 }
 
 #[test]
@@ -184,6 +231,7 @@ configs/edge-gateway.yaml: 3 warnings
     assert_eq!(config.extensions.get(&id("health_check")), Some(&health));
     let retry = RetryConfig {
         initial_interval: Duration::from_secs(10),
+        reconnect_spread: Duration::from_secs(10),
         max_interval: Duration::from_secs(300),
         max_elapsed_time: Some(Duration::from_secs(3_600)),
         ..RetryConfig::default()
@@ -268,7 +316,7 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
     let sent = OtlpHttpConfig {
         // What has no default is an example.
         endpoint: Some("https://collector.example.com:4318".to_owned()),
-        headers: vec![("X-Tenant-Id".to_owned(), Secret::new("0123"))],
+        headers: vec![("X-Tenant-Id".to_owned(), Secret::new(TENANT))],
         sending_queue: QueueConfig { storage: Some(id("file_storage")), ..QueueConfig::default() },
         ..OtlpHttpConfig::default()
     };
@@ -286,6 +334,9 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
     assert_eq!(config.extensions.get(&id("health_check")), Some(&health));
     let storage = ExtensionConfig::FileStorage(FileStorageConfig::default());
     assert_eq!(config.extensions.get(&id("file_storage")), Some(&storage));
+    let registration =
+        RegistrationConfig { enabled: Some(true), exporter: Some(id("otlphttp")), ..RegistrationConfig::default() };
+    assert_eq!(config.registration, registration);
     assert_eq!(config.service.telemetry, TelemetryConfig::default());
     assert_eq!(config.service.telemetry.metrics.address, Listen::new("", 8_888));
 }

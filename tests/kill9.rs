@@ -17,9 +17,9 @@ use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::spool::phase::Phase;
 use tfo_otel_agent::testing::books::{self, Bound};
 use tfo_otel_agent::testing::child::{self, Child, free_port};
-use tfo_otel_agent::testing::far_end::{Act, Script};
-use tfo_otel_agent::testing::load::{Load, Running, until};
-use tfo_otel_agent::testing::{FarEnd, Report, Tally};
+use tfo_otel_agent::testing::far_end::{Act, Collector, Script};
+use tfo_otel_agent::testing::load::{Load, Running, install_client, until};
+use tfo_otel_agent::testing::{FarEnd, Numbered, Report, Source, Tally};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Clients of each signal, and items of each of their requests.
@@ -225,4 +225,63 @@ async fn no_acknowledged_item_is_lost_however_often_and_whenever_it_is_killed() 
 fn shown(fell_in: &[usize]) -> String {
     let each = Phase::ALL.iter().zip(fell_in).map(|(phase, n)| format!("{phase:?} {n}").to_lowercase());
     each.collect::<Vec<_>>().join(", ")
+}
+
+/// A client's request, until it is acknowledged.
+async fn offered(http: &reqwest::Client, port: u16, numbered: &mut Numbered, far_end: &FarEnd) {
+    let (signal, request) = (numbered.signal(), numbered.request(200));
+    let url = format!("http://127.0.0.1:{port}/v1/{signal}");
+    let sent = http.post(url).header("content-type", "application/x-protobuf").body(request.bytes).send().await;
+    assert!(sent.as_ref().is_ok_and(|answer| answer.status().is_success()), "nothing is wrong with the disk: {sent:?}");
+    far_end.with(|c| {
+        c.tally().issued(signal, numbered.source(), request.seqs.clone());
+        c.tally().acknowledged(signal, numbered.source(), request.seqs);
+    });
+}
+
+/// Goal: a far end that goes by the ids of uploads (`docs/upload-id.md`) has every item once, however often the agent is killed
+/// while it sends.
+/// Method: the requests of a round are acknowledged before the kill, so that no client has to offer one twice. The far end takes
+/// uploads and does not say so, and takes now larger, now smaller ones.
+#[actix::test]
+async fn a_far_end_that_goes_by_the_ids_has_every_item_once() {
+    let kills: u64 = std::env::var("TFO_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(120) / 6;
+    let seed = std::env::var("TFO_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(|| Dice::shaken().seed());
+    println!("seed {seed} (TFO_SEED), {kills} kills (a sixth of TFO_KILLS)");
+    let mut dice = Dice::seeded(seed);
+    let far_end = FarEnd::start(Script::new()).expect("a port");
+    far_end.with(Collector::go_by_ids);
+    let place = Place::new(&far_end);
+    install_client();
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let mut clients = [Numbered::new(Signal::Logs, Source(1)), Numbered::new(Signal::Metrics, Source(2))];
+    for _ in 0..kills {
+        let script = Script::new().times(u32::try_from(dice.within(0..4)).expect("few"), Act::TakeAndReset);
+        far_end.play(match dice.within(0..3) {
+            0 => script.max_items(150),
+            1 => script.times(2, Act::status(503)).times(3, Act::TakeAndReset),
+            _ => script,
+        });
+        let mut agent = place.start(ORDERS[dice.within(0..4) as usize]);
+        place.listens(&mut agent).await;
+        for _ in 0..dice.within(1..6) {
+            for client in &mut clients {
+                offered(&http, place.port, client, &far_end).await;
+            }
+        }
+        agent.kill(&place.phases, None, Duration::from_millis(dice.within(0..200))).await;
+    }
+    far_end.play(Script::new());
+    let mut agent = place.start(ORDERS[0]);
+    place.listens(&mut agent).await;
+    let home = until(PATIENCE, || far_end.report().lost() == 0).await;
+    let agreed =
+        books::agree(place.metrics, place.exporter, Bound::default(), PATIENCE, || far_end.with(|c| c.tally().clone()));
+    let agreed = agreed.await.unwrap_or_else(|no| panic!("seed {seed}: {no}\n{}", place.last_words()));
+    let (report, again) = (far_end.report(), far_end.with(|c| c.again()));
+    println!("acknowledged {}, duplicated {}, {again:?}", report.acknowledged(), report.duplicated());
+    println!("the books: {agreed:?}");
+    assert!(home && report.arrived() == report.acknowledged(), "seed {seed}: {report}\n{}", place.last_words());
+    assert_eq!((report.duplicated(), report.never_issued()), (0, 0), "seed {seed}: {again:?} {report}");
+    assert!(again.known > 0, "seed {seed}: uploads came again, and were known: {again:?}");
 }

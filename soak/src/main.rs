@@ -10,6 +10,7 @@
 //! | `soak scale` | whether cost, memory, start and drain stay the same from 10 MiB to 20 GiB of backlog |
 //! | `soak rebound` | what the disk gets back when one lane is consumed and another stays |
 //! | `soak wear` | what reaches the disk, by size of request and `commit_interval` |
+//! | `soak fleet` | whether ten thousand agents knock in step; in virtual time, without an agent's binary |
 //! | `soak fresh` | how fresh what comes in is at the far end while a backlog drains over a slow link |
 //! | `soak story` | whether it keeps its promises while link, disk, clock and process are in trouble by a seeded schedule |
 //!
@@ -19,6 +20,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it is a program of words
 
 mod agent;
+mod fleet;
 mod fresh;
 mod plot;
 mod runs;
@@ -51,6 +53,8 @@ struct Cli {
 enum Run {
     /// Trouble by a schedule, the promises asked in every quiet between; a report with plots.
     Story(story::Options),
+    /// Ten thousand agents and one far end, in virtual time; a report with plots.
+    Fleet(fleet::Options),
     /// As fast as it goes.
     Speed(Speed),
     /// A gateway's load.
@@ -126,6 +130,9 @@ enum Said {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Run::Fleet(options) = &cli.run {
+        return fleet::tell(options, cli.json);
+    }
     let rig = agent::Rig::new(&cli.agent, cli.dir.as_deref());
     if let Run::Story(options) = &cli.run {
         return tell(rig, options, cli.json);
@@ -156,7 +163,7 @@ async fn measure(rig: &agent::Rig, run: &Run) -> std::io::Result<Said> {
         Run::Rebound { mib } => runs::rebound(rig, *mib).await,
         Run::Scale(scale) => return scale::scale(rig, scale).await.map(Said::Table),
         Run::Wear(wear) => return scale::wear(rig, wear).await.map(Said::Table),
-        Run::Story(_) => return Err(std::io::Error::other("a story is told, not measured")),
+        Run::Story(_) | Run::Fleet(_) => return Err(std::io::Error::other("a story is told, not measured")),
     };
     figures.map(Said::Figures)
 }

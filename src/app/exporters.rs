@@ -2,6 +2,7 @@
 
 use super::branches::is_of;
 use super::plan::{Config, ExporterConfig};
+use super::registration::{Parts, Plan, Registration};
 use super::roster::{UPLINK, row};
 use super::stores::{Source, Stored, Stores};
 use super::wire::{Crew, StartError};
@@ -31,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What one uplink works by: as long as it stays the same, a reload leaves the uplink alone.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +44,8 @@ pub struct Task {
     sources: Vec<Source>,
     /// The pipelines whose batches it counts: each pipeline's are counted once, by its first exporter.
     counted: BTreeSet<String>,
+    /// What goes before its data when the platform does not know us.
+    announced: Option<Plan>,
 }
 
 impl Task {
@@ -54,7 +58,7 @@ impl Task {
 
 /// What each sending exporter has to do.
 #[must_use]
-pub fn tasks(config: &Config, stores: &Stores) -> BTreeMap<Id, Task> {
+pub fn tasks(config: &Config, stores: &Stores, registration: Option<&Plan>) -> BTreeMap<Id, Task> {
     let mut taken = BTreeSet::new();
     let mut tasks = BTreeMap::new();
     for (id, (no, sources)) in &stores.exporters {
@@ -63,14 +67,15 @@ pub fn tasks(config: &Config, stores: &Stores) -> BTreeMap<Id, Task> {
         let counted = batched.filter(|s| taken.insert(s.pipeline.clone())).map(|s| s.pipeline.clone()).collect();
         let token = section.auth().and_then(|auth| super::guards::followed(config, auth));
         let section = with_credentials(section.clone(), config);
-        let task = Task { section, token, store: *no, sources: sources.clone(), counted };
+        let announced = registration.filter(|plan| plan.exporter == *id).cloned();
+        let task = Task { section, token, store: *no, sources: sources.clone(), counted, announced };
         tasks.insert(id.clone(), task);
     }
     tasks
 }
 
 /// With what its authenticator sends among its headers. The last one of a name is sent, so an authenticator's is.
-fn with_credentials(mut section: ExporterConfig, config: &Config) -> ExporterConfig {
+pub(super) fn with_credentials(mut section: ExporterConfig, config: &Config) -> ExporterConfig {
     let sent = section.auth().and_then(|auth| super::guards::sent(config, auth));
     match &mut section {
         ExporterConfig::OtlpHttp(section) => section.headers.extend(sent),
@@ -98,14 +103,14 @@ pub fn prepare<'a>(
     tasks: impl IntoIterator<Item = (&'a Id, &'a Task)>,
     stores: &Stores,
     crews: &[Crew],
-    metrics: &Metrics,
-    health: &Health,
-    clock: &Clock,
+    registration: Option<&Registration>,
+    parts: &Parts<'_>,
 ) -> Result<Vec<Ready>, StartError> {
     let one = |(id, task): (&Id, &Task)| {
         let (stored, crew) = (&stores.all[task.store.0], &crews[task.store.0]);
-        let settings = settings(id, task, stored, metrics);
-        let lines = lines(id, task, stored, crew, metrics, health, clock)?;
+        let settings = settings(id, task, stored, parts.metrics);
+        let registration = registration.filter(|_| task.announced.is_some());
+        let lines = lines(id, task, stored, crew, registration, parts)?;
         Ok(Ready { id: id.clone(), settings, store: task.store, lines })
     };
     tasks.into_iter().map(one).collect()
@@ -115,6 +120,13 @@ pub fn prepare<'a>(
 pub fn enlist(ready: &mut Ready, stores: &Stores) {
     let Ready { id, settings, store, .. } = ready;
     settings.added = stores.branches.enlist(&id.to_string(), *store, &stores.all[store.0], &settings.lanes);
+}
+
+/// The process begins, and perhaps those of a whole fleet with it: power is back, or an update was rolled out. What waited
+/// goes in its turn.
+pub fn take_turns(ready: &mut Ready) {
+    let spread = ready.settings.retry.reconnect_spread;
+    ready.settings.first_at = Some(Instant::now() + Dice::shaken().up_to(spread));
 }
 
 /// Fills the post of one uplink.
@@ -165,12 +177,13 @@ fn settings(id: &Id, task: &Task, stored: &Stored, metrics: &Metrics) -> UplinkS
         drain: drain(section),
         // Where there is no address for metrics nothing can be reported.
         gap_interval: gap_interval(section),
+        first_at: None,
         flush_at_stop: !stored.durable,
     }
 }
 
 /// How it tries, and what an upload is packed with.
-fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) {
+pub(super) fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) {
     let (retry, compression, level) = match section {
         ExporterConfig::OtlpHttp(s) => (&s.retry_on_failure, s.compression, s.compression_level),
         ExporterConfig::OtlpGrpc(s) => (&s.retry_on_failure, s.compression, s.compression_level),
@@ -212,9 +225,9 @@ fn consumers(section: &ExporterConfig) -> u32 {
 }
 
 /// Makes a way to the far end for each life.
-type Ways = Arc<dyn Fn() -> Arc<dyn Transport> + Send + Sync>;
+pub(super) type Ways = Arc<dyn Fn() -> Arc<dyn Transport> + Send + Sync>;
 
-fn ways(section: &ExporterConfig, clock: &Clock, shown: Option<Shown>) -> Result<Ways, ClientError> {
+pub(super) fn ways(section: &ExporterConfig, clock: &Clock, shown: Option<Shown>) -> Result<Ways, ClientError> {
     fn of(recipe: impl Recipe) -> Result<Ways, ClientError> {
         let maker = Arc::new(Maker::new(recipe)?);
         Ok(Arc::new(move || maker.make()))
@@ -236,13 +249,13 @@ fn lines(
     task: &Task,
     stored: &Stored,
     crew: &Crew,
-    metrics: &Metrics,
-    health: &Health,
-    clock: &Clock,
+    registration: Option<&Registration>,
+    parts: &Parts<'_>,
 ) -> Result<Lines, StartError> {
     let shown = task.token.as_ref().and_then(super::guards::shown);
-    let transport = ways(&task.section, clock, shown)
+    let transport = ways(&task.section, parts.clock, shown)
         .map_err(|e| StartError::Component { id: id.to_string(), why: e.to_string() })?;
+    let transport = registration.map_or(transport.clone(), |registration| registration.before(transport));
     let depot: Arc<dyn Depot> = if stored.durable {
         Arc::new(Posted::new(stored.spool.clone(), crew.reader.clone(), crew.writer.clone()))
     } else {
@@ -251,8 +264,8 @@ fn lines(
     Ok(Lines {
         depot,
         transport,
-        metrics: UplinkMetrics::new(metrics, health, &id.to_string()),
-        clock: clock.clone(),
+        metrics: UplinkMetrics::new(parts.metrics, parts.health, &id.to_string()),
+        clock: parts.clock.clone(),
         view: Arc::new(watch::Sender::new(View::default())),
     })
 }

@@ -12,10 +12,9 @@
 //! * What is not whole is not used, and said.
 
 use super::plan::{Config, Outcome, read_given};
-use crate::config::{Given, Host};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use crate::config::{Given, Host, replace_file};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -72,27 +71,7 @@ impl LastGood {
     /// # Errors
     /// The disk's. The one before is there then, or this one.
     pub fn keep(&self, given: &Given) -> io::Result<bool> {
-        let bytes = pack(given)?;
-        if fs::read(&self.0).is_ok_and(|there| there == bytes) {
-            return Ok(false); // a reload that changes nothing costs the flash nothing
-        }
-        let name = self.0.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut beside = name.to_owned();
-        beside.push(".new");
-        let made = self.0.with_file_name(beside);
-        match fs::remove_file(&made) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&made)?;
-        let written = file.write_all(&bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&made, &self.0));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&made); // half a file is of use to nobody
-            return Err(error);
-        }
-        let directory = self.0.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(directory)?.sync_all()?;
-        Ok(true)
+        replace_file(&self.0, &pack(given)?)
     }
 }
 
@@ -117,6 +96,7 @@ fn unpack(bytes: &[u8]) -> Result<Given, String> {
 mod tests {
     use super::*;
     use crate::config::{Form, Source};
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn given(text: &str) -> Given {

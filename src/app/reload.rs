@@ -20,9 +20,11 @@
 
 use super::exporters::{self, Task};
 use super::plan::{Config, ExtensionConfig};
+use super::registration::{Parts, Plan, Registration};
+use super::roster::REGISTRAR;
 use super::servers::{Around, Laid};
 use super::stores::Stores;
-use super::wire::{Agent, Fed, StartError, man_stores, outlets, pipes, shown};
+use super::wire::{Agent, Fed, StartError, man_stores, outlets, pipes, plan_of, shown};
 use crate::config::Id;
 use crate::processors::Pipe;
 use crate::spool::{Book, Store as _};
@@ -134,7 +136,10 @@ impl Agent {
         let laid = Laid::out(&config, &self.servers)?;
         let stores = self.stores.follow(&config, &self.clock).map_err(StartError::from)?;
         let pipes = pipes(&config, &stores, &self.metrics, &self.clock)?;
-        let tasks = exporters::tasks(&config, &stores);
+        let parts = Parts { metrics: &self.metrics, health: &self.health, clock: &self.clock, started: self.started };
+        let plan = plan_of(&config)?;
+        let tasks = exporters::tasks(&config, &stores, plan.as_ref());
+        let (registration, registers_anew) = self.registers(plan, &parts)?;
         let changed: BTreeSet<Id> = changed(&self.tasks, &tasks);
         let mut crews = self.crews.clone();
         crews.extend(man_stores(
@@ -145,7 +150,7 @@ impl Agent {
             &self.clock,
         ));
         let begin = tasks.iter().filter(|(id, _)| changed.contains(id));
-        let ready = exporters::prepare(begin, &stores, &crews, &self.metrics, &self.health, &self.clock);
+        let ready = exporters::prepare(begin, &stores, &crews, registration.as_ref(), &parts);
         // A store that was opened has its crew, whatever follows.
         self.crews = crews;
         let mut ready = match ready {
@@ -186,6 +191,9 @@ impl Agent {
                 exporters::forget(id, task, &stores, &self.metrics, &self.health);
             }
         }
+        if registers_anew {
+            self.register_by(registration).await;
+        }
         for ready in ready {
             exporters::post(&self.supervisor, ready);
         }
@@ -201,6 +209,24 @@ impl Agent {
         }
         self.tell_the_orphaned();
         Ok(Reloaded::Applied { exporters: changed.iter().map(Id::to_string).collect() })
+    }
+
+    /// The registration of this plan: the one there is, if it is the same, and whether it is another one.
+    fn registers(&self, plan: Option<Plan>, parts: &Parts<'_>) -> Result<(Option<Registration>, bool), StartError> {
+        if self.registration.as_ref().map(Registration::plan) == plan.as_ref() {
+            return Ok((self.registration.clone(), false));
+        }
+        let registration = plan.map(|plan| Registration::prepare(plan, parts, Arc::new(|_| {}))).transpose()?;
+        Ok((registration, true))
+    }
+
+    /// From now on the platform is told by this one.
+    async fn register_by(&mut self, registration: Option<Registration>) {
+        if let Some(former) = std::mem::replace(&mut self.registration, registration) {
+            self.supervisor.dismiss(REGISTRAR.name, PATIENCE).await;
+            former.close();
+        }
+        self.registration.iter().for_each(|registration| registration.post(&self.supervisor));
     }
 
     /// Keys that differ and are read at the start only.

@@ -44,6 +44,7 @@ roster! {
     OTLP_GRPC: "otlp-grpc",    Own,  QUICK,  vital true,  mailbox 16,  stop 1, "The gRPC server of one OTLP receiver.";
     DOORMAN:   "doorman",      Main, ALONE,  vital false, mailbox 16,  stop 1, "Closes the receivers at a stop and waits until everybody is out.";
     SELF_:     "self",         Own,  QUICK,  vital false, mailbox 16,  stop 1, "Sends the agent's own metrics through one `self` receiver.";
+    REGISTRAR: "registrar",    Own,  Policy::STANDARD, vital false, mailbox 16, stop 1, "Registers at the platform and says that the agent is there; nobody waits for it.";
     BATCHER:   "batcher",      Own,  QUICK,  vital true,  mailbox 256, stop 2, "Group commit in front of one store.";
     UPLINK:    "uplink",       Own,  QUICK,  vital true,  mailbox 64,  stop 3, "One exporter.";
     KEEPER:    "spool-keeper", Own,  DISK,   vital false, mailbox 16,  stop 4, "Seals, deletes and copies segments of one store.";

@@ -5,12 +5,13 @@ use super::last_good::LastGood;
 use super::machine::address_towards;
 use super::plan::{Config, ExporterConfig, Outcome, read};
 use super::reload::Reloaded;
+use super::status::Told;
 use super::stop::last_look;
 use super::wire::{Agent, StartError};
 use crate::base::Clock;
 use crate::config::problems::{Report, Severity};
 use crate::config::{Any, Given, Host, Locations, Machine};
-use crate::supervise::{Exit, Hangups, Signals, install_hook};
+use crate::supervise::{Exit, Hangups, Settings, Signals, install_hook};
 use crate::telemetry::Metrics;
 use crate::telemetry::alloc;
 use crate::telemetry::logs::{LogSettings, Logs};
@@ -119,7 +120,9 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
         }
     };
     let Begin { config, given, fallback } = begin;
-    let mut agent = match start(&config, clock) {
+    let mut told = Told::begin();
+    let settings = Settings { sign_of_life: told.sign_of_life(), ..Settings::default() };
+    let mut agent = match start(&config, clock, settings) {
         Ok(agent) => agent,
         Err(error) => {
             tracing::error!(%error, "agent cannot start");
@@ -137,6 +140,7 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
     let mut control = Control::default();
     control.follow(&agent.stores);
     tracing::info!("Everything is ready. Begin running and processing data.");
+    told.ready();
     let keeper = Keeper::new(orders);
     if let Some(given) = given {
         keeper.keep(given);
@@ -145,13 +149,18 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
         tokio::select! {
             end = agent.supervisor.run_until_end() => break end,
             () = hangups.next() => {
+                told.reloading();
                 logs.reopen();
                 reload(&mut agent, orders, &reloads, &keeper, logs).await;
                 control.follow(&agent.stores);
+                told.ready();
+                told.look(&agent.stores, &agent.health);
             }
+            () = told.due() => told.look(&agent.stores, &agent.health),
         }
     };
     agent.health.stopping();
+    told.stopping();
     drop(control);
     if end.exit() != Exit::Clean {
         return end.exit();
@@ -270,19 +279,19 @@ fn log_problems(report: &Report) {
 }
 
 #[cfg(not(feature = "testing"))]
-fn start(config: &Config, clock: &Clock) -> Result<Agent, StartError> {
-    Agent::start(config, clock)
+fn start(config: &Config, clock: &Clock, settings: Settings) -> Result<Agent, StartError> {
+    Agent::start_with(config, clock, super::roster::roster(), settings)
 }
 
 /// As in a release; and, for tests of the process as a whole, with short deadlines and a fault:
 /// `TFO_TEST_ROSTER=hurried`, `TFO_TEST_SABOTAGE=<seat> guard` or `<seat> block`.
 #[cfg(feature = "testing")]
-fn start(config: &Config, clock: &Clock) -> Result<Agent, StartError> {
-    use crate::supervise::{Sabotage, Settings};
+fn start(config: &Config, clock: &Clock, settings: Settings) -> Result<Agent, StartError> {
+    use crate::supervise::Sabotage;
     let told = |name: &str| std::env::var(name).ok();
     let hurried = told("TFO_TEST_ROSTER").is_some_and(|which| which == "hurried");
     let roster = if hurried { super::roster::hurried() } else { super::roster::roster() };
-    let agent = Agent::start_with(config, clock, roster, Settings::default())?;
+    let agent = Agent::start_with(config, clock, roster, settings)?;
     if let Some((seat, fault)) = told("TFO_TEST_SABOTAGE").as_deref().and_then(|order| order.split_once(' ')) {
         let case =
             if fault == "guard" { Sabotage::PanicInGuard } else { Sabotage::BlockThread(Duration::from_secs(3_600)) };

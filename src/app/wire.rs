@@ -10,6 +10,7 @@ use super::exporters;
 use super::listen::NoPort;
 use super::machine;
 use super::plan::{Config, ExporterConfig, PipelineConfig, ProcessorConfig};
+use super::registration::{self, Parts, Plan, Registration};
 use super::roster::{BATCHER, KEEPER, READER, WRITER_, roster, row};
 use super::servers::{Around, Laid, Servers};
 use super::stores::{Stored, Stores, batch_of};
@@ -74,6 +75,7 @@ pub struct Agent {
     pub(super) tasks: BTreeMap<Id, super::exporters::Task>,
     pub(super) servers: Servers,
     pub(super) ways: super::reload::Ways,
+    pub(super) registration: Option<Registration>,
     /// Where each receiver, extension and the metrics listen, by name: `otlp/grpc`, `otlp/http`, `health_check`,
     /// `metrics`.
     pub addresses: BTreeMap<String, SocketAddr>,
@@ -104,11 +106,16 @@ impl Agent {
         let pipes = pipes(config, &stores, &metrics, clock)?;
         let supervisor = Supervisor::start(roster, settings).map_err(StartError::Thread)?;
         let crews = man_stores(&supervisor, &stores.all, &metrics, &health, clock);
-        let tasks = exporters::tasks(config, &stores);
-        for mut ready in exporters::prepare(&tasks, &stores, &crews, &metrics, &health, clock)? {
+        let parts = Parts { metrics: &metrics, health: &health, clock, started };
+        let plan = plan_of(config)?;
+        let tasks = exporters::tasks(config, &stores, plan.as_ref());
+        let registration = plan.map(|plan| Registration::prepare(plan, &parts, Arc::new(|_| {}))).transpose()?;
+        for mut ready in exporters::prepare(&tasks, &stores, &crews, registration.as_ref(), &parts)? {
             exporters::enlist(&mut ready, &stores);
+            exporters::take_turns(&mut ready);
             exporters::post(&supervisor, ready);
         }
+        registration.iter().for_each(|registration| registration.post(&supervisor));
         let around = Around {
             supervisor: &supervisor,
             pipes: &pipes,
@@ -139,9 +146,17 @@ impl Agent {
             tasks,
             servers,
             ways,
+            registration,
             addresses,
         })
     }
+}
+
+/// Whether and how this configuration registers at a platform.
+pub(super) fn plan_of(config: &Config) -> Result<Option<Plan>, StartError> {
+    let id = || "registration".to_owned();
+    registration::plan(config, &registration::var)
+        .map_err(|no| StartError::Component { id: id(), why: format!("{}: {no}", no.key) })
 }
 
 fn metrics_of(config: &Config, clock: &Clock, started: Stamp) -> Metrics {

@@ -47,6 +47,11 @@ impl Dice {
         mean.mul_f64((1.0 + swing).max(0.0))
     }
 
+    /// A duration drawn evenly from zero to `most`.
+    pub fn up_to(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.rng.f64())
+    }
+
     /// An id of 128 bits, for blocks and spools.
     pub fn id128(&mut self) -> u128 {
         self.rng.u128(..)

@@ -75,6 +75,8 @@ struct Outcome {
     killed: bool,
     /// The agent's own books say the same as the far end's count.
     books_agree: bool,
+    /// Agents in the platform's table that are online: this one, under one id in both its lives.
+    online: usize,
 }
 
 impl Outcome {
@@ -86,6 +88,7 @@ impl Outcome {
             && self.killed
             && self.unsent_at_kill > 0
             && self.books_agree
+            && self.online == 1
     }
 }
 
@@ -105,14 +108,14 @@ pub(super) fn main(options: &Options) -> Exit {
     match shown {
         Ok(outcome) => {
             if options.json {
-                let Outcome { accepted, delivered, lost, duplicates, invented, unsent_at_kill, killed, books_agree } =
-                    outcome;
+                let Outcome { accepted, delivered, lost, duplicates, invented, .. } = outcome;
+                let Outcome { unsent_at_kill, killed, books_agree, online, .. } = outcome;
                 println!(
                     "{}",
                     serde_json::json!({
                         "accepted": accepted, "delivered": delivered, "lost": lost, "duplicates": duplicates,
                         "invented": invented, "unsent_at_kill": unsent_at_kill, "killed": killed,
-                        "books_agree": books_agree, "proved": outcome.is_proof(),
+                        "books_agree": books_agree, "agents_online": online, "proved": outcome.is_proof(),
                     })
                 );
             } else {
@@ -186,6 +189,12 @@ async fn show(options: &Options, far_end: &FarEnd) -> Result<Outcome, Broken> {
     if let Err(no) = &agreed {
         eprintln!("demo: the agent's books and the far end's count: {no}");
     }
+    let now = Instant::now();
+    let (online, table) = far_end.with(|collector| {
+        let platform = collector.platform();
+        (platform.agents().values().filter(|row| row.is_online(now)).count(), platform.table(now))
+    });
+    stage.say(&format!("what the platform knows of its agents:\n{table}"));
     agent.child.stop(STOP).await?;
     let outcome = Outcome {
         accepted,
@@ -196,6 +205,7 @@ async fn show(options: &Options, far_end: &FarEnd) -> Result<Outcome, Broken> {
         unsent_at_kill,
         killed,
         books_agree: agreed.is_ok(),
+        online,
     };
     if outcome.is_proof() {
         dir.discard();
@@ -312,6 +322,9 @@ processors:
 exporters:
   otlphttp:
     endpoint: {endpoint}
+    headers:
+      X-Workspace-Id: 550e8400-e29b-41d4-a716-446655440000
+      X-Tenant-Id: 660e8400-e29b-41d4-a716-446655440001
     compression: gzip
     retry_on_failure:
       initial_interval: 250ms
@@ -361,7 +374,7 @@ mod tests {
     #[test]
     #[rustfmt::skip]
     fn only_a_whole_count_after_a_kill_with_unsent_data_is_a_proof() {
-        let whole = || Outcome { accepted: 9, delivered: 9, lost: 0, duplicates: 2, invented: 0, unsent_at_kill: 3, killed: true, books_agree: true };
+        let whole = || Outcome { accepted: 9, delivered: 9, lost: 0, duplicates: 2, invented: 0, unsent_at_kill: 3, killed: true, books_agree: true, online: 1 };
         assert!(whole().is_proof());
         assert_eq!(whole().to_string(), "accepted 9, delivered 9, lost 0, duplicates 2");
         for no in [
@@ -372,6 +385,8 @@ mod tests {
             Outcome { killed: false, ..whole() },
             Outcome { unsent_at_kill: 0, ..whole() },
             Outcome { books_agree: false, ..whole() },
+            Outcome { online: 0, ..whole() },
+            Outcome { online: 2, ..whole() }, // under another id after the kill
         ] {
             assert!(!no.is_proof(), "{no:?}");
         }

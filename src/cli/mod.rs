@@ -6,6 +6,7 @@
 //! | `validate` | reads a configuration and says everything that is wrong with it |
 //! | `print-config` | the configuration as it is read: merged, references resolved, secrets masked |
 //! | `components` | what this build knows |
+//! | `health` | asks a running agent how it is |
 //! | `completions`, `man` | what a package installs beside the binary |
 //! | `spool` | looking into a spool directory, and mending it |
 //! | `demo` | agent, spool, far end, outage, crash, and the proof that nothing was lost |
@@ -13,6 +14,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // this is where the program prints
 
 mod demo;
+mod health;
 mod spool;
 
 use crate::app::last_good::LastGood;
@@ -47,6 +49,8 @@ enum Command {
     PrintConfig(From),
     /// List the components this build knows.
     Components,
+    /// Ask the agent that runs here how it is: 0 when it takes data.
+    Health(health::Options),
     /// Print the completions of a shell: source them, or install them where it looks.
     Completions {
         /// Which shell.
@@ -135,6 +139,7 @@ pub fn main() -> Exit {
         Command::Validate(from) => validate(&from.locations()),
         Command::PrintConfig(from) => print_config(&from.locations()),
         Command::Components => components(),
+        Command::Health(options) => health::main(&options),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
         Command::Demo(options) => demo::main(&options),

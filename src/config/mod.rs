@@ -33,6 +33,7 @@
 //! | `section`, `typed` | one map into one struct: known keys, typed getters |
 //! | `id`, `value` | ids of components; attribute values, secrets, patterns, addresses |
 //! | `net`, `tls` | blocks that several components share |
+//! | `kept` | a small file that is replaced as a whole |
 //!
 //! The checked whole, `app::plan::Config`, stands in `app`: it names every component, and imports
 //! run one way.
@@ -40,6 +41,7 @@
 mod expand;
 mod host;
 mod id;
+mod kept;
 mod load;
 mod mask;
 mod net;
@@ -58,6 +60,7 @@ mod yaml;
 pub use host::Imagined;
 pub use host::{FILE_MAX, Host, Machine};
 pub use id::{BadId, Id};
+pub use kept::replace_file;
 pub use load::{Form, Given, Locations, Source, load, load_from, load_given};
 pub use mask::masked;
 pub use net::{BODY_MAX, Cors, Headers, HttpServer, Limits, authenticator};

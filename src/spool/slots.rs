@@ -14,6 +14,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const PAGE: u64 = 4_096;
+/// The version of the whole format (`docs/spool-format.md`). It is raised by whatever an agent of before would misread, and not by
+/// what it passes over; who finds a higher one keeps its hands off.
+pub(crate) const FORMAT: u8 = 1;
 const MAGIC: u64 = 0x544f_4c53_4f46_5431; // "1TFOSLOT", little endian
 /// Most marks in the page: one per window that is being handled; each takes 26 bytes.
 const MARKS_MAX: usize = 128;
@@ -114,7 +117,7 @@ impl Slots {
         let slot = Slot { generation: slot.generation + 1, ..slot };
         let mut pen = Pen::default();
         pen.u64(MAGIC);
-        pen.u8(1);
+        pen.u8(FORMAT);
         pen.u64(slot.generation);
         pen.0.extend_from_slice(&slot.uuid.to_le_bytes());
         pen.u64(slot.machine);
@@ -168,13 +171,28 @@ pub(crate) fn look(path: &Path) -> Option<Slot> {
     newest(&is_file.then(|| File::open(path).ok()).flatten()?)
 }
 
+/// The format of a spool that a newer agent wrote; changes nothing. A slot that is damaged says nothing: its checksum is wrong.
+pub(crate) fn newer(path: &Path) -> Option<u8> {
+    let is_file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file());
+    let file = is_file.then(|| File::open(path).ok()).flatten()?;
+    let versions = [0, PAGE].into_iter().filter_map(|at| match read_slot(&file, at) {
+        Err(Damage::Unknown { what: NEWER, found }) => u8::try_from(found).ok(),
+        _ => None,
+    });
+    versions.max()
+}
+
+/// What a slot of a newer format is called among damages.
+const NEWER: &str = "newer format";
+
 fn read_slot(file: &File, at: u64) -> Result<Slot, Damage> {
     // Everything a slot has, with its checksum: 8 + 1 + 8 + 16 + 8 + 8 + 1 + 8.
     let mut record = [0; 58];
     file.read_exact_at(&mut record, at).map_err(|_| Damage::Short { offset: 0, missing: record.len() })?;
     let mut eye = Eye::unseal(&record)?;
     match (eye.u64()?, eye.u8()?) {
-        (MAGIC, 1) => {}
+        (MAGIC, 1..=FORMAT) => {}
+        (MAGIC, newer) if newer > FORMAT => return Err(Damage::Unknown { what: NEWER, found: newer.into() }),
         (_, version) => return Err(Damage::Unknown { what: "slot version", found: version.into() }),
     }
     Ok(Slot {
@@ -231,6 +249,30 @@ mod tests {
             read_slot(&File::open(&path).expect("there"), 0).is_ok_and(|s| s.clean)
                 || read_slot(&File::open(&path).expect("there"), PAGE).is_ok_and(|s| s.clean)
         );
+    }
+
+    /// Goal: an agent that was set back to an older version does not begin on what it would misread.
+    #[test]
+    fn a_newer_format_is_seen_in_either_slot_and_damage_is_none() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("slots");
+        assert_eq!(newer(&path), None, "there is none");
+        begin(&path, 7);
+        begin(&path, 7);
+        assert_eq!(newer(&path), None);
+        let was = std::fs::read(&path).expect("there");
+        for at in [0, PAGE] {
+            let mut record = was[usize::try_from(at).expect("small")..][..50].to_vec();
+            record[8] = FORMAT + 1;
+            let mut pen = Pen::default();
+            pen.0.extend_from_slice(&record);
+            let file = OpenOptions::new().write(true).open(&path).expect("there");
+            file.write_all_at(&pen.seal(), at).expect("writable");
+            assert_eq!(newer(&path), Some(FORMAT + 1), "at {at}");
+            file.write_all_at(&[1], at + 20).expect("writable");
+            assert_eq!(newer(&path), None, "its checksum is wrong");
+            std::fs::write(&path, &was).expect("writable");
+        }
     }
 
     #[test]

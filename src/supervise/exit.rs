@@ -1,7 +1,7 @@
 //! What the process tells its parent when it ends: every code in one table.
 //!
-//! systemd restarts after 70 and 71 (`Restart=on-failure`) and must not after 1 and 2, which only a person can
-//! mend: `RestartPreventExitStatus=1 2`.
+//! systemd restarts after everything but 0 when it asked for the stop, and 2, which only a person can mend
+//! (`RestartPreventExitStatus=2`). After 1 too: on a gateway that nobody visits a card may be mounted later, a port be free.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ pub enum Exit {
     /// Asked to stop, and everything that was in hand is safe.
     Clean = 0,
     /// The configuration is wrong or a listener, file or certificate could not be had: otelcol's code for both. Of the commands
-    /// that look into a spool: something in it is damaged, or they could not do what was asked.
+    /// that look into a spool: something in it is damaged, or they could not do what was asked; of `health`: not well.
     Config = 1,
     /// The command line could not be understood: clap's code.
     Usage = 2,
@@ -54,7 +54,9 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Exit::Clean => "stopped when asked",
-            Exit::Config => "bad configuration, or the start failed; spool: damaged, or it could not be done",
+            Exit::Config => {
+                "bad configuration, or the start failed; spool: damaged, or it could not be done; health: not well"
+            }
             Exit::Usage => "bad command line",
             Exit::Escalated => "a vital post fell too often",
             Exit::Blocked => "a thread stood still",

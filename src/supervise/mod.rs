@@ -35,7 +35,7 @@
 //! | `watchdog.rs` | the thread that sees blocked threads |
 //! | `supervisor.rs`, `house.rs`, `watch.rs` | the whole: posts, end, drain, stop, view |
 //! | `panics.rs` | the hook, `contain` |
-//! | `signals.rs`, `exit.rs` | how it is told to end and what it tells |
+//! | `signals.rs`, `exit.rs`, `systemd.rs` | how it is told to end and what it tells |
 //! | `tripwire.rs` | data that makes its handler fall (tests only) |
 //! | `sabotage.rs` | faults on command (tests only) |
 
@@ -52,6 +52,7 @@ mod seat;
 mod shift;
 mod signals;
 mod supervisor;
+mod systemd;
 mod tripwire;
 mod vitals;
 mod watch;
@@ -69,7 +70,8 @@ pub use sabotage::{Sabotage, carry_out};
 pub use seat::{Reason, State};
 pub use shift::{Helper, Pulse, beat};
 pub use signals::{Hangups, Signals, StopSignal};
-pub use supervisor::{Drained, End, Lookout, Settings, Supervisor};
+pub use supervisor::{Drained, End, Lookout, Settings, SignOfLife, Supervisor};
+pub use systemd::{News, NoEar, Systemd};
 #[cfg(any(test, feature = "testing"))]
 pub use tripwire::disarm_tripwires;
 pub use tripwire::{Wire, tripwire};

@@ -23,6 +23,18 @@ pub struct Settings {
     pub grace: Duration,
     /// What ends the process when nobody else can: `exit(71)`, or something a test can see.
     pub last_resort: Arc<dyn Fn(&End) + Send + Sync>,
+    /// Who beyond the process wants to hear that it lives.
+    pub sign_of_life: Option<SignOfLife>,
+}
+
+/// Given in each round of the watchdog in which everybody vital moves and nothing has come to an end that nobody asked for.
+/// A disk that is slow withholds it only when its post's own deadline is over.
+#[derive(Clone)]
+pub struct SignOfLife {
+    /// It is expected within this time; a round is at most a third of it.
+    pub within: Duration,
+    /// Gives it, from the watchdog's thread: must not block.
+    pub give: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Default for Settings {
@@ -31,6 +43,7 @@ impl Default for Settings {
             main_deadline: Duration::from_secs(60),
             grace: Duration::from_secs(10),
             last_resort: Arc::new(|end| end.exit().now()),
+            sign_of_life: None,
         }
     }
 }

@@ -7,6 +7,7 @@
 //!     a helper's thread           ─▶ as the post's own would be; the main thread can hear of it
 //!     the main thread             ─▶ last resort: log, exit 71; nobody else could
 //!  and: an end that the main thread does not take up within the grace ─▶ last resort
+//!  else: a sign of life to whoever asked for it (systemd), which ends what cannot even end itself
 //! ```
 //!
 //! It never logs by itself. What blocks a thread may be the log (a pipe nobody reads), and whoever then speaks is
@@ -16,13 +17,19 @@ use super::house::{House, Office};
 use super::seat::Reason;
 use super::shift::{Beats, Shift, lock};
 use super::vitals::{Eye, Sight};
-use super::{Crew, End, OnHang, Roster};
+use super::{Crew, End, OnHang, Roster, Settings};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use tracing::error;
 
 /// Longest time between two rounds.
 const ROUND_MAX: Duration = Duration::from_secs(5);
+
+/// Shortest time between two rounds, whatever anybody asks for.
+const ROUND_MIN: Duration = Duration::from_millis(10);
+
+/// Signs of life within the time in which one is expected: two may be lost or late.
+const SIGNS_IN_TIME: u32 = 3;
 
 /// Rounds within the shortest deadline: a block is noticed at most a quarter late.
 const ROUNDS_PER_DEADLINE: u32 = 4;
@@ -71,7 +78,7 @@ impl Drop for Watchdog {
 /// # Errors
 /// There is no thread to be had.
 pub(super) fn start(house: Arc<House>, roster: Roster) -> std::io::Result<Watchdog> {
-    let round = round(roster, house.settings.main_deadline);
+    let round = round(roster, &house.settings);
     let bell = Arc::<Bell>::default();
     let (system, bell_there) = (actix_rt::System::current(), bell.clone());
     let thread = std::thread::Builder::new().name("watchdog".into()).stack_size(STACK).spawn(move || {
@@ -91,10 +98,11 @@ pub(super) fn start(house: Arc<House>, roster: Roster) -> std::io::Result<Watchd
 }
 
 /// From the whole roster, so that a post is watched as closely as its row says from its first moment.
-fn round(roster: Roster, main_deadline: Duration) -> Duration {
+fn round(roster: Roster, settings: &Settings) -> Duration {
     let deadlines = roster.0.iter().map(|post| post.policy.hard_deadline);
-    let shortest = deadlines.fold(main_deadline, Duration::min);
-    (shortest / ROUNDS_PER_DEADLINE).min(ROUND_MAX)
+    let shortest = deadlines.fold(settings.main_deadline, Duration::min);
+    let sign = settings.sign_of_life.as_ref().map_or(ROUND_MAX, |sign| sign.within / SIGNS_IN_TIME);
+    (shortest / ROUNDS_PER_DEADLINE).min(sign).clamp(ROUND_MIN, ROUND_MAX)
 }
 
 struct Rounds {
@@ -112,6 +120,7 @@ struct Rounds {
 impl Rounds {
     fn go(&mut self, round: Duration) {
         let offices = self.house.offices();
+        let mut all_move = true;
         // Whose only owner is this list is gone.
         self.helpers.retain(|(beats, _)| Arc::strong_count(beats) > 1);
         for (n, office) in offices.iter().enumerate() {
@@ -128,16 +137,23 @@ impl Rounds {
             }
             self.look_at_helpers(office, &shift, round);
             let (_, eye) = &mut self.eyes[n];
-            if eye.look(shift.movement(), round, office.seat().post.policy.hard_deadline) == Sight::Blocked {
+            let sight = eye.look(shift.movement(), round, office.seat().post.policy.hard_deadline);
+            all_move &= sight == Sight::Alive || !office.seat().post.vital;
+            if sight == Sight::Blocked {
                 let after = eye.quiet();
                 self.blocked(office, &offices, &shift, after);
             }
         }
         let deadline = self.house.settings.main_deadline;
-        if self.heart.look(self.house.movement(), round, deadline) == Sight::Blocked {
+        let heart = self.heart.look(self.house.movement(), round, deadline);
+        all_move &= heart == Sight::Alive;
+        if heart == Sight::Blocked {
             self.last_resort(&offices, self.heart.quiet());
         }
         self.see_that_the_end_is_taken_up(round);
+        if all_move && self.house.ended().is_none_or(|end| matches!(end, End::Asked { .. })) {
+            self.house.settings.sign_of_life.iter().for_each(|sign| (sign.give)());
+        }
     }
 
     fn look_at_helpers(&mut self, office: &Arc<dyn Office>, shift: &Arc<Shift>, round: Duration) {

@@ -106,6 +106,25 @@ struct Root {
     families: Mutex<HashMap<&'static str, Family>>,
 }
 
+/// One series as it is shown, for [`Metrics::look`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Series {
+    /// Of the family.
+    pub name: String,
+    /// Without those that all series have.
+    pub labels: Vec<(String, String)>,
+    /// Now.
+    pub value: f64,
+}
+
+impl Series {
+    /// The value of a label.
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.iter().find(|(label, _)| label == name).map(|(_, value)| value.as_str())
+    }
+}
+
 /// How it is shown: what may change while the process runs.
 #[derive(Debug, Clone)]
 struct Shown {
@@ -205,6 +224,24 @@ impl Metrics {
     pub(super) fn families(&self) -> Vec<MetricFamily> {
         let shown = self.0.shown.get();
         self.0.registry.gather().into_iter().filter(|family| shown.has(family)).collect()
+    }
+
+    /// The counts and values of these families now, for who asks in place of a scrape.
+    #[must_use]
+    pub fn look(&self, names: &[&str]) -> Vec<Series> {
+        let mut found = Vec::new();
+        for family in self.families().iter().filter(|family| names.contains(&family.name())) {
+            for metric in family.get_metric() {
+                let value = match family.get_field_type() {
+                    MetricType::COUNTER => metric.get_counter().get_value(),
+                    MetricType::GAUGE => metric.get_gauge().get_value(),
+                    _ => continue,
+                };
+                let labels = metric.get_label().iter().map(|label| (label.name().to_owned(), label.value().to_owned()));
+                found.push(Series { name: family.name().to_owned(), labels: labels.collect(), value });
+            }
+        }
+        found
     }
 
     /// How much is to be measured.

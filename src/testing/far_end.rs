@@ -13,6 +13,7 @@
 //! What always holds: an item is in the tally exactly when the collector took it, whether the sender was told or not.
 
 mod grpc;
+pub mod ids;
 mod script;
 mod socket;
 
@@ -20,6 +21,7 @@ pub use script::{Act, Lasts, Script, Step};
 pub use socket::FarEnd;
 
 use super::numbered::{Mark, numbers};
+use super::platform::Platform;
 use super::tally::Tally;
 use super::wire::put_varint;
 use crate::otlp::Signal;
@@ -159,6 +161,19 @@ pub struct Collector {
     seen: VecDeque<Seen>,
     tally: Tally,
     told: Losses,
+    platform: Platform,
+    /// What was taken, where it goes by the ids of uploads.
+    taken: Option<ids::Taken>,
+    again: Again,
+}
+
+/// Uploads that came again, where the far end goes by their ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Again {
+    /// Known already, answered with success and not taken.
+    pub known: u64,
+    /// Known in part, and refused with 422.
+    pub in_part: u64,
 }
 
 /// What gap reports said, by the spool's name, exporter, lane and reason.
@@ -179,6 +194,22 @@ impl Collector {
     /// The books of what it took; the test enters what was acknowledged here too.
     pub fn tally(&mut self) -> &mut Tally {
         &mut self.tally
+    }
+
+    /// Whom it tells of agents.
+    pub fn platform(&mut self) -> &mut Platform {
+        &mut self.platform
+    }
+
+    /// From now on what was taken is not taken again (`docs/upload-id.md`).
+    pub fn go_by_ids(&mut self) {
+        self.taken.get_or_insert_default();
+    }
+
+    /// Uploads that came again since it goes by their ids.
+    #[must_use]
+    pub fn again(&self) -> Again {
+        self.again
     }
 
     /// Sums.
@@ -219,33 +250,37 @@ impl Collector {
         self.script.used(now);
         let signal = Signal::ALL.into_iter().find(|s| is_at(*s, &request.path));
         let (answer, looked) = match signal {
+            None if request.path.starts_with("/api/") => match act {
+                Act::Accept => (self.platform.api(now, request), Looked::default()),
+                act => self.perform(now, act, Signal::Metrics, request),
+            },
             _ if request.method != "POST" => {
                 (text(405, "405 method not allowed, supported: [POST]"), Looked::default())
             }
             None => (text(404, "404 page not found\n"), Looked::default()),
-            Some(signal) => self.perform(self.script.act_for(signal, act), signal, request),
+            Some(signal) => self.perform(now, self.script.act_for(signal, act), signal, request),
         };
         self.remember(signal, request, &answer, looked);
         answer
     }
 
-    fn perform(&mut self, act: Act, signal: Signal, request: &Request) -> (Answer, Looked) {
+    fn perform(&mut self, now: Instant, act: Act, signal: Signal, request: &Request) -> (Answer, Looked) {
         let unlooked = |answer| (answer, Looked::default());
         let silent = |manner| unlooked(Answer { status: 0, headers: Vec::new(), body: Vec::new(), manner });
         match act {
-            Act::Accept => self.take(signal, request, 0, ""),
+            Act::Accept => self.take(now, signal, request, 0, ""),
             Act::Slow(pause) => {
-                let (answer, looked) = self.take(signal, request, 0, "");
+                let (answer, looked) = self.take(now, signal, request, 0, "");
                 (Answer { manner: Manner::After(pause), ..answer }, looked)
             }
-            Act::Partial { rejected, message } => self.take(signal, request, rejected, &message),
+            Act::Partial { rejected, message } => self.take(now, signal, request, rejected, &message),
             Act::TakeAndReset => {
-                let (answer, looked) = self.take(signal, request, 0, "");
+                let (answer, looked) = self.take(now, signal, request, 0, "");
                 (Answer { manner: Manner::Reset, ..answer }, looked)
             }
             Act::ResetMidAnswer => {
                 // A warning makes the body long enough to be cut in half.
-                let (answer, looked) = self.take(signal, request, 0, "this answer will not arrive whole");
+                let (answer, looked) = self.take(now, signal, request, 0, "this answer will not arrive whole");
                 (Answer { manner: Manner::ResetMidAnswer, ..answer }, looked)
             }
             Act::Status { code, retry_after, message } => {
@@ -279,7 +314,14 @@ impl Collector {
     }
 
     /// Takes all items but the last `rejected`, unless a rule speaks against it.
-    fn take(&mut self, signal: Signal, request: &Request, rejected: u64, message: &str) -> (Answer, Looked) {
+    fn take(
+        &mut self,
+        now: Instant,
+        signal: Signal,
+        request: &Request,
+        rejected: u64,
+        message: &str,
+    ) -> (Answer, Looked) {
         let mut looked = Looked::default();
         let raw = match inflate(signal, request) {
             Ok(raw) => raw,
@@ -287,6 +329,9 @@ impl Collector {
         };
         looked.raw_bytes = raw.len() as u64;
         looked.digest = xxhash_rust::xxh3::xxh3_64(&raw);
+        if signal == Signal::Metrics && self.platform.noted(now, request, &raw) {
+            return (success(0, message), looked); // it is no data
+        }
         let mut marks = Vec::new();
         if numbers(signal, &raw, |mark| marks.push(mark)).is_err() {
             return (status(400, "body is not an OTLP request"), looked);
@@ -294,6 +339,20 @@ impl Collector {
         looked.items = marks.len() as u64;
         if let Some(answer) = self.script.objection(signal, &marks, raw.len()) {
             return (answer, looked);
+        }
+        let id = self.taken.as_ref().and_then(|_| ids::UploadId::parse(request.header(UPLOAD_ID)?));
+        if let Some((id, taken)) = id.as_ref().zip(self.taken.as_mut()) {
+            match taken.look(id) {
+                ids::Seen::New => taken.enter(id),
+                ids::Seen::Before => {
+                    self.again.known += 1;
+                    return (success(0, ""), looked);
+                }
+                ids::Seen::InPart => {
+                    self.again.in_part += 1;
+                    return (status(422, "some of this was taken before; send it in halves"), looked);
+                }
+            }
         }
         let rejected = rejected.min(looked.items);
         looked.taken = looked.items - rejected;

@@ -166,6 +166,7 @@ impl Uplink {
         self.listen(news, ctx);
         self.take_in(ctx);
         self.listen_for_lanes(self.settings.added.clone(), ctx);
+        (0..self.lanes.len()).for_each(|at| self.hold_back(at));
         if let Some(interval) = self.settings.gap_interval {
             let pace = Pace::new(interval);
             ctx.run_later(pace.first(&mut self.dice), Self::report_gaps);
@@ -214,6 +215,17 @@ impl Uplink {
             self.lanes.push(park);
             self.parks.push(None);
         }
+        (at..self.lanes.len()).for_each(|at| self.hold_back(at));
+    }
+
+    /// A lane with a backlog waits for its turn in the fleet; one without is in nobody's way.
+    fn hold_back(&mut self, at: usize) {
+        let (Some(owner), Some(first)) = (self.owner, self.settings.first_at) else { return };
+        let waits = self.lines.depot.waiting(owner, self.lanes[at].lane).items > 0;
+        if waits && first > Instant::now() {
+            self.lines.metrics.held_back(&self.lanes[at].name, first - Instant::now());
+            self.flow.desk_mut(at).leave_the_spool_until(first);
+        }
     }
 
     fn listen_for_lanes(&mut self, mut added: watch::Receiver<Vec<LaneSettings>>, ctx: &mut Context<Self>) {
@@ -249,8 +261,12 @@ impl Uplink {
         let lane = &self.lanes[at];
         let waiting = self.lines.depot.waiting(owner, lane.lane);
         let timeout = if self.drained.is_empty() { lane.batch_timeout } else { Duration::ZERO };
-        let (cut, desk) = (lane.cut, self.flow.desk_mut(at));
-        let [due, backlog] = dues(waiting, desk.manner(), cut, timeout, self.lines.clock.now(), Instant::now());
+        let (cut, now) = (lane.cut, self.lines.clock.now());
+        let desk = self.flow.desk_mut(at);
+        let [due, backlog] = dues(waiting, desk.manner(), cut, timeout, now, Instant::now());
+        if !self.drained.is_empty() {
+            desk.hurry();
+        }
         desk.set_due(due);
         desk.set_backlog_due(backlog);
         desk.asked(waiting.asked, Instant::now());
@@ -388,8 +404,16 @@ impl Uplink {
                 let oddity = if let Verdict::Accepted { oddity, .. } = verdict { *oddity } else { None };
                 metrics.delivered(signal, items, *rejected, why, oddity);
             }
-            Fate::Kept(blame) => return metrics.kept(signal, items, blame, why),
-            Fate::Suspect => return metrics.refused(signal, items, why),
+            Fate::Kept(_) | Fate::Suspect => {
+                match fate {
+                    Fate::Kept(blame) => metrics.kept(signal, items, blame, why),
+                    _ => metrics.refused(signal, items, why),
+                }
+                if self.flow.desk_mut(at).another_window(key, &self.settings.retry, Instant::now()) {
+                    metrics.failed_for_a_window(signal, items);
+                }
+                return;
+            }
             Fate::Halve => {
                 metrics.refused(signal, items, why);
                 return self.cut(at, key, items / 2, why);

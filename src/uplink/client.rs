@@ -256,6 +256,10 @@ pub(super) fn silence(error: &reqwest::Error) -> Verdict {
     if error.is_builder() || error.is_redirect() {
         return Verdict::Hold { why };
     }
+    // What a proxy answers before there is a tunnel is an answer; hyper-util's type of it cannot be named.
+    if why.contains("proxy authorization required") {
+        return Verdict::Hold { why: format!("407 Proxy Authentication Required: {why}") };
+    }
     let trouble = if error.is_connect() { Trouble::Unreachable } else { Trouble::NoAnswer };
     Verdict::Silence { trouble, why }
 }
@@ -277,14 +281,20 @@ pub(super) fn reasons(error: &reqwest::Error) -> String {
     if texts.is_empty() { "no answer".to_owned() } else { texts.join(": ") }
 }
 
-pub(super) fn user_agent() -> String {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64", // Go's names, which far ends' dashboards know
+/// The machine's architecture by Go's name for it, which far ends' dashboards know.
+#[must_use]
+pub fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
         "aarch64" => "arm64",
         "x86" => "386",
         other => other,
-    };
-    format!("{}/{} ({}/{arch})", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), std::env::consts::OS)
+    }
+}
+
+pub(super) fn user_agent() -> String {
+    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    format!("{name}/{version} ({}/{})", std::env::consts::OS, arch())
 }
 
 /// The operator's headers. `written`: a value as it goes over the wire.

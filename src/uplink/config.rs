@@ -182,6 +182,9 @@ pub struct RetryConfig {
     pub max_elapsed_time: Option<Duration>,
     /// `on_expiry`, ours: what becomes of an upload at the end of its window.
     pub on_expiry: OnExpiry,
+    /// `reconnect_spread`, ours: drawn evenly from zero to this and added to the first rest after the far end went away,
+    /// and waited before the first upload of a start that finds a backlog. As long as `initial_interval` where it is not given.
+    pub reconnect_spread: Duration,
 }
 
 /// `retry_on_failure.on_expiry`.
@@ -216,6 +219,7 @@ impl Default for RetryConfig {
             max_interval: Duration::from_secs(30),
             max_elapsed_time: Some(Duration::from_secs(300)),
             on_expiry: OnExpiry::Park,
+            reconnect_spread: Duration::from_secs(5),
         }
     }
 }
@@ -372,14 +376,17 @@ impl RetryConfig {
     #[must_use]
     pub fn read(s: &Section<'_>) -> RetryConfig {
         let default = RetryConfig::default();
+        let enabled = s.flag("enabled", default.enabled);
+        let initial_interval = s.duration_above_zero("initial_interval", default.initial_interval);
         let config = RetryConfig {
-            enabled: s.flag("enabled", default.enabled),
-            initial_interval: s.duration_above_zero("initial_interval", default.initial_interval),
+            enabled,
+            initial_interval,
             randomization_factor: s.decimal("randomization_factor", default.randomization_factor, 0.0..=1.0),
             multiplier: s.decimal("multiplier", default.multiplier, 0.0..=1_000.0),
             max_interval: s.duration_above_zero("max_interval", default.max_interval),
             max_elapsed_time: s.duration_or_never("max_elapsed_time", default.max_elapsed_time),
             on_expiry: s.choice("on_expiry", OnExpiry::Park, &[("park", OnExpiry::Park), ("drop", OnExpiry::Drop)]),
+            reconnect_spread: s.duration("reconnect_spread", initial_interval),
         };
         let RetryConfig { initial_interval: initial, max_interval: max, multiplier, .. } = config;
         s.warn_unless(max >= initial, "max_interval", || {
@@ -505,7 +512,7 @@ mod tests {
                     max_idle_conns_per_host: 5, max_conns_per_host: 6, idle_conn_timeout: 0, disable_keep_alives: true, \
                     http2_read_idle_timeout: 10s, http2_ping_timeout: 2s, proxy_url: 'http://p:1', tls: {insecure_skip_verify: true}, \
                     retry_on_failure: {enabled: false, initial_interval: 1s, randomization_factor: 0, multiplier: 2, \
-                                       max_interval: 9s, max_elapsed_time: 0, on_expiry: drop}, \
+                                       max_interval: 9s, max_elapsed_time: 0, on_expiry: drop, reconnect_spread: 1m}, \
                     sending_queue: {enabled: true, num_consumers: 3, queue_size: 4, storage: file_storage/x}, \
                     gap_report: {enabled: false, interval: 7s}, \
                     drain: {order: newest_first, metrics_order: live_first, backlog_share: 0.25, max_rate: 512KiB/s, priority: [metrics, logs]}}";
@@ -539,6 +546,7 @@ mod tests {
                 max_interval: secs(9),
                 max_elapsed_time: None,
                 on_expiry: OnExpiry::Drop,
+                reconnect_spread: secs(60),
             },
             sending_queue: QueueConfig {
                 enabled: true,

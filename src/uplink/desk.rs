@@ -26,6 +26,9 @@
 //!   holds the lane up for that long and then for its window, measured while others are taken.
 //! * In any order a probe is an upload not tried since the lane went down, while there is memory for one more; then the
 //!   one tried longest ago. So bad ones, even many in a row, do not keep a lane down.
+//! * More uploads are out at a time only while answers come nearly as fast as to one alone; else one alone is next.
+//! * What was not answered in time, long as it was, goes in smaller pieces: on a link of 9.6 kbit/s nothing large ever
+//!   arrives. The size grows again when a piece arrives quickly, or with time.
 //! * While nobody can be reached two windows of each lane stay in memory; the others are given back to the spool. So are
 //!   those of a lane that rests with more than its share of a memory that is used up.
 
@@ -34,6 +37,7 @@ use super::drain::{LOOK, Manner, Turns};
 use super::fate::{Blame, Fate};
 use super::hand::{Hand, State, Upload};
 use super::link::{Link, Seen, Trouble};
+use super::pace::{SLOW, Size, Tempo, Timely};
 use super::pack::Body;
 use super::retry::{Clocks, Next, OnExpiry, Retry};
 use super::split::{Hearing, Sentence};
@@ -106,6 +110,12 @@ pub struct Desk {
     hunts: BTreeMap<Pos, u32>,
     /// Uncompressed uploads of this size are thought too large.
     ceiling: Option<(u32, Instant)>,
+    /// How large an upload the link carries in time.
+    size: Size,
+    /// How long answers take.
+    tempo: Tempo,
+    /// Probes so far: they take turns.
+    probes: u32,
     /// Failures since the last upload was taken.
     failures: u32,
     /// Since when it is down.
@@ -183,6 +193,9 @@ impl Desk {
             leasing: false,
             hunts: BTreeMap::new(),
             ceiling: None,
+            size: Size::default(),
+            tempo: Tempo::default(),
+            probes: 0,
             failures: 0,
             down_since: None,
         }
@@ -240,6 +253,12 @@ impl Desk {
     #[must_use]
     pub fn upload(&self, key: Pos) -> Option<&Upload> {
         self.hand.get(key)
+    }
+
+    /// Where the first upload in hand begins.
+    #[cfg(test)]
+    pub(super) fn first_key(&self) -> Option<Pos> {
+        self.hand.iter().next().map(|(key, _)| key)
     }
 
     /// Uncompressed size from which on an upload is halved before it is sent at all.
@@ -375,6 +394,9 @@ impl Desk {
         if self.order == Order::Strict {
             return self.probe_in_order(world);
         }
+        if let Some(key) = self.fitting_probe(world) {
+            return self.send(key, world);
+        }
         // One that failed while others were taken tells nothing of the far end.
         let untried = |(_, u): &(Pos, &Upload)| u.solo == 0 && u.tried.is_none_or(|at| Some(at) < down_since);
         let (fresh, tried): (Vec<_>, Vec<_>) = self.hand.ready().partition(untried);
@@ -483,10 +505,57 @@ impl Desk {
     fn send(&self, key: Pos, world: &World<'_>) -> Step {
         let upload = self.hand.get(key).expect("it was found in this hand");
         let too_large = self.ceiling(world.now).is_some_and(|bytes| upload.body.raw_len >= bytes);
-        match upload.part.items() {
-            items if items > 1 && too_large => Step::Cut(key, items / 2),
-            _ => Step::Send(key),
+        let items = upload.part.items();
+        if items > 1 && too_large {
+            return Step::Cut(key, items / 2);
         }
+        self.too_long(upload, world).map_or(Step::Send(key), |items| Step::Cut(key, items))
+    }
+
+    /// How many of its items to send first on a link that is thought to carry no more in time. Of two probes one goes as it is:
+    /// it may be something else.
+    fn too_long(&self, upload: &Upload, world: &World<'_>) -> Option<u32> {
+        let up = world.link_up && self.link.is_up();
+        let first = self.size.first(upload.part.items(), upload.body.bytes.len(), world.now);
+        first.filter(|_| up || self.order == Order::Strict || self.probes.is_multiple_of(2))
+    }
+
+    /// Of what fits a slow link, what was tried longest ago: a probe cuts nothing while there is such a piece, so that an
+    /// outage does not leave everything in pieces.
+    fn fitting_probe(&self, world: &World<'_>) -> Option<Pos> {
+        self.size.most(world.now).filter(|_| self.probes.is_multiple_of(2))?;
+        let fits = self
+            .hand
+            .ready()
+            .filter(|(_, upload)| upload.suspect_since.is_none() && self.too_long(upload, world).is_none());
+        fits.min_by_key(|(key, upload)| (upload.tried, *key)).map(|(key, _)| key)
+    }
+
+    /// It was not answered; whose fault that is is asked elsewhere. A timeout is the latest of all answers: whatever the line is
+    /// full of, one at a time goes over it from here on.
+    fn not_answered(&mut self, key: Pos, now: Instant) {
+        let sent = self.hand.get(key).and_then(|upload| Some((upload.tried?, upload.body.bytes.len())));
+        let Some((sent, len)) = sent else { return };
+        // Beside others it was perhaps the line they shared.
+        let alone = self.ramp == 1 && !self.tempo.is_old(sent);
+        if now >= sent + SLOW {
+            self.ramp = 1;
+            self.tempo.gave_up(now - sent, now);
+        }
+        if alone {
+            self.size.not_answered(sent, len, now);
+        }
+    }
+
+    /// It was taken: more may be out at a time, or fewer.
+    fn answered_in_time(&mut self, sent: Instant, len: usize, now: Instant) {
+        self.size.taken(now.saturating_duration_since(sent), len, now);
+        let alone = self.ramp == 1 && self.out() == 0;
+        self.ramp = match self.tempo.heard(sent, now, alone) {
+            Timely::InTime => self.ramp.saturating_add(1).min(self.most),
+            Timely::Same => self.ramp,
+            Timely::Late => 1,
+        };
     }
 
     /// The upload whose turn it is among these, if it may go now.
@@ -541,6 +610,7 @@ impl Desk {
     /// The upload is on its way.
     pub fn sent(&mut self, key: Pos, world: &World<'_>) {
         self.hand.set(key, State::Out { taken: world.taken, taken_of_all: world.taken_of_all });
+        self.probes = self.probes.wrapping_add(u32::from(!(world.link_up && self.link.is_up())));
         if let Some(upload) = self.hand.get_mut(key) {
             upload.tried = Some(world.now);
             let (backlog, bytes) = (upload.backlog, upload.body.bytes.len());
@@ -552,12 +622,16 @@ impl Desk {
     /// What becomes of an upload with this verdict; `None` if it is none of ours (any more).
     pub fn answered(&mut self, key: Pos, verdict: &Verdict, world: &mut World<'_>) -> Option<Fate> {
         let up = self.link.is_up() && world.link_up;
+        let State::Out { taken, taken_of_all } = self.hand.get(key)?.state() else { return None };
+        if matches!(verdict, Verdict::Silence { trouble: Trouble::NoAnswer, .. }) {
+            self.not_answered(key, world.now);
+        }
         let upload = self.hand.get_mut(key)?;
-        let State::Out { taken, taken_of_all } = upload.state() else { return None };
         let solo = world.taken > upload.failed_at.unwrap_or(taken);
         let alone = up && solo;
         let others = world.link_up && world.taken_of_all > taken_of_all;
         upload.failed_at = Some(world.taken);
+        upload.failing.get_or_insert((world.now, 0));
         upload.solo += u32::from(solo);
         self.hand.set(key, State::Ready { at: world.now });
         Some(match verdict {
@@ -595,12 +669,13 @@ impl Desk {
     fn taken(&mut self, key: Pos, rejected: u64, world: &mut World<'_>) -> Fate {
         self.hand.set(key, State::Settling);
         let upload = self.hand.get(key);
-        let items = upload.map_or(0, |upload| upload.part.items());
+        let known = upload.map(|upload| (upload.part.items(), upload.body.bytes.len(), upload.tried));
+        let (items, len, sent) = known.unwrap_or_default();
         if let Some(sent) = upload.filter(|upload| upload.backlog).and_then(|upload| upload.tried) {
             self.turns.took(world.now.saturating_duration_since(sent), self.most);
         }
         self.failures = 0;
-        self.ramp = self.ramp.saturating_add(1).min(self.most);
+        self.answered_in_time(sent.unwrap_or(world.now), len, world.now);
         self.observe(Seen::Answer, world);
         Fate::Delivered { rejected: u32::try_from(rejected).unwrap_or(u32::MAX).min(items) }
     }
@@ -694,6 +769,26 @@ impl Desk {
         if let Some(upload) = self.hand.get_mut(key) {
             upload.suspect_since.get_or_insert(upload.cut_at.unwrap_or(taken));
         }
+    }
+
+    /// Has an upload that stays in hand failed for another whole window, by the clock on the wall? True once for each. Its own
+    /// window may stand still meanwhile; who watches `send_failed` shall hear of an outage all the same.
+    pub fn another_window(&mut self, key: Pos, retry: &Retry, now: Instant) -> bool {
+        let Some((since, counted)) = self.hand.get_mut(key).and_then(|upload| upload.failing.as_mut()) else {
+            return false;
+        };
+        let (failing, window) = (now.saturating_duration_since(*since), retry.window());
+        let over = failing.as_secs_f64() / window.as_secs_f64().max(f64::MIN_POSITIVE);
+        if over < f64::from(*counted) + 1.0 {
+            return false;
+        }
+        *counted = if window.is_zero() { counted.saturating_add(1) } else { over as u32 };
+        true
+    }
+
+    /// Nobody waits for better times any more: the end is near.
+    pub fn hurry(&mut self) {
+        self.not_before = None;
     }
 
     /// An upload is two now: it was refused, or said to be cut.

@@ -248,8 +248,14 @@ impl Flow {
         self.with_desk(at, now, |desk, world| desk.let_it_lie(world));
     }
 
+    /// A far end that goes away leaves its whole fleet in one moment, and jitter alone would have all of it back within one
+    /// short rest; later rests are longer and long out of step. So the first is spread further.
     fn observe(&mut self, seen: Seen, now: Instant) {
+        let was_up = self.link.is_up();
         self.link = self.link.after(seen, now, &self.retry.curve, &mut self.dice);
+        if was_up && !self.link.is_up() {
+            self.link = self.link.longer_by(self.dice.up_to(self.retry.reconnect_spread));
+        }
         self.down_since = if self.link.is_up() { None } else { self.down_since.or(Some(now)) };
     }
 

@@ -29,6 +29,8 @@ pub struct Upload {
     pub(super) patience: Patience,
     /// When it was sent last.
     pub(super) tried: Option<Instant>,
+    /// When it first failed, and how many whole windows of that were counted.
+    pub(super) failing: Option<(Instant, u32)>,
     /// Uploads of its signal that were taken, ever, when it last failed.
     pub(super) failed_at: Option<u64>,
     /// The same when it was last refused as bad.
@@ -64,6 +66,7 @@ impl Upload {
             state: State::Ready { at: now },
             patience: Patience::default(),
             tried: None,
+            failing: None,
             failed_at: None,
             refused_at: None,
             cut_at: None,
@@ -77,6 +80,7 @@ impl Upload {
     pub(super) fn piece(&self, part: Part, body: Body, now: Instant) -> Upload {
         Upload {
             patience: self.patience,
+            failing: self.failing,
             cut_at: self.refused_at.or(self.cut_at),
             hunt: self.hunt.or(self.refused_at.map(|_| self.part.range.start)),
             ..Upload::new(part, body, self.fresh_until, now)

@@ -127,6 +127,15 @@ impl Link {
         }
     }
 
+    /// The same belief, and a rest that is longer by so much.
+    #[must_use]
+    pub fn longer_by(self, more: Duration) -> Link {
+        match self {
+            Link::Resting { until, tries, trouble } => Link::Resting { until: until + more, tries, trouble },
+            other => other,
+        }
+    }
+
     /// Nothing speaks against sending.
     #[must_use]
     pub fn is_up(self) -> bool {

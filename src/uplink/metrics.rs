@@ -1,7 +1,7 @@
 //! What an uplink says about itself: each event is one method, which counts *and* logs, so that the two always agree.
 //!
-//! The numbers of otelcol 0.88 keep their meaning: `sent` counts items the far end took, `send_failed` items of a final
-//! failure (a window that ended, a refusal), once and not per try. Texts that people search for are the original's.
+//! The numbers of otelcol 0.88 keep their meaning: `sent` counts items the far end took, `send_failed` items of a window that
+//! ended (though the upload may be kept) and of a refusal, once and not per try. Texts that people search for are the original's.
 
 use super::fate::Blame;
 use super::gap::{Heard, speaker};
@@ -129,6 +129,17 @@ impl UplinkMetrics {
         self.health.upload_failed(&self.exporter);
         let interval = rest.map(|rest| tracing::field::display(seconds(rest)));
         info!(parent: &self.span, data_type = signal.name(), error = why, interval, items, "Exporting failed. Will retry the request after interval.");
+    }
+
+    /// An upload that stays in hand has failed for a whole window, or for another one. The original gives up here and counts,
+    /// and alerts wait for that; nothing is given up here while nobody takes anything.
+    pub fn failed_for_a_window(&self, signal: Signal, items: u32) {
+        self.otelcol.send_failed(signal, items.into());
+    }
+
+    /// What waited at the start waits for its turn.
+    pub fn held_back(&self, lane: &str, rest: Duration) {
+        info!(parent: &self.span, lane, interval = seconds(rest), "backlog waits for its turn (reconnect_spread)");
     }
 
     /// An upload was refused and is sent in halves from now on, or kept as a suspect.

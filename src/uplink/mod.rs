@@ -27,6 +27,7 @@
 //! | `link.rs` | is anybody there |
 //! | `retry.rs` | how long an upload is tried |
 //! | `split.rs` | who is guilty of a refusal |
+//! | `pace.rs` | how much at a time |
 //! | `due.rs` | when there is enough to send |
 //! | `drain.rs` | fresh data or the backlog |
 //! | `assemble.rs`, `pack.rs`, `prepare.rs` | from a lease to uploads |
@@ -55,6 +56,7 @@ pub mod link;
 pub mod metrics;
 pub mod otlp_grpc;
 pub mod otlp_http;
+pub mod pace;
 pub mod pack;
 pub mod prepare;
 pub mod retry;

@@ -37,8 +37,8 @@ const REDIRECTS_MAX: usize = 5;
 #[derive(Debug, Clone)]
 pub struct OtlpHttp {
     client: Client,
-    /// By signal.
-    urls: [Option<Url>; 3],
+    /// By signal; then `endpoint` itself, if it counts for any, for what is asked besides.
+    urls: [Option<Url>; 4],
     /// `encoding: json`, and the level it is packed with.
     json: Option<i32>,
     headers: HeaderMap,
@@ -55,7 +55,9 @@ impl OtlpHttp {
     /// When a certificate cannot be read, or a setting cannot be meant.
     pub fn new(config: &OtlpHttpConfig, consumers: u32, clock: Clock) -> Result<OtlpHttp, ClientError> {
         install_provider();
-        let mut urls = [None, None, None];
+        let own = [&config.traces_endpoint, &config.metrics_endpoint, &config.logs_endpoint];
+        let base = config.endpoint.as_deref().filter(|_| own.into_iter().any(Option::is_none));
+        let mut urls = [None, None, None, base.map(parse).transpose()?];
         for signal in Signal::ALL {
             urls[signal as usize - 1] = config.url(signal).map(|url| parse(&url)).transpose()?;
         }
@@ -87,6 +89,35 @@ impl OtlpHttp {
         let client = builder.build().map_err(|e| setting("client", e))?;
         let json = (config.format == Format::Json).then_some(config.compression_level.unwrap_or(LEVEL));
         Ok(OtlpHttp { client, urls, json, headers, shown: None, clock, places: places(config) })
+    }
+
+    /// Posts something else than an upload, with the headers and the manners of one. `path` is put behind `endpoint`.
+    ///
+    /// The answer, or the verdict where there is none.
+    pub fn ask(&self, path: &str, kind: &'static str, body: Bytes) -> BoxFuture<'static, Result<HttpAnswer, Verdict>> {
+        let under = |base: &Url| Url::parse(&format!("{}{path}", base.as_str().trim_end_matches('/'))).ok();
+        let Some(url) = self.urls[3].as_ref().and_then(under) else {
+            return std::future::ready(Err(Verdict::Hold { why: "no endpoint is configured".to_owned() })).boxed();
+        };
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + 1);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        let request = self.with_ours(headers).map(|headers| self.client.post(url).headers(headers).body(body));
+        async move {
+            match request?.send().await {
+                Ok(response) => Ok(read(response).await),
+                Err(error) => Err(silence(&error)),
+            }
+        }
+        .boxed()
+    }
+
+    /// The operator's headers win.
+    fn with_ours(&self, mut headers: HeaderMap) -> Result<HeaderMap, Verdict> {
+        headers.extend(self.headers.clone());
+        if let Some(shown) = &self.shown {
+            shown.put(&mut headers).map_err(|why| Verdict::Hold { why })?;
+        }
+        Ok(headers)
     }
 
     /// With this header, which wins over one of the same name.
@@ -150,11 +181,10 @@ impl Transport for OtlpHttp {
         if let Ok(id) = HeaderValue::from_str(&parcel.upload_id) {
             headers.insert(UPLOAD_ID, id);
         }
-        // The operator's headers win.
-        headers.extend(self.headers.clone());
-        if let Some(Err(why)) = self.shown.as_ref().map(|shown| shown.put(&mut headers)) {
-            return std::future::ready(Verdict::Hold { why }).boxed();
-        }
+        let headers = match self.with_ours(headers) {
+            Ok(headers) => headers,
+            Err(verdict) => return std::future::ready(verdict).boxed(),
+        };
         let body = match self.json.map(|level| in_json(&parcel, level)) {
             None => parcel.body.bytes,
             Some(Ok(body)) => body,
@@ -244,7 +274,7 @@ fn with_name(
     builder: ClientBuilder,
     mut headers: HeaderMap,
     name: &str,
-    urls: &mut [Option<Url>; 3],
+    urls: &mut [Option<Url>; 4],
 ) -> Result<(ClientBuilder, HeaderMap), ClientError> {
     let bad = || ClientError::Setting(format!("server_name_override: `{name}` is not a name"));
     let mut real: Option<(String, String)> = None;

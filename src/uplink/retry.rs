@@ -29,6 +29,8 @@ pub struct Retry {
     pub max_elapsed: Option<Duration>,
     /// What becomes of an upload at the end of its window.
     pub on_expiry: OnExpiry,
+    /// `reconnect_spread`: so much is added at most to the first rest after the far end went away.
+    pub reconnect_spread: Duration,
 }
 
 /// Where nothing may be dropped, an upload that fails while others succeed steps aside after so long: otelcol's
@@ -42,6 +44,7 @@ impl From<&RetryConfig> for Retry {
             curve: config.curve(),
             max_elapsed: config.max_elapsed_time,
             on_expiry: config.on_expiry,
+            reconnect_spread: config.reconnect_spread,
         }
     }
 }

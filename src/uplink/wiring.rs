@@ -15,6 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// One lane this exporter sends.
 #[derive(Debug, Clone)]
@@ -56,6 +57,8 @@ pub struct UplinkSettings {
     pub drain: Drain,
     /// `gap_report`: least time between two reports of what is lost; `None`: the far end is not told.
     pub gap_interval: Option<Duration>,
+    /// A lane that has a backlog when it begins sends nothing before: its turn in a fleet that was started in one moment.
+    pub first_at: Option<Instant>,
     /// What waits at a stop would be lost (a spool in memory): send all of it first while the far end takes it.
     pub flush_at_stop: bool,
 }

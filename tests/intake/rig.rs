@@ -30,7 +30,8 @@ impl Rig {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let far_end = FarEnd::start(Script::new()).expect("a port");
         let config = config(&far_end.endpoint(), dir.path());
-        let settings = Settings { main_deadline: PATIENCE, grace: PATIENCE, last_resort: Arc::new(|_| {}) };
+        let settings =
+            Settings { main_deadline: PATIENCE, grace: PATIENCE, last_resort: Arc::new(|_| {}), ..Settings::default() };
         let agent = Agent::start_with(&config, &Clock::system(), roster(), settings).expect("it starts");
         let seats = || agent.supervisor.watch().seats;
         assert!(until(PATIENCE, || seats().iter().all(SeatView::is_well)).await, "everybody starts: {:?}", seats());

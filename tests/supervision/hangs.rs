@@ -3,9 +3,11 @@
 use crate::toys::*;
 use actix::prelude::*;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
-use tfo_otel_agent::supervise::{End, Exit, Fallen, Handle, Reason, Sabotage, State};
+use tfo_otel_agent::supervise::{
+    End, Exit, Fallen, Handle, Reason, Roster, Sabotage, Settings, SignOfLife, State, Supervisor,
+};
 
 #[actix::test]
 async fn an_actor_that_handles_nothing_is_rebuilt_and_its_queue_is_answered() {
@@ -137,6 +139,34 @@ async fn a_blocked_owner_ends_the_process_by_the_last_resort_when_nobody_takes_i
     handle.tell(BlockFor(MS(4_000))).expect("room");
     until("the last resort", || resorts.lock().expect("not poisoned").len() == 1).await;
     assert!(matches!(&resorts.lock().expect("not poisoned")[0], End::Blocked { post, .. } if post == "strict-own"));
+}
+
+/// Goal: systemd hears that the agent lives, also through an ordered stop, and no more once something vital stands still, so that it
+/// ends a process that cannot end itself. What is not vital may stand still.
+#[actix::test]
+async fn a_sign_of_life_is_given_until_something_vital_stands_still() {
+    let signs = Arc::<AtomicUsize>::default();
+    let given = signs.clone();
+    let give = Arc::new(move || {
+        given.fetch_add(1, SeqCst);
+    });
+    let sign_of_life = Some(SignOfLife { within: MS(300), give });
+    let settings = Settings { last_resort: Arc::new(|_| ()), sign_of_life, ..Settings::default() };
+    let supervisor = Supervisor::start(Roster(&ROSTER), settings).expect("a watchdog");
+    let lives = Arc::default();
+    let spare: Handle<Worker> = supervisor.post(row("spare"), "", worker(&lives));
+    let vital: Handle<Worker> = supervisor.post(row("strict-own"), "", worker(&lives));
+    until("signs", || signs.load(SeqCst) > 3).await;
+    supervisor.lookout().ask_to_stop("nobody in particular");
+    spare.tell(BlockFor(MS(2_000))).expect("room");
+    let before = signs.load(SeqCst);
+    tokio::time::sleep(MS(1_500)).await;
+    assert!(signs.load(SeqCst) > before + 5, "{before}, and a second and a half later {}", signs.load(SeqCst));
+    vital.tell(BlockFor(MS(3_000))).expect("room");
+    until("it is seen", || seat(&supervisor, "strict-own").state == State::Blocked).await;
+    let before = signs.load(SeqCst);
+    tokio::time::sleep(MS(800)).await;
+    assert_eq!(signs.load(SeqCst), before, "it stands still");
 }
 
 /// The handler runs on this test's own thread, which is the main thread of its system.

@@ -314,7 +314,7 @@ pub fn supervisor_with(main_deadline: Duration) -> (Supervisor, Resorts) {
     let resorts = Resorts::default();
     let written = resorts.clone();
     let last_resort = Arc::new(move |end: &End| written.lock().expect("not poisoned").push(end.clone()));
-    let settings = Settings { main_deadline, grace: MS(300), last_resort };
+    let settings = Settings { main_deadline, grace: MS(300), last_resort, sign_of_life: None };
     (Supervisor::start(Roster(&ROSTER), settings).expect("a thread for the watchdog"), resorts)
 }
 

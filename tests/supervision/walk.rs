@@ -65,7 +65,8 @@ async fn hit(post: &'static Post, case: Sabotage) -> Outcome {
     let resorts = Resorts::default();
     let written = resorts.clone();
     let last_resort = Arc::new(move |end: &End| written.lock().expect("not poisoned").push(end.clone()));
-    let settings = Settings { main_deadline: Duration::from_secs(30), grace: Duration::from_secs(30), last_resort };
+    let patient = Duration::from_secs(30);
+    let settings = Settings { main_deadline: patient, grace: patient, last_resort, sign_of_life: None };
     let mut supervisor = Supervisor::start(Roster(&POSTS), settings).expect("a watchdog");
     let lives = Arc::default();
     let handles: Vec<Handle<Worker>> = POSTS.iter().map(|row| supervisor.post(row, "x", worker(&lives))).collect();

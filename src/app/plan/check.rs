@@ -1,6 +1,7 @@
 //! What must hold between components: ports, directories, storages, endpoints.
 
 use super::{Config, ExporterConfig, ExtensionConfig, PipelineConfig, ProcessorConfig, ReceiverConfig};
+use crate::app::registration;
 use crate::app::stores::batch_of;
 use crate::config::problems::{At, Problems, quote};
 use crate::config::{Id, Listen, Section, TlsServer};
@@ -27,6 +28,7 @@ pub(super) fn check(config: &mut Config, top: &Section<'_>) {
         check_groups(config, top);
         link_storages(config, &exporters, top);
         link_authenticators(config, &receivers, &exporters, top);
+        check_registration(config, top);
     }
     check_credentials(config, top);
     check_contexts(config, top);
@@ -40,6 +42,25 @@ fn tell(top: &Section<'_>, class: &str, id: &Id, key: &str, how: impl FnOnce(&Pr
     let id = id.to_string();
     let keys: Vec<&str> = [class, id.as_str()].into_iter().chain(key.split('.').filter(|k| !k.is_empty())).collect();
     how(top.reading().problems, top.locate(&keys), &keys.join("."));
+}
+
+/// Who wants to register can; and what the platform may not find is told.
+fn check_registration(config: &Config, top: &Section<'_>) {
+    let var = |name: &str| top.reading().host.var(name);
+    match registration::plan(config, &var) {
+        Err(no) => {
+            let path = format!("registration.{}", no.key);
+            top.reading().problems.error(top.locate(&["registration", no.key]), &path, no.why);
+        }
+        Ok(Some(plan)) => {
+            for (header, doubt) in plan.doubts(&var) {
+                tell(top, "exporters", &plan.exporter, &format!("headers.{header}"), |s, at, path| {
+                    s.warn(at, path, doubt);
+                });
+            }
+        }
+        Ok(None) => {}
+    }
 }
 
 /// Every signal that is sent to an exporter has a place to go.

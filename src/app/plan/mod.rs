@@ -40,6 +40,7 @@ use crate::processors::probabilistic_sampler::config::SamplerConfig;
 use crate::processors::resource::config::ResourceConfig;
 use crate::receivers::otlp::config::OtlpReceiverConfig;
 use crate::receivers::own::config::OwnConfig;
+use crate::registrar::config::RegistrationConfig;
 use crate::telemetry::config::TelemetryConfig;
 use crate::uplink::config::{DebugConfig, OtlpGrpcConfig, OtlpHttpConfig, QueueConfig};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,8 @@ pub struct Config {
     pub exporters: BTreeMap<Id, ExporterConfig>,
     /// `extensions`, those assumed included.
     pub extensions: BTreeMap<Id, ExtensionConfig>,
+    /// `registration`, ours.
+    pub registration: RegistrationConfig,
     /// `service`.
     pub service: ServiceConfig,
 }

@@ -8,6 +8,7 @@ use crate::config::tree::Node;
 use crate::config::{Given, Host, Id, Locations, Reading, Section, load_from, load_given, print};
 use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::otlp::Signal;
+use crate::registrar::config::RegistrationConfig;
 use crate::telemetry::config::TelemetryConfig;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,11 +74,14 @@ fn read_top(top: &Section<'_>) -> Config {
         }
     }
     let service = top.section("service", |s| read_service(s, &mut defined));
+    let is_there = top.has("registration");
+    let registration = top.section("registration", |s| RegistrationConfig::read(s, is_there));
     let mut config = Config {
         receivers: defined.receivers.into_present(top),
         processors: defined.processors.into_present(top),
         exporters: defined.exporters.into_present(top),
         extensions: defined.extensions.into_present(top),
+        registration,
         service,
     };
     check::check(&mut config, top);

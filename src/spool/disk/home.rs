@@ -80,7 +80,7 @@ impl Disk {
         make_directory(dir).map_err(bad)?;
         let held = take_lock(dir).map_err(|error| match error {
             StartError::Directory { source, .. } => bad(source),
-            in_use @ StartError::InUse { .. } => ShelfError::Unavailable(in_use.to_string()),
+            other @ (StartError::InUse { .. } | StartError::Newer { .. }) => ShelfError::Unavailable(other.to_string()),
         })?;
         let found = list(dir).map_err(bad)?;
         let strange = found.keys().any(|no| !lock(&self.row).contains_key(no));

@@ -6,6 +6,7 @@ use super::{Entry, No, Spans, State, allocated, name, parse_name};
 use crate::base::Stamp;
 use crate::spool::ledger::last_epoch;
 use crate::spool::segment::{self, Content};
+use crate::spool::slots;
 use crate::spool::source::{Reading, is_trouble};
 use crate::spool::survey::{self, Contents, Found};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,19 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// A newer agent wrote it, in a format that this one would misread. Nothing was changed.
+    #[error(
+        "spool directory {path} was written by a newer tfo-otel-agent (its format is {found}, this one knows {known}); nothing was changed: \
+         run the newer one again, or give this one another directory"
+    )]
+    Newer {
+        /// Which.
+        path: PathBuf,
+        /// Its format.
+        found: u8,
+        /// Ours.
+        known: u8,
+    },
     /// Another agent has it.
     #[error("spool directory {path} is in use by {holder}")]
     InUse {
@@ -52,6 +66,7 @@ pub enum StartError {
 
 pub(super) fn take_lock(dir: &Path) -> Result<File, StartError> {
     let bad = |source| StartError::Directory { path: dir.to_owned(), source };
+    understood(dir)?;
     let path = dir.join("lock");
     clear(&path);
     let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(bad)?;
@@ -68,6 +83,18 @@ pub(super) fn take_lock(dir: &Path) -> Result<File, StartError> {
     // Only for people; with a full disk it stays what it was.
     let _ = file.set_len(0).and_then(|()| io::Write::write_all(&mut &file, ourselves().as_bytes()));
     Ok(file)
+}
+
+/// Before anything in a directory is changed: that we know its format. The one content that is a reason not to start: it is whole,
+/// and we would harm it.
+///
+/// # Errors
+/// [`StartError::Newer`].
+pub(in crate::spool) fn understood(dir: &Path) -> Result<(), StartError> {
+    match slots::newer(&dir.join("slots")) {
+        Some(found) => Err(StartError::Newer { path: dir.to_owned(), found, known: slots::FORMAT }),
+        None => Ok(()),
+    }
 }
 
 /// What stands where a file of ours must be and is none (a directory, a pipe) is moved aside, under a name that shows it: no

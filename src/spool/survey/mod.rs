@@ -26,7 +26,7 @@ pub(crate) use self::book::{Read, read};
 pub(crate) use self::contents::{Contents, Damaged, Reach, Spot};
 pub(crate) use self::holes::{Hole, Holes};
 
-use super::disk::{No, State, allocated, arrange, name};
+use super::disk::{No, State, allocated, arrange, name, understood};
 use super::ledger::Ledger;
 use super::slots::{self, Slot};
 use super::source::Reading;
@@ -86,8 +86,9 @@ impl Survey {
     /// Lists a directory.
     ///
     /// # Errors
-    /// When it cannot be listed, or is no spool's.
+    /// When it cannot be listed, is no spool's, or is of a newer format.
     pub(crate) fn of(directory: &Path) -> io::Result<Survey> {
+        understood(directory).map_err(io::Error::other)?;
         let arranged = arrange(directory)?;
         let segment = |(no, state): (No, State)| {
             let path = directory.join(name(no));

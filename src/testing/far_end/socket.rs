@@ -8,7 +8,7 @@ use super::{Answer, Collector, Manner, Request, Script, Seen};
 use crate::testing::tally::Report;
 use bytes::Bytes;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// Longest head of a request.
 const HEAD_MAX: usize = 64 << 10;
 /// Longest body, as sent.
@@ -27,7 +28,7 @@ const HEADERS_MAX: usize = 64;
 /// Between the half of an answer and the reset: the client shall have seen the half.
 pub(super) const HALF_SEEN: Duration = Duration::from_millis(30);
 
-/// A scripted collector at `127.0.0.1`, for as long as this lives.
+/// A scripted collector, at `127.0.0.1` unless told otherwise, for as long as this lives.
 #[derive(Debug)]
 pub struct FarEnd {
     addr: SocketAddr,
@@ -65,7 +66,7 @@ impl FarEnd {
     /// # Errors
     /// When no port can be had.
     pub fn start(script: Script) -> io::Result<FarEnd> {
-        FarEnd::open(script, |addr, shared| {
+        FarEnd::open(HERE, script, |addr, shared| {
             // Listening before this returns: a caller that connects at once finds somebody.
             let listener = listen(addr)?;
             Ok(Server::Task(tokio::spawn(serve(addr, listener, shared))))
@@ -77,7 +78,15 @@ impl FarEnd {
     /// # Errors
     /// When no port, thread or runtime can be had.
     pub fn on_own_thread(script: Script) -> io::Result<FarEnd> {
-        FarEnd::open(script, |addr, shared| {
+        FarEnd::on_own_thread_at(HERE, script)
+    }
+
+    /// The same at another address of this machine, or of the network namespace the caller is in.
+    ///
+    /// # Errors
+    /// As [`FarEnd::on_own_thread`].
+    pub fn on_own_thread_at(address: Ipv4Addr, script: Script) -> io::Result<FarEnd> {
+        FarEnd::open(address, script, |addr, shared| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let listener = runtime.block_on(async { listen(addr) })?;
             let thread = thread::Builder::new()
@@ -87,8 +96,12 @@ impl FarEnd {
         })
     }
 
-    fn open(script: Script, server: impl FnOnce(SocketAddr, Arc<Shared>) -> io::Result<Server>) -> io::Result<FarEnd> {
-        let place = bound(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    fn open(
+        address: Ipv4Addr,
+        script: Script,
+        server: impl FnOnce(SocketAddr, Arc<Shared>) -> io::Result<Server>,
+    ) -> io::Result<FarEnd> {
+        let place = bound(SocketAddr::from((address, 0)))?;
         let addr = place.local_addr()?;
         let shared = Arc::new(Shared {
             collector: Mutex::new(Collector::new(script)),
@@ -106,7 +119,7 @@ impl FarEnd {
         self.addr
     }
 
-    /// `http://127.0.0.1:<port>`.
+    /// `http://<address>:<port>`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.addr)
@@ -332,11 +345,19 @@ fn parse_head(received: &[u8]) -> io::Result<Option<(Request, usize)>> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let request = Request {
         method: parsed.method.unwrap_or_default().to_owned(),
-        path: parsed.path.unwrap_or_default().to_owned(),
+        path: origin_form(parsed.path.unwrap_or_default()).to_owned(),
         headers: parsed.headers.iter().map(|h| (h.name.to_owned(), text(h.value))).collect(),
         body: Bytes::new(),
     };
     Ok(Some((request, len)))
+}
+
+/// The path alone, also where a proxy asks for a whole URL (RFC 9112 §3.2.2).
+fn origin_form(target: &str) -> &str {
+    match target.split_once("://") {
+        Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
+        None => target,
+    }
 }
 
 fn body_len(head: &Request) -> Option<usize> {

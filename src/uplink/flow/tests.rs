@@ -1,6 +1,8 @@
 //! The uplink's decisions against a scripted far end and a checking store, without actor and socket, in virtual time:
 //! weeks pass in milliseconds.
 
+#![allow(clippy::print_stdout)] // figures: what poison and slow links cost
+
 use super::*;
 use crate::base::backoff::Curve;
 use crate::base::{Clock, Stamp};
@@ -45,8 +47,20 @@ struct Sim {
     /// The same with more of it.
     loads: Vec<Load>,
     halved: u32,
+    /// What the way to the far end is like; `None`: nothing shares it and nothing is long.
+    line: Option<Line>,
+    /// Most uploads out at a time so far.
+    most_out: usize,
     /// Bytes a second, one upload after the other; and when the last one is through.
     link: Option<(u64, Instant)>,
+}
+
+/// A way that carries one request after the other, and when it is free.
+struct Line {
+    bytes_a_second: f64,
+    /// Beside the bytes.
+    each: Duration,
+    free: Instant,
 }
 
 /// A request that was sent.
@@ -67,7 +81,13 @@ const METRICS: usize = 2;
 
 fn retry() -> Retry {
     let curve = Curve { initial: 5 * S, multiplier: 1.5, max: 30 * S, randomization_factor: 0.5 };
-    Retry { enabled: true, curve, max_elapsed: Some(300 * S), on_expiry: OnExpiry::Park }
+    Retry {
+        enabled: true,
+        curve,
+        max_elapsed: Some(300 * S),
+        on_expiry: OnExpiry::Park,
+        reconnect_spread: Duration::ZERO,
+    }
 }
 
 impl Sim {
@@ -101,6 +121,8 @@ impl Sim {
             sent: Vec::new(),
             loads: Vec::new(),
             halved: 0,
+            line: None,
+            most_out: 0,
             link: None,
         }
     }
@@ -228,16 +250,28 @@ impl Sim {
         let mut request = far_end::post(self.flow.desk(at).signal(), &upload.body.bytes);
         request.headers.push(("Content-Encoding".to_owned(), "gzip".to_owned()));
         request.headers.push((UPLOAD_ID.to_owned(), upload.part.upload_id("spool", self.lanes[at])));
+        self.sent.push(self.now - self.start);
+        self.most_out = self.most_out.max(self.answers.len() + 1);
+        let arrives = self.line.as_mut().map_or(self.now, |line| {
+            let bytes = S.mul_f64(upload.body.bytes.len() as f64 / line.bytes_a_second);
+            // Who gives up hangs up, and what he has not sent takes no more of the line.
+            line.free = (line.free.max(self.now) + bytes + line.each).min(line.free.max(self.now + TIMEOUT));
+            line.free
+        });
+        if arrives >= self.now + TIMEOUT {
+            let silence = Verdict::Silence { trouble: Trouble::NoAnswer, why: "timed out".to_owned() };
+            self.answers.push((self.now + TIMEOUT, at, key, silence));
+            return;
+        }
         let answer = self.collector.answer(self.now, &request);
         let (after, verdict) = told(&answer, TIMEOUT, self.clock.now().wall_ns);
-        let mut through = self.now;
+        let mut through = arrives;
         if let Some((rate, free)) = &mut self.link {
             let time = Duration::from_secs_f64(upload.body.bytes.len() as f64 / *rate as f64);
             *free = self.now.max(*free) + time;
             through = *free;
         }
         self.answers.push((through + LATENCY + after, at, key, verdict));
-        self.sent.push(self.now - self.start);
         self.loads.push(Load {
             at: self.now - self.start,
             through: through - self.start,
@@ -412,6 +446,11 @@ fn poison_is_found_within_the_promised_requests_and_the_rest_goes_on() {
             assert!(
                 sim.sent.len() <= bound as usize,
                 "{signal} {items} {bad:?}: {} requests of {bound}",
+                sim.sent.len()
+            );
+            println!(
+                "{signal}: {} of {items} items guilty: {} requests, promised at most {bound}",
+                bad.len(),
                 sim.sent.len()
             );
             let report = sim.collector.tally().report();
@@ -722,6 +761,88 @@ fn an_overloaded_far_end_is_served_at_its_own_pace() {
     sim.run_dry(1_200 * S);
     sim.assert_all_delivered();
     assert_eq!(sim.store.outcomes().parked, 0);
+}
+
+/// Goal: what never arrives whole arrives in pieces: 9.6 kbit/s, uploads that take many times the timeout, three lanes, and
+/// most of what the line carries is carried for good.
+#[test]
+fn a_slow_link_carries_everything_in_pieces() {
+    let mut sim = Sim::new(Script::new());
+    sim.line = Some(Line { bytes_a_second: 1_200.0, each: S / 2, free: sim.start });
+    for lane in [LOGS, TRACES, METRICS] {
+        (0..2).for_each(|_| sim.put(lane, 2_000));
+    }
+    let took = sim.run_dry(6 * 3_600 * S);
+    sim.assert_all_delivered();
+    let report = sim.collector.tally().report();
+    let bytes = sim.collector.counts().wire_bytes;
+    let least = S.mul_f64(bytes as f64 / 1_200.0);
+    let largest = sim.collector.seen().map(|seen| seen.wire_bytes).max().unwrap_or_default();
+    assert!(bytes > 200_000 && took < least * 3, "{took:?} for {bytes} B, which take {least:?}");
+    assert!(largest < 36_000, "{largest}");
+    let metrics = report.streams.iter().find(|stream| stream.signal == Signal::Metrics).expect("sent");
+    assert_eq!((report.duplicated(), metrics.reordered), (0, 0), "{report}");
+    println!("9.6 kbit/s: {bytes} B in {took:?}, the line takes {least:?}; largest piece {largest} B");
+}
+
+/// Promise P9. Goal: a far end that answers later the more it has to do is not given ten at a time, and is never idle.
+#[test]
+fn a_far_end_that_answers_late_gets_less_at_a_time() {
+    let mut sim = Sim::new(Script::new());
+    sim.line = Some(Line { bytes_a_second: f64::INFINITY, each: S, free: sim.start });
+    (0..120).for_each(|_| sim.put(LOGS, 10));
+    let took = sim.run_dry(300 * S);
+    sim.assert_all_delivered();
+    assert!((2..=5).contains(&sim.most_out), "{} at a time", sim.most_out);
+    assert!(took < 130 * S, "one a second, never idle: {took:?}");
+}
+
+/// Promise P9. Goal: the first rest of a fleet whose far end goes away in one moment is spread over `reconnect_spread`; what
+/// follows is spread by its jitter.
+#[test]
+fn the_first_reconnect_of_a_fleet_is_spread() {
+    for spread in [Duration::ZERO, 60 * S] {
+        let (now, retry) = (Instant::now(), Retry { reconnect_spread: spread, ..retry() });
+        let mut rests: Vec<Duration> = (0..1_000)
+            .map(|agent| {
+                let mut flow = Flow::new(Vec::new(), retry, BUDGET, Dice::seeded(agent));
+                flow.observe(Seen::Silence { trouble: Trouble::NoAnswer, floor: None }, now);
+                match flow.link() {
+                    Link::Resting { until, .. } => until - now,
+                    other => panic!("{other:?}"),
+                }
+            })
+            .collect();
+        rests.sort_unstable();
+        let crowd = rests.windows(100).map(|hundred| hundred[99] - hundred[0]).min().expect("a thousand");
+        let span = rests[999] - rests[0];
+        match spread.is_zero() {
+            true => assert!(span <= 5 * S, "jitter alone: {span:?}"),
+            false => assert!(span > 55 * S && crowd > 4 * S, "{span:?}, a tenth of them within {crowd:?}"),
+        }
+    }
+}
+
+/// Goal: who watches `send_failed` hears of an outage: once for each window, by the clock on the wall, though the upload's own
+/// window stands still; and not at all of a failure that passes.
+#[test]
+fn an_upload_that_fails_for_a_window_is_counted_once_for_each() {
+    let mut sim = Sim::new(Script::new().times(1, Act::status(503)).lasting(3_100 * S, Act::Refuse));
+    sim.put(LOGS, 10);
+    let mut counted = Vec::new();
+    for second in 1..=2_990 {
+        let before = sim.sent.len();
+        sim.run(S * second);
+        if sim.sent.len() > before {
+            let key = sim.flow.desk(LOGS).first_key();
+            let (now, retry) = (sim.now, retry());
+            if key.is_some_and(|key| sim.flow.desk_mut(LOGS).another_window(key, &retry, now)) {
+                counted.push(second);
+            }
+        }
+    }
+    assert_eq!(counted.len(), 9, "{counted:?}");
+    assert!(counted.iter().zip(1..).all(|(at, n)| (300 * n..300 * n + 60).contains(at)), "{counted:?}");
 }
 
 /// Goal: memory for bodies is bounded whatever waits.

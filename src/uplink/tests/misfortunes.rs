@@ -386,3 +386,38 @@ fn a_stop_does_not_wait_for_a_far_end_that_is_away() {
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     });
 }
+
+/// Goal: a far end that goes by the ids has every item once, whatever happened on the way: answers that get lost or come late,
+/// uploads that are halved, cut for poison, cut to size, offered by another life. (Killed processes: `tests/kill9.rs`.)
+#[test]
+fn a_far_end_that_goes_by_the_ids_has_every_item_once() {
+    for (n, lane) in [LOGS, TRACES, METRICS].into_iter().enumerate() {
+        run(async move {
+            let signal = [Signal::Logs, Signal::Traces, Signal::Metrics][n];
+            let poisoned = |script: Script| script.poison(signal, guilty(123));
+            let mut world = World::with(poisoned(Script::new()), |_| {}, |config| config.timeout = Some(300 * MS));
+            world.far_end.with(crate::testing::far_end::Collector::go_by_ids);
+            let late = Act::Slow(Duration::from_millis(600));
+            for (round, act) in [Act::TakeAndReset, late, Act::ResetMidAnswer].into_iter().cycle().take(6).enumerate() {
+                // Taken, and nobody hears of it; then what was taken whole comes in halves, or in another life, or both.
+                world.far_end.play(poisoned(Script::new().times(3, act)));
+                (0..5).for_each(|_| world.put(lane, 50));
+                sleep(60 * MS).await;
+                if round % 2 == 1 {
+                    world.far_end.play(poisoned(Script::new().times(2, Act::TakeAndReset).max_items(30)));
+                }
+                if round % 3 == 1 {
+                    assert!(world.supervisor.lookout().sabotage("uplink/otlphttp", Sabotage::PanicInHandler));
+                }
+                sleep(60 * MS).await;
+            }
+            world.far_end.play(poisoned(Script::new().max_items(40)));
+            world.until_dry().await;
+            world.until("the guilty one is found", |w| w.booked(|book| book.dead_letters) == 1).await;
+            world.assert_books_equal_the_far_end();
+            let (report, again) = (world.far_end.report(), world.far_end.with(|c| c.again()));
+            assert_eq!((report.arrived(), report.duplicated()), (1_499, 0), "{again:?} {report}");
+            assert!(again.known > 0, "{again:?}");
+        });
+    }
+}

@@ -10,5 +10,6 @@ mod http;
 mod json;
 mod misfortunes;
 mod tls;
+mod troubles;
 mod virtual_time;
 mod world;

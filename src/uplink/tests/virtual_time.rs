@@ -5,6 +5,8 @@ use super::world::{SOURCE, lines, settings};
 use crate::base::{Clock, Stamp};
 use crate::otlp::Signal;
 use crate::spool::{Lane, Store as _};
+use crate::supervise::Drain;
+use crate::telemetry::Metrics;
 use crate::testing::far_end::{self, Act, Collector, Script, UPLOAD_ID};
 use crate::testing::numbered::{Mark, Numbered};
 use crate::uplink::actor::Uplink;
@@ -57,6 +59,7 @@ struct Quiet {
     made: Vec<Numbered>,
     settings: Arc<UplinkSettings>,
     lines: crate::uplink::wiring::Lines,
+    metrics: Metrics,
 }
 
 impl Quiet {
@@ -70,12 +73,12 @@ impl Quiet {
         let collector = Arc::new(Mutex::new(Collector::new(script)));
         let depot = Arc::new(Direct::new(store.clone(), "spool"));
         let unused = HttpRecipe::new(&super::world::config("http://127.0.0.1:1"), 4, clock.clone(), None);
-        let (mut lines, _, _) = lines(depot, unused, clock.clone());
+        let (mut lines, metrics, _) = lines(depot, unused, clock.clone());
         let transport = InProcess { collector: collector.clone(), clock: clock.clone() };
         lines.transport = Arc::new(move || Arc::new(transport.clone()));
         let lanes = settings.lanes.iter().map(|lane| lane.lane).collect();
         let made = settings.lanes.iter().map(|lane| Numbered::new(lane.signal, SOURCE)).collect();
-        Quiet { collector, store, clock, lanes, made, settings: Arc::new(settings), lines }
+        Quiet { collector, store, clock, lanes, made, settings: Arc::new(settings), lines, metrics }
     }
 
     fn begin(&self) -> Addr<Uplink> {
@@ -83,13 +86,15 @@ impl Quiet {
     }
 
     fn put(&mut self, items: u32) {
-        for (lane, made) in self.lanes.iter().zip(&mut self.made) {
-            let request = made.request(items);
-            let mut collector = self.collector.lock().expect("nobody panics in there");
-            collector.tally().acknowledged(made.signal(), SOURCE, request.seqs);
-            drop(collector);
-            self.store.put(*lane, request.bytes);
-        }
+        (0..self.lanes.len()).for_each(|lane| self.put_into(lane, items));
+    }
+
+    fn put_into(&mut self, lane: usize, items: u32) {
+        let request = self.made[lane].request(items);
+        let mut collector = self.collector.lock().expect("nobody panics in there");
+        collector.tally().acknowledged(self.made[lane].signal(), SOURCE, request.seqs);
+        drop(collector);
+        self.store.put(self.lanes[lane], request.bytes);
     }
 
     /// Lets time pass on all clocks. What answers to an answer happens once in each step.
@@ -104,6 +109,13 @@ impl Quiet {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// The value of a series, by its beginning; 0 when it is not there.
+    fn shown(&self, series: &str) -> u64 {
+        let text = self.metrics.text();
+        let line = text.lines().find(|line| line.starts_with(series));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
     }
 
     #[track_caller]
@@ -131,6 +143,9 @@ fn the_actor_sits_out_88_hours() {
             quiet.pass(HOUR).await;
         }
         assert_eq!(quiet.store.outcomes().delivered, 0);
+        // The seed's alerts look at this: every window of the outage is told, for what is in hand.
+        let failed = quiet.shown("otelcol_exporter_send_failed_log_records{");
+        assert!((10 * 60..=10 * 3 * 88).contains(&failed), "{failed}");
         quiet.pass(HOUR).await;
         quiet.pass(120 * S).await;
         quiet.assert_all_delivered();
@@ -296,5 +311,46 @@ fn an_idle_uplink_does_nothing() {
         let after = quiet.collector.lock().expect("free").counts().requests;
         assert_eq!((quiet.store.leases(), after), (leases, requests));
         assert_eq!(quiet.settings.lanes[0].signal, Signal::Logs);
+    });
+}
+
+/// Promise P9. Goal: what waited at the start of a process goes in its turn, by lane; what comes in where nothing waited goes at
+/// once, and a stop waits for no turn.
+#[test]
+fn a_backlog_at_the_start_waits_for_its_turn() {
+    run(async {
+        let mut quiet = Quiet::new(Script::new(), |settings| {
+            settings.first_at = Some(Instant::now() + 40 * S);
+            settings.flush_at_stop = true;
+        });
+        quiet.put_into(0, 10);
+        let uplink = quiet.begin();
+        quiet.pass(S).await;
+        quiet.put_into(1, 10);
+        quiet.pass(38 * S).await;
+        assert_eq!(quiet.store.outcomes().delivered, 10, "the other lane");
+        quiet.put_into(0, 10);
+        quiet.pass(S / 2).await;
+        assert_eq!(quiet.store.outcomes().delivered, 10, "company changes nothing");
+        quiet.pass(2 * S).await;
+        quiet.assert_all_delivered();
+        assert!(uplink.connected());
+    });
+}
+
+/// Goal: a stop waits for no turn: what would be lost with the process is sent at once.
+#[test]
+fn a_stop_waits_for_no_turn() {
+    run(async {
+        let mut quiet = Quiet::new(Script::new(), |settings| {
+            settings.first_at = Some(Instant::now() + HOUR);
+            settings.flush_at_stop = true;
+        });
+        quiet.put_into(0, 10);
+        let uplink = quiet.begin();
+        quiet.pass(S).await;
+        uplink.do_send(Drain);
+        quiet.pass(S).await;
+        quiet.assert_all_delivered();
     });
 }

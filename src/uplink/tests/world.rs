@@ -52,7 +52,7 @@ static ROSTER: [Post; 1] = [POST];
 /// Rests of 30 to 100 ms.
 pub(super) fn quick() -> Retry {
     let curve = Curve { initial: 30 * MS, multiplier: 1.5, max: 100 * MS, randomization_factor: 0.2 };
-    Retry { curve, ..Retry::default() }
+    Retry { curve, reconnect_spread: 30 * MS, ..Retry::default() }
 }
 
 pub(super) fn settings(store: &dyn Store) -> UplinkSettings {
@@ -75,6 +75,7 @@ pub(super) fn settings(store: &dyn Store) -> UplinkSettings {
         budget: BUDGET,
         drain: Drain::default(),
         gap_interval: Some(40 * MS),
+        first_at: None,
         flush_at_stop: false,
     }
 }
