@@ -2,7 +2,7 @@
 //! drains beside it over a slow link, and everything arrives once the link is fast.
 //!
 //! The link is a proxy of our own that lets so many bytes a second through, all connections together, and has small buffers.
-//! `TFO_ORDER=oldest_first cargo test --test freshness` shows what it is without; `TFO_BACKLOG=4000000` is a longer form, `soak fresh`
+//! `TFO_ORDER=oldest_first cargo test --test freshness` shows what it is without; `TFO_BACKLOG=2000000` is a longer form, `soak fresh`
 //! the longest.
 
 #![allow(clippy::print_stdout)] // figures
@@ -62,7 +62,7 @@ fn far_end() -> FarEnd {
 #[actix::test]
 async fn fresh_data_does_not_wait_behind_the_backlog() {
     install_client();
-    let records: u64 = std::env::var("TFO_BACKLOG").ok().and_then(|n| n.parse().ok()).unwrap_or(400_000);
+    let records: u64 = std::env::var("TFO_BACKLOG").ok().and_then(|n| n.parse().ok()).unwrap_or(200_000);
     let (dir, far_end) = (tempfile::tempdir().expect("a temporary directory"), far_end());
     let link = SlowLink::to(far_end.addr()).expect("a port");
     let (port, metrics) = (free_port().expect("a port"), free_port().expect("a port"));
