@@ -7,6 +7,7 @@
 //!                     └ no (or no space for the copy): the oldest segment is lost{evicted}, whatever it holds
 //! ```
 
+use super::start::clear;
 use super::upkeep::Evidence;
 use super::{Disk, Entry, Limits, No, Span, Spans, State, WhenFull, name};
 use crate::base::{Bytes, Stamp};
@@ -476,9 +477,14 @@ impl Disk {
     }
 
     fn set_by(&self, bytes: u64) {
-        let inodes = self.inodes().try_for_each(|path| fs::File::create(path).map(drop));
+        // A pipe there would make us wait for whoever reads it.
+        let create = |path: PathBuf| {
+            clear(&path);
+            fs::File::create(path)
+        };
+        let inodes = self.inodes().try_for_each(|path| create(path).map(drop));
         let made = inodes
-            .and_then(|()| fs::File::create(self.reserve_path()))
+            .and_then(|()| create(self.reserve_path()))
             .and_then(|file| Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?));
         match made {
             Ok(()) => {

@@ -155,15 +155,30 @@ fn garbage_over_the_very_end_is_damage() {
     assert_eq!((book.accepted, book.delivered, corrupt(&book)), (80, 60, 20), "{book:?}");
 }
 
+fn pipe(path: &Path) {
+    let _ = fs::remove_file(path);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+}
+
+/// Goal: what stands in the reserve's place is moved aside, and never waited for.
+#[test]
+fn a_reserve_that_is_no_file_is_made_anew() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let settings = crate::spool::disk::DiskSettings { max: Bytes::mib(64), ..settings(dir.path()) };
+    drop(Spool::on_disk(settings.clone(), clock.clone(), Dice::seeded(7)).expect("a directory"));
+    let of = |name: &str| dir.path().join("spool").join(name);
+    pipe(&of("reserve"));
+    fs::create_dir(of("reserve-3")).expect("space");
+    let store = Spool::on_disk(settings, clock, Dice::seeded(7)).expect("a directory");
+    upkeep(&store);
+    assert!(of("reserve").is_file() && of("reserve-3").is_file());
+}
+
 /// Goal: names over which fjall panics, ends the process, deletes or waits without end cost nothing: it is not asked.
 #[test]
 fn what_stands_where_it_must_not_costs_nothing() {
     type Put = fn(&Path);
-    fn pipe(path: &Path) {
-        let _ = fs::remove_file(path);
-        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
-    }
-    let cases: [(&str, Put); 15] = [
+    let cases: [(&str, Put); 16] = [
         ("a keyspace without a number", |s| fs::create_dir(s.join("keyspaces/x")).expect("space")),
         ("a journal without a number", |s| fs::write(s.join("x.jnl"), "x").expect("space")),
         ("a journal that is a directory", |s| fs::create_dir(s.join("9.jnl")).expect("space")),
@@ -175,6 +190,7 @@ fn what_stands_where_it_must_not_costs_nothing() {
         ("no list", |s| fs::remove_file(s.join("keyspaces/1/current")).expect("there")),
         ("no marker", |s| fs::remove_file(s.join("version")).expect("there")),
         ("a lock that is a pipe", |s| pipe(&s.join("lock"))),
+        ("a half summary that is a pipe", |s| pipe(&s.join("summary.tmp"))),
         ("a summary that is a pipe", |s| pipe(&s.join("summary"))),
         ("an attempt that is a directory", |s| fs::create_dir(s.join("attempt")).expect("space")),
         ("an attempt that is a pipe", |s| pipe(&s.join("attempt"))),
