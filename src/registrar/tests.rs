@@ -211,11 +211,12 @@ fn three_days_without_a_link_end_with_one_registration() {
             assert_eq!(far.platform(|platform| platform.visits().count()), answered, "nobody was there");
 
             let back = Instant::now();
-            rig.pass(MINUTE * 2).await;
+            rig.pass(MINUTE * 4).await;
             let visits: Vec<_> = far.platform(|platform| platform.visits().skip(answered).cloned().collect());
             assert_eq!(visits[0].door, Door::Register, "{visits:?}");
-            assert!(visits[0].at - back <= MINUTE * 3 / 2, "{:?}", visits[0].at - back);
-            assert!(visits[1..].iter().all(|visit| visit.door == Door::Heartbeat) && visits.len() <= 3, "{visits:?}");
+            // 90 s, and what the thread that looks for the address takes meanwhile: it knows no virtual time.
+            assert!(visits[0].at - back <= MINUTE * 3, "{:?}", visits[0].at - back);
+            assert!(visits[1..].iter().all(|visit| visit.door == Door::Heartbeat) && visits.len() <= 5, "{visits:?}");
             assert!(far.platform(|platform| platform.agents()[&id].is_online(Instant::now())));
             assert_eq!((rig.office.state(), rig.troubles()), (State::Registered, Vec::new()));
         });
