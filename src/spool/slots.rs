@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 const PAGE: u64 = 4_096;
 /// The version of the whole format (`docs/spool-format.md`). It is raised by whatever an agent of before would misread, and not by
 /// what it passes over; who finds a higher one keeps its hands off.
-pub(crate) const FORMAT: u8 = 1;
+///
+/// 2: a cursor may have left a backlog behind (version 4 of its record), which one of before passes over, with all that waits.
+pub(crate) const FORMAT: u8 = 2;
 const MAGIC: u64 = 0x544f_4c53_4f46_5431; // "1TFOSLOT", little endian
 /// Most marks in the page: one per window that is being handled; each takes 26 bytes.
 const MARKS_MAX: usize = 128;
