@@ -281,7 +281,9 @@ impl Plan {
         match &self.section {
             ExporterConfig::OtlpHttp(section) => {
                 let data = Signal::ALL.iter().filter_map(|signal| section.url(*signal));
-                letters.is_some() && data.map(|url| origin(&url)).all(|origin| origin == letters)
+                // A letter to the API goes to one of several endpoints, and data may go to another.
+                let alone = self.settings.mode == Mode::Collector || section.failover.endpoints.is_empty();
+                alone && letters.is_some() && data.map(|url| origin(&url)).all(|origin| origin == letters)
             }
             _ => self.settings.mode == Mode::Collector,
         }
@@ -292,7 +294,12 @@ impl Plan {
         let Some(uri) = self.to().and_then(|url| url.parse::<Uri>().ok()) else { return false };
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let is_here = host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        uri.scheme_str() == Some("https") || is_here
+        let is_checked = match &self.section {
+            ExporterConfig::OtlpHttp(section) => !section.tls.insecure_skip_verify,
+            ExporterConfig::OtlpGrpc(section) => !section.tls.insecure_skip_verify,
+            _ => true,
+        };
+        (uri.scheme_str() == Some("https") && is_checked) || is_here
     }
 
     fn lines(&self, clock: &Clock) -> Result<Lines, StartError> {

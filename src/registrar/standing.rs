@@ -273,8 +273,8 @@ impl Standing {
 
     fn count_towards_the_owed(&mut self, heard: &Heard) {
         match heard {
-            // Data could not go either.
-            Heard::Silent(Trouble::Unreachable | Trouble::Portal) => {}
+            // Data could not go either. A page in place of an answer says nothing of data: it meets the same page, or none.
+            Heard::Silent(Trouble::Unreachable) => {}
             Heard::Silent(_) => {
                 self.unanswered += 1;
                 self.owed &= self.unanswered < UNANSWERED_MAX;
@@ -447,6 +447,7 @@ mod tests {
             (Heard::Later(None), [false; 3]),
             (Heard::Silent(Trouble::Unreachable), [true; 3]),
             (Heard::Silent(Trouble::NoAnswer), [true, false, false]),
+            (Heard::Silent(Trouble::Portal), [true, false, false]),
         ] {
             let mut told = Told::new(3);
             assert_eq!(told.standing.owes(told.now), Some(START), "nothing goes before the first");

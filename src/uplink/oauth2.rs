@@ -200,14 +200,14 @@ impl Grant {
             kind if kind.eq_ignore_ascii_case("basic") => "Basic",
             kind => kind,
         };
+        let value = format!("{kind} {token}");
+        if HeaderValue::from_str(&value).is_err() {
+            return Err(Verdict::Hold { why: why("the answer's token_type cannot stand in a header:") });
+        }
         let life = said.get("expires_in").and_then(seconds).map_or(ENDLESS, Duration::from_secs).min(ENDLESS);
         // A token that lives for a minute is not asked for anew at every upload.
         let margin = self.config.expiry_buffer.min(life / 2);
-        Ok(Token {
-            value: Secret::new(format!("{kind} {token}")),
-            renew_at: asked_at + (life - margin),
-            ends_at: asked_at + life,
-        })
+        Ok(Token { value: Secret::new(value), renew_at: asked_at + (life - margin), ends_at: asked_at + life })
     }
 }
 

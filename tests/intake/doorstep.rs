@@ -325,7 +325,7 @@ fn an_authenticator_that_cannot_ask_or_speak_is_told() {
     #[rustfmt::skip]
     let cases = [
         ([auth, "", ""],                                            "receivers.otlp.protocols.grpc.auth.authenticator  `bearertokenauth` is not defined under extensions"),
-        (["auth: {authenticator: health_check}", "", "health_check: {endpoint: '127.0.0.1:1'}"], "`health_check` is no authenticator; bearertokenauth and basicauth are"),
+        (["auth: {authenticator: health_check}", "", "health_check: {endpoint: '127.0.0.1:1'}"], "`health_check` is no authenticator; bearertokenauth, basicauth, oauth2client and headers_setter are"),
         ([basic, "", "basicauth: {client_auth: {username: u, password: p}}"], "`basicauth` has no htpasswd, which is what a server asks by"),
         (["", basic, "basicauth: {htpasswd: {inline: 'u:p'}}"],      "exporters.otlphttp.auth.authenticator  `basicauth` has no client_auth, which is what an exporter sends"),
         ([auth, auth, "bearertokenauth: {filename: /t}"],            "extensions.bearertokenauth.filename"), // a server cannot wait for it
