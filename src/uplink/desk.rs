@@ -297,7 +297,7 @@ impl Desk {
     /// Something of a backlog is on its way or could go, and the far end takes what this lane has.
     #[must_use]
     pub fn has_backlog(&self, now: Instant) -> bool {
-        let goes = |(_, upload): (Pos, &Upload)| upload.backlog && upload.at().is_none_or(|at| at <= now);
+        let goes = |(_, upload): (Pos, &Upload)| upload.backlog && upload.is_under_way(now);
         self.link.is_up() && (self.backlog_due.is_some_and(|due| due <= now) || self.hand.iter().any(goes))
     }
 

@@ -216,12 +216,13 @@ impl Bucket {
         if self.left > 0.0 { now } else { now + Duration::from_secs_f64((1.0 - self.left) / self.rate) }
     }
 
-    /// An upload of so many bytes goes.
+    /// An upload of so many bytes goes. What is owed is never more than that upload, or a second: knocks at a far end that is away
+    /// are counted too, and an outage must not be paid for after it.
     pub fn take(&mut self, bytes: usize, now: Instant) {
         self.fill(now);
         #[allow(clippy::cast_precision_loss)] // of bytes in memory
         let bytes = bytes as f64;
-        self.left -= bytes;
+        self.left = (self.left - bytes).max(-bytes.max(self.rate));
     }
 }
 
@@ -243,6 +244,20 @@ mod tests {
         bucket.turn_to(100_000, now + S * 25);
         bucket.take(1_000, now + S * 25);
         assert!(bucket.ready_at(now + S * 25) > now + S * 25, "at most a second of the old rate was left");
+    }
+
+    /// Three days of knocking are owed for no longer than one upload takes.
+    #[test]
+    fn an_outage_is_not_paid_for_after_it() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(10_000, now);
+        let end = (0..8_640).fold(now, |at, _| {
+            bucket.take(800_000, at);
+            at + S * 30
+        });
+        bucket.take(800_000, end);
+        let ready = bucket.ready_at(end) - end;
+        assert!(ready <= S * 81, "{ready:?}");
     }
 
     /// Places of 10, of 2 and of 1, by the share, while live data waits and while it does not.

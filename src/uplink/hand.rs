@@ -95,6 +95,15 @@ impl Upload {
         matches!(self.state, State::Ready { .. })
     }
 
+    /// It waits for its answer, or could go by now. What the spool is being told of is neither.
+    pub(super) fn is_under_way(&self, now: Instant) -> bool {
+        match self.state {
+            State::Out { .. } => true,
+            State::Ready { at } => at <= now,
+            State::Settling => false,
+        }
+    }
+
     /// When it may go, if it is here.
     pub(super) fn at(&self) -> Option<Instant> {
         match self.state {

@@ -36,6 +36,7 @@ async fn a_disk_that_stands_still_refuses_what_comes_and_keeps_what_waits() {
     let spool = rig.agent.stores.all[0].spool.clone();
     let begun = Instant::now();
     let disk = std::thread::spawn(move || spool.stand_still(STALL));
+    tokio::time::sleep(Duration::from_millis(300)).await; // it stands still before the first request comes
 
     let waits = async {
         let answer = rig.post("/v1/logs", &[("content-type", PROTOBUF)], waiting.bytes.clone()).await;
