@@ -539,16 +539,16 @@ async fn many_reloads_leave_nothing_behind() {
     }
     rig.reload(&first, DONE).await;
     goes_on(&load).await;
-    // Threads that were given up take a moment to end, and a segment more or less is open.
+    // Threads that were given up take a moment to end, and a segment more or less is open: it has files, and a thread of fjall's.
     for _ in 0..200 {
         let now = rig.holds().await;
-        if now.threads <= before.threads && now.files <= before.files + 12 && now.posts <= before.posts {
+        if now.threads <= before.threads + 1 && now.files <= before.files + 12 && now.posts <= before.posts {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let now = rig.holds().await;
-    assert!(now.threads <= before.threads, "{} and {} threads, seed {seed}", before.threads, now.threads);
+    assert!(now.threads <= before.threads + 1, "{} and {} threads, seed {seed}", before.threads, now.threads);
     assert_eq!(now.posts, before.posts, "seed {seed}");
     assert!(now.files <= before.files + 12, "{} and {} files, seed {seed}", before.files, now.files);
     load.stop();
