@@ -83,25 +83,7 @@ impl Agent {
     async fn start(endpoint: &str) -> Agent {
         let place = tempfile::tempdir().expect("a temporary directory");
         let http = free_port().expect("a port");
-        let text = format!(
-            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{http}'}}}}}}}}
-processors: {{batch: {{timeout: 50ms, send_batch_size: 100, send_batch_max_size: 200}}}}
-exporters:
-  otlphttp:
-    endpoint: {endpoint}
-    retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}}
-    sending_queue: {{storage: file_storage}}
-extensions: {{file_storage: {{directory: '{}'}}}}
-service:
-  extensions: [file_storage]
-  telemetry: {{metrics: {{level: none}}}}
-  pipelines:
-    logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
-    traces: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
-    metrics: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
-",
-            place.path().join("queue").display()
-        );
+        let text = child::plain_config(http, endpoint, &place.path().join("queue"));
         std::fs::write(place.path().join("agent.yaml"), text).expect("space");
         install_client();
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");

@@ -77,25 +77,7 @@ impl Place {
     fn new(endpoint: &str) -> Place {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let http = free_port().expect("a port");
-        let text = format!(
-            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{http}'}}}}}}}}
-processors: {{batch: {{timeout: 50ms, send_batch_size: 100, send_batch_max_size: 200}}}}
-exporters:
-  otlphttp:
-    endpoint: {endpoint}
-    retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}}
-    sending_queue: {{storage: file_storage}}
-extensions: {{file_storage: {{directory: '{}'}}}}
-service:
-  extensions: [file_storage]
-  telemetry: {{metrics: {{level: none}}}}
-  pipelines:
-    logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
-    traces: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
-    metrics: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
-",
-            dir.path().join("queue").display()
-        );
+        let text = child::plain_config(http, endpoint, &dir.path().join("queue"));
         std::fs::write(dir.path().join("agent.yaml"), text).expect("space");
         Place { dir, http }
     }

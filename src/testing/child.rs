@@ -108,6 +108,31 @@ pub async fn metric(port: u16, name: &str) -> io::Result<f64> {
     Ok(sum(&metrics(port).await?, name))
 }
 
+/// An agent as plain as can be: OTLP over HTTP in at `http`, `otlphttp` out to `endpoint`, every signal kept in `queue`; no metrics
+/// port. What is taken is batched by a hundred and offered again within a moment.
+#[must_use]
+pub fn plain_config(http: u16, endpoint: &str, queue: &Path) -> String {
+    format!(
+        "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{http}'}}}}}}}}
+processors: {{batch: {{timeout: 50ms, send_batch_size: 100, send_batch_max_size: 200}}}}
+exporters:
+  otlphttp:
+    endpoint: {endpoint}
+    retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}}
+    sending_queue: {{storage: file_storage}}
+extensions: {{file_storage: {{directory: '{}'}}}}
+service:
+  extensions: [file_storage]
+  telemetry: {{metrics: {{level: none}}}}
+  pipelines:
+    logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+    traces: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+    metrics: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
+",
+        queue.display()
+    )
+}
+
 /// All of an agent's own metrics.
 ///
 /// # Errors

@@ -27,24 +27,7 @@ impl Agent {
     async fn start(place: &Path, endpoint: &str) -> Agent {
         let port = free_port().expect("a port");
         let (config, log) = (place.join("agent.yaml"), place.join("agent.log"));
-        let text = format!(
-            "receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'}}}}}}}}
-processors: {{batch: {{timeout: 20ms, send_batch_size: 100, send_batch_max_size: 200}}}}
-exporters:
-  otlphttp:
-    endpoint: {endpoint}
-    retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}}
-    sending_queue: {{storage: file_storage}}
-extensions: {{file_storage: {{directory: '{}'}}}}
-service:
-  extensions: [file_storage]
-  telemetry: {{metrics: {{level: none}}}}
-  pipelines:
-    logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
-    traces: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}
-",
-            place.join("queue").display()
-        );
+        let text = child::plain_config(port, endpoint, &place.join("queue"));
         std::fs::write(&config, text).expect("space");
         let mut command = child::agent(Path::new(env!("CARGO_BIN_EXE_tfo-otel-agent")), &config, &log).expect("space");
         command.env("TFO_TEST_SEGMENT_KIB", "32");
