@@ -637,8 +637,9 @@ impl Uplink {
         if self.drained.is_empty() || self.flow.out() > 0 || pending(&self.plain) || pending(&self.moving) {
             return;
         }
-        let takes =
-            |desk: &Desk| !desk.is_parked() && desk.link().is_up() && (desk.due().is_some() || !desk.is_empty());
+        // What is being leased waits no more and is not in hand yet.
+        let has = |desk: &Desk| desk.due().is_some() || desk.is_leasing() || !desk.is_empty();
+        let takes = |desk: &Desk| !desk.is_parked() && desk.link().is_up() && has(desk);
         let flushing = self.settings.flush_at_stop && self.flow.link().is_up() && self.flow.desks().iter().any(takes);
         if !flushing {
             self.flow.close(true);

@@ -301,6 +301,12 @@ impl Desk {
         self.link.is_up() && (self.backlog_due.is_some_and(|due| due <= now) || self.hand.iter().any(goes))
     }
 
+    /// A lease was asked for, and has not come yet.
+    #[must_use]
+    pub fn is_leasing(&self) -> bool {
+        self.leasing
+    }
+
     /// A lease was asked for.
     pub fn leasing(&mut self) {
         self.leasing = true;

@@ -338,6 +338,20 @@ fn a_backlog_at_the_start_waits_for_its_turn() {
     });
 }
 
+/// Goal: a stop waits for what is just being leased, which the spool does not call waiting any more and nobody has in hand yet.
+/// Method: it is asked for in the moment of a commit, so that the spool's news are heard between the lease and its answer.
+#[test]
+fn a_stop_waits_for_a_lease_that_is_under_way() {
+    run(async {
+        let mut quiet = Quiet::new(Script::new(), |settings| settings.flush_at_stop = true);
+        let uplink = quiet.begin();
+        quiet.pass(S).await;
+        quiet.put_into(0, 10);
+        uplink.send(Drain).await.expect("it lives");
+        quiet.assert_all_delivered();
+    });
+}
+
 /// Goal: a stop waits for no turn: what would be lost with the process is sent at once.
 #[test]
 fn a_stop_waits_for_no_turn() {
