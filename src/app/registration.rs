@@ -13,7 +13,7 @@
 use super::exporters;
 use super::guards::Followed;
 use super::machine::address_towards;
-use super::plan::{Config, ExporterConfig, ExtensionConfig, ReceiverConfig};
+use super::plan::{Config, ExporterConfig, ReceiverConfig};
 use super::roster::{REGISTRAR, row};
 use super::wire::StartError;
 use crate::base::{Clock, Dice, Stamp};
@@ -31,6 +31,7 @@ use crate::registrar::{Announced, Office, Registrar};
 use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::Health;
+use crate::uplink::budget::Meter;
 use crate::uplink::config::{OtlpHttpConfig, Place as GrpcPlace};
 use crate::uplink::metrics::UplinkMetrics;
 use crate::uplink::otlp_http::OtlpHttp;
@@ -39,7 +40,7 @@ use http::Uri;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -139,7 +140,7 @@ fn make(config: &Config, var: Var<'_>) -> Result<Plan, NoPlan> {
     let mut section = exporters::with_credentials(section.clone(), config);
     with_ids(&mut section, [(WORKSPACE.0, &workspace_id), (TENANT.0, &tenant_id)]);
     let token = section.auth().and_then(|auth| super::guards::followed(config, auth));
-    let file = settings.identity_file.clone().or_else(|| Some(storage(config, &section)?.join(FILE)));
+    let file = settings.identity_file.clone().or_else(|| Some(exporters::storage(config, &section)?.join(FILE)));
     let (exporter, capabilities) = (id.clone(), capabilities(config));
     Ok(Plan { exporter, section, token, settings, file, workspace_id, tenant_id, capabilities })
 }
@@ -185,15 +186,6 @@ fn with_ids(section: &mut ExporterConfig, ids: [(&str, &Option<String>); 2]) {
             }
             ExporterConfig::Debug(_) => {}
         }
-    }
-}
-
-/// The directory of the exporter's storage.
-fn storage<'a>(config: &'a Config, section: &ExporterConfig) -> Option<&'a Path> {
-    let queue = section.queue().filter(|queue| queue.enabled)?;
-    match config.extensions.get(queue.storage.as_ref()?)? {
-        ExtensionConfig::FileStorage(storage) => Some(&storage.directory),
-        _ => None,
     }
 }
 
@@ -302,13 +294,15 @@ impl Plan {
         (uri.scheme_str() == Some("https") && is_checked) || is_here
     }
 
-    fn lines(&self, clock: &Clock) -> Result<Lines, StartError> {
+    fn lines(&self, parts: &Parts<'_>) -> Result<Lines, StartError> {
+        let clock = parts.clock;
+        let meter = Meter::new(parts.metrics, &self.exporter.to_string()).besides();
         let no = |why: String| StartError::Component { id: format!("registration, by {}", self.exporter), why };
         let shown = self.token.as_ref().map(|token| super::guards::shown(token, clock));
         let shown = shown.transpose().map_err(|error| no(error.to_string()))?.flatten();
         if let (Mode::Direct, Some(api)) = (self.settings.mode, self.api()) {
             let of = clock.clone();
-            let make = move || Ok(OtlpHttp::new(&api, 1, of.clone())?.showing(shown.clone()));
+            let make = move || Ok(OtlpHttp::metered(&api, 1, of.clone(), meter.clone())?.showing(shown.clone()));
             make().map_err(|error: crate::uplink::client::ClientError| no(error.to_string()))?;
             let (make, clock) = (Arc::new(make), clock.clone());
             return Ok(Arc::new(move || Arc::new(Api::new(make.clone(), clock.clone())) as Arc<dyn Line>));
@@ -316,7 +310,8 @@ impl Plan {
         let section = self.collector();
         // Which endpoint is away is said by the exporter itself.
         let quiet = UplinkMetrics::new(&Metrics::detached(), &Health::starting(clock.clone()), "registration");
-        let ways = exporters::ways(&section, clock, shown.as_ref(), &quiet).map_err(|error| no(error.to_string()))?;
+        let ways =
+            exporters::ways(&section, clock, shown.as_ref(), &quiet, &meter).map_err(|error| no(error.to_string()))?;
         let (_, encoding, level) = exporters::manner(&section);
         Ok(Arc::new(move || Arc::new(Through::new(ways(), encoding, level)) as Arc<dyn Line>))
     }
@@ -399,7 +394,7 @@ impl Registration {
     /// When a client cannot be made.
     pub fn prepare(plan: Plan, parts: &Parts<'_>) -> Result<Registration, StartError> {
         let told = RegistrarMetrics::new(parts.metrics, parts.health);
-        let (lines, locate) = (plan.lines(parts.clock)?, plan.locate());
+        let (lines, locate) = (plan.lines(parts)?, plan.locate());
         // The first address is looked up by the actor, which may wait for a name server.
         let hostname = filled(var("AGENT_HOSTNAME")).or_else(|| filled(var("HOSTNAME"))).unwrap_or_else(nodename);
         let place = Place { ip_address: filled(var("AGENT_IP")).or_else(|| filled(var("HOST_IP"))), hostname };

@@ -74,6 +74,13 @@ fn metrics(letter: &Letter) -> Vec<Metric> {
     let of = |key: &str, value: &str, n: u64| (Some(text(key, value)), Number::AsInt(int(n)));
     let links = vitals.links.iter().map(|(exporter, up)| of("exporter", exporter, u64::from(*up))).collect();
     all.push(points.gauge("tfo.agent.link.up", "1", "1 while an exporter's far end takes data.", links));
+    if !vitals.link_left.is_empty() {
+        let left = vitals.link_left.iter();
+        let left =
+            left.map(|(exporter, period, bytes)| of("budget", &format!("{exporter} {period}"), *bytes)).collect();
+        let text = "What is left of an exporter's link budget for the day or the month.";
+        all.push(points.gauge("tfo.agent.link.budget.left", "By", text, left));
+    }
     let lost = vitals.lost.iter().map(|(reason, items)| of("reason", reason, *items)).collect();
     all.push(points.sum("tfo.agent.items.lost", "{item}", "Items that will never arrive, by reason.", lost));
     if let Call::Register(why) = letter.call {

@@ -36,6 +36,7 @@
 //! | `gap.rs` | saying what will never arrive |
 //! | `depot.rs`, `transport.rs` | what is asked of the spool and of the network |
 //! | `otlp_http.rs`, `otlp_grpc.rs`, `client.rs` | OTLP over HTTP and gRPC, and what both share |
+//! | `budget.rs` | what the link may cost: metered, kept, given out by signal |
 //! | `oauth2.rs` | a token that a server gives |
 //! | `failover.rs`, `way.rs`, `endpoint.rs` | several endpoints in order of preference; the way to one; what is believed of it |
 //! | `balanced.rs`, `ring.rs`, `taken.rs` | one upload to several endpoints by keys; who gets what; what is not sent again |
@@ -47,6 +48,7 @@ pub mod actor;
 pub mod assemble;
 pub mod backends;
 pub mod balanced;
+pub mod budget;
 pub mod client;
 pub mod config;
 pub mod debug;

@@ -8,6 +8,7 @@ use crate::testing::far_end::{Act, FarEnd, Script};
 use crate::testing::numbered::Mark;
 use crate::uplink::backends::Path;
 use crate::uplink::balanced::{Balance, Balanced};
+use crate::uplink::budget::Meter;
 use crate::uplink::client::{Maker, system_names};
 use crate::uplink::config::{Endpoint, OtlpGrpcConfig, Place};
 use crate::uplink::endpoint::Rules;
@@ -35,7 +36,7 @@ fn ways(resolver: Resolver, after: Duration, clock: &Clock, metrics: &UplinkMetr
         };
         let place = Place::Net { host: addr.ip().to_string(), port: addr.port() };
         let config = template.to(Endpoint { place, https: false });
-        let recipe = GrpcRecipe { config, clock: clock.clone(), shown: None };
+        let recipe = GrpcRecipe { config, clock: clock.clone(), shown: None, meter: Meter::default() };
         Arc::new(Maker::new(recipe).expect("a client")).make()
     });
     let balance = Balance::new(None, Rules { after, curve: quick().curve });

@@ -6,6 +6,7 @@ use crate::config::TlsClient;
 use crate::otlp::Signal;
 use crate::testing::far_end::{Act, FarEnd, Script};
 use crate::testing::numbered::Mark;
+use crate::uplink::budget::Meter;
 use crate::uplink::client::{Maker, Recipe};
 use crate::uplink::config::{FailoverConfig, OtlpGrpcConfig, OtlpHttpConfig, Place};
 use crate::uplink::endpoint::Rules;
@@ -51,7 +52,7 @@ fn ways(speech: Speech, timeout: Duration, ends: &[SocketAddr], clock: &Clock, m
                 timeout: Some(timeout),
                 ..OtlpGrpcConfig::default()
             };
-            let recipe = |config| GrpcRecipe { config, clock: clock.clone(), shown: None };
+            let recipe = |config| GrpcRecipe { config, clock: clock.clone(), shown: None, meter: Meter::default() };
             of(section.each().into_iter().map(|(name, alone)| (name, recipe(alone))), metrics)
         }
     }

@@ -113,6 +113,7 @@ fn lines_by(
     let own = UplinkMetrics::new(&metrics, &health, "otlphttp");
     let lines = Lines {
         depot,
+        purse: None,
         transport: ways(&own),
         metrics: own,
         clock,
