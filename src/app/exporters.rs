@@ -276,7 +276,7 @@ pub(super) fn ways(
             let each = section.each().into_iter().map(|(name, section)| (name, recipe(section))).collect();
             several(each, &section.failover, metrics.endpoints())
         }
-        ExporterConfig::LoadBalancing(section) => balanced(section, clock, shown, metrics),
+        ExporterConfig::LoadBalancing(section) => balanced(section, &balance(section), clock, shown, metrics),
         ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
     }
 }
@@ -304,18 +304,23 @@ fn several<R: Recipe, E>(
     }))
 }
 
+/// What all lives of a `loadbalancing` exporter share.
+fn balance(section: &LoadBalancingConfig) -> Balance {
+    Balance::new(section.routing_key, Rules::new(section.failover.after, section.failover.probe_interval))
+}
+
 /// Each life finds its endpoints anew; what was taken of uploads under way is known to the next.
 fn balanced(
     section: &LoadBalancingConfig,
+    balance: &Balance,
     clock: &Clock,
     shown: Option<&Shown>,
     metrics: &UplinkMetrics,
 ) -> Result<Ways, ClientError> {
     let consumers = section.protocol.queue().num_consumers.max(1);
-    let (section, clock, shown) = (Arc::new(section.clone()), clock.clone(), shown.cloned());
+    let (section, balance) = (Arc::new(section.clone()), balance.clone());
+    let (clock, shown) = (clock.clone(), shown.cloned());
     let (_, encoding, level) = manner(&ExporterConfig::LoadBalancing(Box::new((*section).clone())));
-    let balance =
-        Balance::new(section.routing_key, Rules::new(section.failover.after, section.failover.probe_interval));
     let one_to = {
         let section = section.clone();
         move |name: &str| match section.to(name) {
@@ -347,13 +352,21 @@ fn lines(
     let shown = task.token.as_ref().map(|token| super::guards::shown(token, parts.clock));
     let shown = shown.transpose().map_err(failed)?.flatten();
     let metrics = UplinkMetrics::new(parts.metrics, parts.health, &id.to_string());
-    let transport = ways(&task.section, parts.clock, shown.as_ref(), &metrics).map_err(failed)?;
+    let (clock, shown) = (parts.clock, shown.as_ref());
+    let (transport, balance) = match &task.section {
+        ExporterConfig::LoadBalancing(section) => {
+            let balance = balance(section);
+            (balanced(section, &balance, clock, shown, &metrics).map_err(failed)?, Some(balance))
+        }
+        section => (ways(section, clock, shown, &metrics).map_err(failed)?, None),
+    };
     let transport = registration.map_or(transport.clone(), |registration| registration.before(transport));
     let depot: Arc<dyn Depot> = if stored.durable {
         Arc::new(Posted::new(stored.spool.clone(), crew.reader.clone(), crew.writer.clone()))
     } else {
         Arc::new(Direct::to(stored.spool.clone()))
     };
+    let depot = balance.map_or(depot.clone(), |balance| balance.settling(depot, metrics.clone()));
     let view = Arc::new(watch::Sender::new(View::default()));
     Ok(Lines { depot, transport, metrics, clock: parts.clock.clone(), view })
 }

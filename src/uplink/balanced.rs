@@ -12,14 +12,17 @@
 //!   leased; one is settled when all of it was taken.
 //! * The share of an endpoint that is away goes to the others on the ring, and back to it when it is back.
 //! * A part bears the upload's id and a digest of what is in it, so that a part that is sent again is known again.
-//! * What was taken of an upload is known while the process lives. After a crash it goes again: at worst what was leased.
+//! * What was taken of an upload is known until the books know it, and is left out of what is parked or set aside
+//!   ([`super::remainder`]). After a crash it goes again: at worst what was leased.
 
 use super::backends::{Backends, Fleet, Path};
 use super::config::{ResolverConfig, RoutingKey};
+use super::depot::Depot;
 use super::endpoint::Rules;
 use super::link::Trouble;
-use super::metrics::{BackendMetrics, EndpointMetrics};
+use super::metrics::{BackendMetrics, EndpointMetrics, UplinkMetrics};
 use super::pack::Packer;
+use super::remainder::Remainder;
 use super::resolver::Resolver;
 use super::ring::places;
 use super::taken::{Known, Taken};
@@ -46,6 +49,12 @@ impl Balance {
     #[must_use]
     pub fn new(routing: Option<RoutingKey>, rules: Rules) -> Balance {
         Balance { routing, rules, taken: Arc::default() }
+    }
+
+    /// Settles by way of `depot`, but for what was taken already.
+    #[must_use]
+    pub fn settling(&self, depot: Arc<dyn Depot>, metrics: UplinkMetrics) -> Arc<dyn Depot> {
+        Arc::new(Remainder::new(depot, self.taken.clone(), metrics))
     }
 }
 
@@ -152,11 +161,8 @@ impl Inner {
                 outcome.learn(&fleet, at, &items, verdict, elsewhere);
             }
             if let Some(origin) = &parcel.origin {
-                self.taken().remember(origin, &outcome.known);
+                self.taken().remember(parcel.signal, origin, &outcome.known);
             }
-        }
-        if let (Some(origin), true) = (&parcel.origin, outcome.is_done()) {
-            self.taken().forget(origin);
         }
         outcome.verdict()
     }

@@ -4,6 +4,7 @@ use super::world::{LOGS, METRICS, MS, SOURCE, TRACES, Ways, World, quick, run};
 use crate::base::{Clock, Dice};
 use crate::config::TlsClient;
 use crate::otlp::Signal;
+use crate::supervise::Sabotage;
 use crate::testing::far_end::{Act, FarEnd, Script};
 use crate::testing::numbered::Mark;
 use crate::uplink::backends::Path;
@@ -15,7 +16,9 @@ use crate::uplink::metrics::UplinkMetrics;
 use crate::uplink::otlp_grpc::GrpcRecipe;
 use crate::uplink::pack::{Encoding, LEVEL, Packer};
 use crate::uplink::resolver::Resolver;
+use crate::uplink::retry::{OnExpiry, Retry};
 use crate::uplink::verdict::Verdict;
+use crate::uplink::wiring::UplinkSettings;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use std::net::SocketAddr;
@@ -23,8 +26,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// As `app` makes it of the section, with short rests.
 fn ways(resolver: Resolver, after: Duration, clock: &Clock, metrics: &UplinkMetrics) -> Ways {
+    made(resolver, after, clock, metrics).0
+}
+
+/// As `app` makes it of the section, with short rests.
+fn made(resolver: Resolver, after: Duration, clock: &Clock, metrics: &UplinkMetrics) -> (Ways, Balance) {
     let clock = clock.clone();
     let path: Path = Arc::new(move |name| {
         let addr: SocketAddr = name.parse().expect("an address");
@@ -39,12 +46,13 @@ fn ways(resolver: Resolver, after: Duration, clock: &Clock, metrics: &UplinkMetr
         Arc::new(Maker::new(recipe).expect("a client")).make()
     });
     let balance = Balance::new(None, Rules { after, curve: quick().curve });
-    let metrics = metrics.backends();
-    Arc::new(move || {
+    let (metrics, shared) = (metrics.backends(), balance.clone());
+    let ways: Ways = Arc::new(move || {
         let packer = Packer::new(Encoding::Gzip, LEVEL);
         let dice = Dice::seeded(5);
-        Arc::new(Balanced::over(&balance, resolver.clone(), path.clone(), packer, metrics.clone(), dice))
-    })
+        Arc::new(Balanced::over(&shared, resolver.clone(), path.clone(), packer, metrics.clone(), dice))
+    });
+    (ways, balance)
 }
 
 fn list(ends: &[SocketAddr]) -> Resolver {
@@ -55,15 +63,15 @@ fn list(ends: &[SocketAddr]) -> Resolver {
 
 /// An uplink with these beside its first far end.
 fn world(script: Script, others: &[&FarEnd], after: Duration) -> World {
-    World::by(
-        script,
-        |_| {},
-        |first, clock, metrics| {
-            let ends: Vec<SocketAddr> =
-                std::iter::once(first.addr()).chain(others.iter().map(|end| end.addr())).collect();
-            ways(list(&ends), after, &clock, metrics)
-        },
-    )
+    world_with(script, others, after, |_| {})
+}
+
+fn world_with(script: Script, others: &[&FarEnd], after: Duration, set: impl FnOnce(&mut UplinkSettings)) -> World {
+    World::around(script, set, |first, clock, metrics, depot| {
+        let ends: Vec<SocketAddr> = std::iter::once(first.addr()).chain(others.iter().map(|end| end.addr())).collect();
+        let (ways, balance) = made(list(&ends), after, &clock, metrics);
+        (ways, balance.settling(depot, metrics.clone()))
+    })
 }
 
 fn put_all(world: &mut World, times: u32, items: u32) {
@@ -167,6 +175,59 @@ fn what_was_taken_of_an_upload_does_not_go_again() {
             assert_each_arrived_once(&ends, 600);
             assert_eq!(world.booked(|book| book.delivered), 1_800, "{act:?}");
             assert!(world.troubles().is_empty(), "{act:?}: {:?}", world.troubles());
+        });
+    }
+}
+
+/// Goal: of an upload that steps aside (parked, given up, a dead letter) only what nobody took does so; nothing goes twice, also
+/// not from the park lane in another life of the uplink, and the books agree with the endpoints.
+/// Method: whatever bears one item is refused, so that the others of its upload are taken and it is not; three answers, of
+/// which the first two end its window and the last is about the item.
+#[test]
+fn only_what_nobody_took_of_an_upload_steps_aside() {
+    const GUILTY: Mark = Mark { source: SOURCE, seq: 37 };
+    for (status, expiry) in [(503, OnExpiry::Park), (503, OnExpiry::Drop), (400, OnExpiry::Park)] {
+        run(async {
+            let poison = || Script::new().poison(Signal::Logs, GUILTY).poison_status(status);
+            let others = others(2);
+            others.iter().for_each(|end| end.play(poison()));
+            let mut world = world_with(poison(), &[&others[0], &others[1]], 60_000 * MS, |settings| {
+                settings.retry = Retry { max_elapsed: Some(100 * MS), on_expiry: expiry, ..settings.retry };
+            });
+            let stepped = |w: &World| match (status, expiry) {
+                (400, _) => w.booked(|book| book.dead_letters),
+                (_, OnExpiry::Drop) => w.booked(|book| book.lost.iter().sum()),
+                _ => w.shown("tfo_agent_uplink_items{exporter=\"otlphttp\",outcome=\"parked\""),
+            };
+            for _ in 0..2_000 {
+                world.put(LOGS, 100);
+                sleep(5 * MS).await;
+                if stepped(&world) > 0 {
+                    break;
+                }
+            }
+            world.until("all is settled but what stepped aside", |w| {
+                w.booked(|book| book.waiting) == 0 || w.spool.books().iter().all(|book| book.waiting < 100)
+            })
+            .await;
+            let what = format!("{status} {expiry:?}");
+            let all = || [&world.far_end, &others[0], &others[1]];
+            let arrived = || all().iter().map(|end| end.report().arrived()).sum::<u64>();
+            let accepted = world.booked(|book| book.accepted);
+            let aside = accepted - world.booked(|book| book.delivered);
+            assert!(0 < aside && aside < 100, "{what}: {aside} of {accepted}");
+            assert_eq!(arrived(), world.booked(|book| book.delivered), "{what}: what arrived is booked");
+            let sent = world.shown("otelcol_exporter_sent_log_records{");
+            assert_eq!(sent, world.booked(|book| book.delivered), "{what}: and counted");
+            // Another life begins with what is parked.
+            all().iter().for_each(|end| end.play(Script::new()));
+            assert!(world.supervisor.lookout().sabotage("uplink/otlphttp", Sabotage::PanicInHandler));
+            world.until_dry().await;
+            let homes = homes(&all(), accepted);
+            let (twice, once) = (homes.iter().any(|homes| *homes > 1), homes.iter().filter(|homes| **homes == 1).count());
+            assert!(!twice, "{what}: {homes:?}");
+            let parked = (status, expiry) == (503, OnExpiry::Park);
+            assert_eq!(once as u64, if parked { accepted } else { accepted - aside }, "{what}");
         });
     }
 }
