@@ -14,6 +14,8 @@
 //!   success (opentelemetry-proto, docs/specification.md). Some far ends take that and nothing else, so one upload goes
 //!   next, alone.
 //! * Failures in a row count until an upload was taken, so one that comes and goes is asked less and less.
+//! * A refusal is about the upload, unless another endpoint takes the same items: then it is about the endpoint, which takes
+//!   nothing, and its word alone condemns nothing until it takes something again.
 
 use super::link::Trouble;
 use super::verdict::Verdict;
@@ -60,11 +62,13 @@ pub struct Endpoint {
     unwilling: Option<Instant>,
     /// Until then it wants nothing (`Retry-After`, `RetryInfo`).
     not_before: Option<Instant>,
+    /// Another one took what it refused, and it has taken nothing since.
+    overruled: bool,
 }
 
 impl Default for Endpoint {
     fn default() -> Endpoint {
-        Endpoint { standing: Standing::Up, unwilling: None, not_before: None }
+        Endpoint { standing: Standing::Up, unwilling: None, not_before: None, overruled: false }
     }
 }
 
@@ -79,6 +83,12 @@ impl Endpoint {
     #[must_use]
     pub fn wants_rest(&self, now: Instant) -> Option<Duration> {
         self.not_before.map(|then| then.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
+    }
+
+    /// What it alone refuses may be at fault.
+    #[must_use]
+    pub fn is_credible(&self) -> bool {
+        !self.overruled
     }
 
     /// Why it is not used.
@@ -109,9 +119,15 @@ impl Endpoint {
     /// What an upload was answered there; whether it is to go elsewhere.
     pub fn heard(&mut self, verdict: &Verdict, rules: &Rules, now: Instant, dice: &mut Dice) -> bool {
         let (trouble, floor) = match verdict {
-            // A refusal is about the upload.
-            Verdict::Accepted { .. } | Verdict::Split { .. } => {
+            Verdict::Accepted { .. } => {
                 *self = Endpoint::default();
+                return false;
+            }
+            // A refusal is about the upload, from somebody who works.
+            Verdict::Split { .. } => {
+                if !self.overruled {
+                    *self = Endpoint::default();
+                }
                 return false;
             }
             Verdict::Silence { trouble, .. } => {
@@ -124,6 +140,24 @@ impl Endpoint {
             }
             Verdict::Hold { .. } => (Trouble::Held, None),
         };
+        self.takes_nothing(trouble, floor, rules, now, dice)
+    }
+
+    /// It refused what another one took.
+    pub fn overruled(&mut self, rules: &Rules, now: Instant, dice: &mut Dice) {
+        self.overruled = true;
+        self.takes_nothing(Trouble::Refusing, None, rules, now, dice);
+    }
+
+    /// It is borne with for a while; whether that is over.
+    fn takes_nothing(
+        &mut self,
+        trouble: Trouble,
+        floor: Option<Duration>,
+        rules: &Rules,
+        now: Instant,
+        dice: &mut Dice,
+    ) -> bool {
         let since = *self.unwilling.get_or_insert(now);
         let is_patient = now.saturating_duration_since(since) < rules.after;
         if self.standing == Standing::Up && is_patient {
@@ -234,6 +268,31 @@ mod tests {
             assert!(!heard(no(), 40) && !heard(no(), 69) && heard(no(), 70));
             assert!(!endpoint.is_open());
         }
+    }
+
+    /// Goal: one that refuses what others take is away in the end, and alone it condemns nothing; one that refuses what is bad
+    /// is as good as it was.
+    #[test]
+    fn one_that_refuses_what_others_take_is_unwilling() {
+        let split = Verdict::Split { too_large: false, why: why() };
+        let (mut endpoint, mut dice, start) = (Endpoint::default(), Dice::seeded(1), Instant::now());
+        let at = |s: u32| start + s * S;
+        endpoint.overruled(&rules(), at(0), &mut dice);
+        assert!(endpoint.is_open() && !endpoint.is_credible());
+        assert!(!endpoint.heard(&split, &rules(), at(20), &mut dice), "this time another one agreed");
+        endpoint.overruled(&rules(), at(29), &mut dice);
+        assert!(endpoint.is_open());
+        endpoint.overruled(&rules(), at(30), &mut dice);
+        assert_eq!((endpoint.is_open(), endpoint.trouble()), (false, Some(Trouble::Refusing)));
+        assert!(endpoint.asks(at(40)));
+        endpoint.answered(&split, &rules(), at(40), &mut dice);
+        endpoint.sent();
+        endpoint.overruled(&rules(), at(41), &mut dice);
+        assert!(!endpoint.is_open(), "its trial was no success");
+        endpoint.heard(&taken(), &rules(), at(60), &mut dice);
+        assert!(endpoint.is_open() && endpoint.is_credible());
+        endpoint.overruled(&rules(), at(70), &mut dice);
+        assert!(endpoint.is_open(), "the count begins anew");
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! Parcel ─▶ first that is open ── silence ─▶ next that is open ─ … ─▶ those that are away, in order ─▶ Verdict
-//!              └── took it, refused it: that is the verdict
+//!              ├── took it: that is the verdict
+//!              └── refused it ─▶ next that is open ── refuses it too: it is the upload
+//!                                                  └─ takes it: it is the first
 //! ```
 //!
 //! What always holds:
@@ -48,20 +50,53 @@ impl Transport for Failover {
             }
             let mut left: Vec<&Arc<Way>> = ways.iter().collect();
             let mut heard: Option<Verdict> = None;
-            while !left.is_empty() {
-                let way = left.remove(left.iter().position(|way| way.is_open()).unwrap_or(0));
+            let mut refused: Option<(&Arc<Way>, Verdict)> = None;
+            while let Some(at) = next(&left, refused.is_some()) {
+                let way = left.remove(at);
                 let (verdict, elsewhere) = way.carry(parcel.clone()).await;
-                if !elsewhere {
-                    return verdict;
+                match (verdict, refused.take()) {
+                    (refusal @ Verdict::Split { .. }, None) => refused = Some((way, refusal)),
+                    (refusal @ Verdict::Split { .. }, Some((first, said))) => {
+                        first.upheld(&said);
+                        way.upheld(&refusal);
+                        return said.at(&first.name).and(refusal.at(&way.name));
+                    }
+                    (verdict, before) if elsewhere => {
+                        heard = both(heard, verdict.at(&way.name));
+                        refused = before;
+                    }
+                    (verdict, before) => {
+                        if let (Verdict::Accepted { .. }, Some((first, said))) = (&verdict, before) {
+                            first.overruled(&said);
+                        }
+                        return verdict;
+                    }
                 }
-                let verdict = verdict.at(&way.name);
-                heard = Some(match heard.take() {
-                    Some(before) => before.and(verdict),
-                    None => verdict,
-                });
+            }
+            match refused {
+                Some((way, said)) if way.is_credible() || ways.len() == 1 => {
+                    way.upheld(&said);
+                    return said;
+                }
+                // Others took what it refused before, and cannot be asked now.
+                Some((way, said)) => heard = both(heard, said.in_doubt().at(&way.name)),
+                None => {}
             }
             heard.unwrap_or_else(|| Verdict::Hold { why: "there is no endpoint".to_owned() })
         }
         .boxed()
     }
+}
+
+/// Whom to ask next: the first that is open; else the first there is, but nobody for a second opinion.
+fn next(left: &[&Arc<Way>], is_second: bool) -> Option<usize> {
+    let open = left.iter().position(|way| way.is_open());
+    open.or_else(|| (!is_second && !left.is_empty()).then_some(0))
+}
+
+fn both(before: Option<Verdict>, verdict: Verdict) -> Option<Verdict> {
+    Some(match before {
+        Some(before) => before.and(verdict),
+        None => verdict,
+    })
 }

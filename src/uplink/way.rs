@@ -49,14 +49,30 @@ impl Way {
         Some((verdict, elsewhere))
     }
 
-    /// Sends an upload; with what was answered, and whether it is to go elsewhere.
+    /// What it alone refuses may be at fault.
+    pub(super) fn is_credible(&self) -> bool {
+        self.lock().0.is_credible()
+    }
+
+    /// Sends an upload; with what was answered, and whether it is to go elsewhere. What a refusal says of it is not heard before
+    /// it is known what others make of the same items: [`Way::upheld`] or [`Way::overruled`].
     pub(super) async fn carry(&self, parcel: Parcel) -> (Verdict, bool) {
         let (waiting, start) = (Waiting::of(self), Instant::now());
         let verdict = self.transport.send(parcel).await;
         drop(waiting);
         self.metrics.answered(&self.name, &verdict, start.elapsed());
-        let elsewhere = self.hear(&verdict);
+        let elsewhere = !matches!(verdict, Verdict::Split { .. }) && self.hear(&verdict);
         (verdict, elsewhere)
+    }
+
+    /// It refused what others refuse too, or what nobody else could be asked about.
+    pub(super) fn upheld(&self, refusal: &Verdict) {
+        self.hear(refusal);
+    }
+
+    /// It refused what another one took.
+    pub(super) fn overruled(&self, refusal: &Verdict) {
+        self.learn(refusal, Endpoint::overruled);
     }
 
     fn hear(&self, verdict: &Verdict) -> bool {

@@ -160,6 +160,65 @@ fn the_share_of_one_that_is_away_goes_to_the_others_and_comes_back() {
     }
 }
 
+/// Goal: one that refuses everything costs nobody's data: no item is a dead letter, each is at another endpoint, the board names
+/// who it is, and it has its share again when it takes something.
+#[test]
+fn one_that_refuses_what_the_others_take_is_the_guilty_one() {
+    for status in [400, 413] {
+        run(async {
+            let others = others(2);
+            let mut world =
+                world(Script::new().always(Act::status(status)), &[&others[0], &others[1]], 100 * MS);
+            let away = format!("otlphttp/{}", world.far_end.addr());
+            let mut rounds = 0;
+            world
+                .until("it is on the board", |w| {
+                    put_all(w, 1, 40);
+                    rounds += 1;
+                    w.troubles().iter().any(|(what, why)| *what == away && why.contains("refus"))
+                })
+                .await;
+            world.until_dry().await;
+            assert_eq!(world.booked(|book| book.dead_letters), 0, "{status}");
+            assert_each_arrived_once(&[&others[0], &others[1]], rounds * 40);
+            assert!(world.view.borrow().link.is_up(), "{status}");
+            world.far_end.play(Script::new());
+            world
+                .until("it has its share again", |w| {
+                    w.put(LOGS, 10);
+                    w.troubles().is_empty() && taken(&w.far_end) > 0
+                })
+                .await;
+            world.until_dry().await;
+            assert_eq!(world.booked(|book| book.delivered), world.booked(|book| book.accepted), "{status}");
+        });
+    }
+}
+
+/// Goal: the word of one whom others overruled condemns nothing, while those others cannot be asked.
+#[test]
+fn one_that_was_overruled_condemns_nothing_alone() {
+    run(async {
+        let others = others(1);
+        let mut world = world(Script::new().always(Act::status(400)), &[&others[0]], 60_000 * MS);
+        world
+            .until("it was overruled", |w| {
+                w.put(LOGS, 40);
+                w.far_end.seen().len() > 2
+            })
+            .await;
+        world.until_dry().await;
+        others[0].play(Script::new().always(Act::Refuse));
+        sleep(20 * MS).await;
+        (0..10).for_each(|_| world.put(LOGS, 40));
+        sleep(400 * MS).await;
+        others[0].play(Script::new());
+        world.until_dry().await;
+        assert_eq!(world.booked(|book| book.dead_letters), 0);
+        assert_eq!(world.booked(|book| book.delivered), world.booked(|book| book.accepted));
+    });
+}
+
 /// Goal: an upload of which a part was not taken is settled when all of it was; what was taken does not go again, also where
 /// the upload is cut meanwhile.
 #[test]

@@ -151,6 +151,29 @@ fn whoever_is_there_gets_the_data_and_the_preferred_one_when_it_is_back() {
     }
 }
 
+/// Goal: a preferred one that refuses everything holds nothing up and costs nobody's data; what both refuse is a dead letter.
+#[test]
+fn what_the_preferred_one_refuses_is_offered_to_the_next() {
+    for speech in BOTH {
+        run(async {
+            let guilty = Mark { source: SOURCE, seq: 3 };
+            let second = FarEnd::start(Script::new().poison(Signal::Logs, guilty)).expect("a port");
+            let mut world = world(speech, Script::new().always(Act::status(400)), &[&second]);
+            let preferred = format!("otlphttp/{}", world.far_end.addr());
+            world
+                .until("the preferred one is on the board", |w| {
+                    put_all(w, 10);
+                    w.troubles().iter().any(|(what, why)| *what == preferred && why.contains("refus"))
+                })
+                .await;
+            world.until_dry().await;
+            let (dead, delivered) = (world.booked(|book| book.dead_letters), world.booked(|book| book.delivered));
+            assert_eq!((dead, delivered), (1, world.booked(|book| book.accepted) - 1), "{speech:?}");
+            assert_eq!((taken(&world.far_end), taken(&second)), (0, delivered), "{speech:?}");
+        });
+    }
+}
+
 /// Goal: while none is there the link is down, as with one endpoint; whichever comes back first gets what waited.
 #[test]
 fn when_none_is_there_the_link_is_down() {
