@@ -12,6 +12,8 @@
 //! * The uplink sees one far end: it is away when no endpoint answers. The books and the spool know uploads as they were
 //!   leased; one is settled when all of it was taken.
 //! * The share of an endpoint that is away goes to the others on the ring, and back to it when it is back.
+//! * One that asks for patience gets nothing until then: its share goes to the others at once, and the exporter rests for it
+//!   only when all of them ask for that.
 //! * What one endpoint refuses is offered to another one, once. If that takes it, it is the first that takes nothing; only if
 //!   that refuses it too, or nobody else is there, it is the items ([`super::split`]). So a search costs two requests for one.
 //! * A part bears the upload's id and a digest of what is in it, so that a part that is sent again is known again.
@@ -31,6 +33,7 @@ use super::ring::places;
 use super::taken::{Known, Taken};
 use super::transport::{Parcel, Transport};
 use super::verdict::Verdict;
+use super::way::together;
 use crate::base::Dice;
 use crate::otlp::{Cutter, Malformed};
 use crate::supervise::contained;
@@ -118,8 +121,6 @@ struct Outcome {
     refusals: BTreeMap<usize, Verdict>,
     /// Endpoints that are not asked again, by their place in the fleet.
     closed: Vec<bool>,
-    /// What those say that want nothing for a while.
-    rests: Vec<Option<Verdict>>,
     /// Of what is stuck, and of what found nobody.
     verdicts: [Option<Verdict>; 2],
     message: String,
@@ -171,7 +172,7 @@ impl Inner {
                 self.taken().remember(parcel.signal, origin, &outcome.known);
             }
         }
-        outcome.verdict()
+        outcome.verdict(&fleet)
     }
 
     /// What goes where next; nothing when all of it went, or can go nowhere.
@@ -199,7 +200,6 @@ impl Inner {
             }
         }
         alone.into_iter().for_each(|(by, items)| outcome.stay_refused(fleet, by, &items));
-        by_way.retain(|to, items| !outcome.wants_rest(fleet, *to, items));
         let share = |(to, items): (usize, Vec<u32>)| {
             let parcel = if items.len() == places.len() { parcel.clone() } else { self.part(parcel, &cutter, &items) };
             Share { to, items, parcel }
@@ -247,24 +247,12 @@ impl Outcome {
 
     /// Asks no endpoint that asked for patience.
     fn hear_rests(&mut self, fleet: &Fleet) {
-        self.rests = vec![None; fleet.ways.len()];
-        for (at, way) in fleet.ways.iter().enumerate() {
-            match way.refusal() {
-                _ if self.closed[at] => {}
-                None => {}
-                Some((verdict, true)) => {
-                    self.closed[at] = true;
-                    self.told(1, verdict.at(&way.name));
-                }
-                Some((verdict, false)) => self.rests[at] = Some(verdict),
+        for (at, way) in fleet.ways.iter().enumerate().filter(|(at, _)| !self.closed[*at]).collect::<Vec<_>>() {
+            if let Some(rest) = way.refusal() {
+                self.closed[at] = true;
+                self.told(1, rest.at(&way.name));
             }
         }
-    }
-
-    fn wants_rest(&mut self, fleet: &Fleet, to: usize, items: &[u32]) -> bool {
-        let Some(verdict) = self.rests[to].take() else { return false };
-        self.learn(fleet, to, items, verdict, false);
-        true
     }
 
     /// Nobody else can be asked about what this one refused.
@@ -343,19 +331,13 @@ impl Outcome {
         });
     }
 
-    fn verdict(mut self) -> Verdict {
+    fn verdict(mut self, fleet: &Fleet) -> Verdict {
         if self.is_done() {
             let rejected = self.known.iter().filter(|known| **known == Known::Rejected).count() as u64;
             return Verdict::Accepted { rejected, message: self.message, oddity: self.oddity };
         }
         let [stuck, nobody] = self.verdicts.each_mut().map(Option::take);
         let nothing = || Verdict::Silence { trouble: Trouble::Unreachable, why: "there is no endpoint".to_owned() };
-        match stuck.or(nobody).unwrap_or_else(nothing) {
-            // One endpoint's wish is not the lane's: the others go on, and it is kept there.
-            Verdict::Later { why, .. } if self.known.iter().any(|known| *known != Known::Nothing) => {
-                Verdict::Later { after: None, why }
-            }
-            verdict => verdict,
-        }
+        together(&fleet.ways, stuck.or(nobody).unwrap_or_else(nothing))
     }
 }

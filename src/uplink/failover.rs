@@ -1,7 +1,7 @@
 //! Several endpoints of one exporter, in order of preference: one is used, and the preferred one again when it is back.
 //!
 //! ```text
-//! Parcel ─▶ first that is open ── silence ─▶ next that is open ─ … ─▶ those that are away, in order ─▶ Verdict
+//! Parcel ─▶ first that is open ── silence, Retry-After ─▶ next that is open ─ … ─▶ those that are away, in order ─▶ Verdict
 //!              ├── took it: that is the verdict
 //!              └── refused it ─▶ next that is open ── refuses it too: it is the upload
 //!                                                  └─ takes it: it is the first
@@ -10,6 +10,7 @@
 //! What always holds:
 //! * The uplink sees one far end: it is away when none of the endpoints answers. Uploads, their ids and the books know
 //!   nothing of which one took them.
+//! * One that asks for patience gets nothing until then, and the exporter rests for that only when all of them ask for it.
 //! * An upload is offered to each endpoint at most once before its verdict, each time for at most `timeout`.
 //! * An upload that was sent and not answered may have been taken; the next endpoint gets it under the same id.
 
@@ -17,7 +18,7 @@ use super::endpoint::Rules;
 use super::metrics::EndpointMetrics;
 use super::transport::{Parcel, Transport};
 use super::verdict::Verdict;
-use super::way::Way;
+use super::way::{Way, together};
 use crate::base::Dice;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use std::sync::Arc;
@@ -53,6 +54,10 @@ impl Transport for Failover {
             let mut refused: Option<(&Arc<Way>, Verdict)> = None;
             while let Some(at) = next(&left, refused.is_some()) {
                 let way = left.remove(at);
+                if let Some(rest) = way.refusal() {
+                    heard = both(heard, rest.at(&way.name));
+                    continue;
+                }
                 let (verdict, elsewhere) = way.carry(parcel.clone()).await;
                 match (verdict, refused.take()) {
                     (refusal @ Verdict::Split { .. }, None) => refused = Some((way, refusal)),
@@ -69,7 +74,7 @@ impl Transport for Failover {
                         if let (Verdict::Accepted { .. }, Some((first, said))) = (&verdict, before) {
                             first.overruled(&said);
                         }
-                        return verdict;
+                        return together(&ways, verdict);
                     }
                 }
             }
@@ -82,7 +87,8 @@ impl Transport for Failover {
                 Some((way, said)) => heard = both(heard, said.in_doubt().at(&way.name)),
                 None => {}
             }
-            heard.unwrap_or_else(|| Verdict::Hold { why: "there is no endpoint".to_owned() })
+            let nobody = || Verdict::Hold { why: "there is no endpoint".to_owned() };
+            together(&ways, heard.unwrap_or_else(nobody))
         }
         .boxed()
     }

@@ -8,6 +8,7 @@ use crate::base::Dice;
 use crate::otlp::Signal;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// See the module.
@@ -38,15 +39,16 @@ impl Way {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.lock().0.is_open()
+        self.lock().0.is_open(Instant::now())
     }
 
-    /// What it would answer now, by its own word, and whether what is meant for it is to go elsewhere.
-    pub(super) fn refusal(&self) -> Option<(Verdict, bool)> {
-        let rest = self.lock().0.wants_rest(Instant::now())?;
-        let verdict = Verdict::Later { after: Some(rest), why: "it asked for patience".to_owned() };
-        let elsewhere = self.hear(&verdict);
-        Some((verdict, elsewhere))
+    /// What it would answer now, by its own word: it is not asked.
+    pub(super) fn refusal(&self) -> Option<Verdict> {
+        self.wants_rest().map(|rest| Verdict::Later { after: Some(rest), why: "it asked for patience".to_owned() })
+    }
+
+    fn wants_rest(&self) -> Option<Duration> {
+        self.lock().0.wants_rest(Instant::now())
     }
 
     /// What it alone refuses may be at fault.
@@ -107,6 +109,18 @@ impl Way {
 
     fn lock(&self) -> MutexGuard<'_, (Endpoint, Dice)> {
         self.belief.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What several endpoints say that took nothing: one's wish for patience is kept there, and is the exporter's only when all of
+/// them have it; then until the first can be asked.
+pub(super) fn together(ways: &[Arc<Way>], verdict: Verdict) -> Verdict {
+    match verdict {
+        Verdict::Later { why, .. } => {
+            let rests: Option<Vec<Duration>> = ways.iter().map(|way| way.wants_rest()).collect();
+            Verdict::Later { after: rests.and_then(|rests| rests.into_iter().min()), why }
+        }
+        other => other,
     }
 }
 

@@ -24,7 +24,7 @@ use futures_util::future::BoxFuture;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 fn ways(resolver: Resolver, after: Duration, clock: &Clock, metrics: &UplinkMetrics) -> Ways {
     made(resolver, after, clock, metrics).0
@@ -291,7 +291,7 @@ fn only_what_nobody_took_of_an_upload_steps_aside() {
     }
 }
 
-/// Goal: one that asks for patience gets nothing until then, while the others get theirs.
+/// Goal: one that asks for patience gets nothing until then, its share goes to the others at once, and it has its share again.
 #[test]
 fn one_that_asks_for_patience_does_not_stop_the_others() {
     run(async {
@@ -300,17 +300,58 @@ fn one_that_asks_for_patience_does_not_stop_the_others() {
         let mut world = world(busy, &[&others[0], &others[1]], 60_000 * MS);
         world.put(LOGS, 200);
         world.until("it said so", |w| !w.far_end.seen().is_empty()).await;
-        let (start, first) = (tokio::time::Instant::now(), others.iter().map(taken).collect::<Vec<_>>());
+        let start = Instant::now();
         world.put(LOGS, 200);
-        world
-            .until("the others have theirs", |_| others.iter().zip(&first).all(|(end, first)| taken(end) > *first))
-            .await;
+        world.until_dry().await;
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         assert_eq!(world.far_end.seen().len(), 1, "it is left alone");
-        world.until_dry().await;
+        assert_eq!(others.iter().map(taken).sum::<u64>(), 400);
+        world
+            .until("it has its share again", |w| {
+                w.put(LOGS, 10);
+                taken(&w.far_end) > 0
+            })
+            .await;
         assert!(start.elapsed() > Duration::from_millis(1_500), "{:?}", start.elapsed());
-        let homes = homes(&[&world.far_end, &others[0], &others[1]], 400);
-        assert!(homes[800..].iter().all(|homes| *homes == 1), "{homes:?}");
+    });
+}
+
+/// Goal: an hour of patience for one endpoint is no rest of the exporter, also where one key has all of an upload.
+#[test]
+fn the_patience_of_one_is_not_the_exporters() {
+    run(async {
+        let others = others(2);
+        let hour = Script::new().always(Act::status(429).retry_after(3_600));
+        let mut world = world(hour, &[&others[0], &others[1]], 5_000 * MS);
+        for _ in 0..10 {
+            let start = Instant::now();
+            put_all(&mut world, 1, 20);
+            world.until_dry().await;
+            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        }
+        // One for each signal may be out when it says so.
+        assert!((1..=3).contains(&world.far_end.seen().len()), "{}", world.far_end.seen().len());
+        assert_each_arrived_once(&[&others[0], &others[1]], 200);
+    });
+}
+
+/// Goal: when all ask for patience, none of them is asked before the first can be.
+#[test]
+fn when_all_ask_for_patience_the_exporter_has_it() {
+    run(async {
+        let others = others(1);
+        let hour = || Script::new().always(Act::status(429).retry_after(3_600));
+        others[0].play(hour());
+        let mut world = world(hour(), &[&others[0]], 5_000 * MS);
+        let ends = [&world.far_end.addr(), &others[0].addr()].map(|addr| format!("otlphttp/{addr}"));
+        // Metrics have one key here, and so one endpoint.
+        world.put(METRICS, 20);
+        world.until("both have been asked", |w| w.troubles().len() >= 2).await;
+        assert!(ends.iter().all(|end| world.troubles().iter().any(|(what, _)| what == end)), "{:?}", world.troubles());
+        let seen = |w: &World| w.far_end.seen().len() + others[0].seen().len();
+        (0..10).for_each(|_| world.put(LOGS, 10));
+        sleep(400 * MS).await;
+        assert_eq!(seen(&world), 2, "one upload each, and no question before its time");
     });
 }
 

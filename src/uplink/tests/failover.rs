@@ -151,6 +151,35 @@ fn whoever_is_there_gets_the_data_and_the_preferred_one_when_it_is_back() {
     }
 }
 
+/// Goal: a preferred one that asks for an hour's patience has it, and nobody else waits for that; when all ask, the exporter rests.
+#[test]
+fn the_patience_of_the_preferred_one_is_not_the_exporters() {
+    for speech in BOTH {
+        run(async {
+            let busy = || Script::new().always(Act::status(429).retry_after(3_600));
+            let second = FarEnd::start(Script::new()).expect("a port");
+            let mut world = world(speech, busy(), &[&second]);
+            let start = Instant::now();
+            for _ in 0..10 {
+                put_all(&mut world, 10);
+                world.until_dry().await;
+            }
+            assert!(start.elapsed() < Duration::from_secs(3), "{speech:?}: {:?}", start.elapsed());
+            assert_eq!(taken(&second), 300, "{speech:?}");
+            let asked = world.far_end.seen().len();
+            assert!((1..=3).contains(&asked), "{speech:?}: one for each signal that was out, not {asked}");
+            second.play(busy());
+            let before = second.seen().len();
+            (0..10).for_each(|_| put_all(&mut world, 10));
+            sleep(500 * MS).await;
+            assert_eq!(world.far_end.seen().len(), asked, "{speech:?}");
+            let more = second.seen().len() - before;
+            assert!((1..=3).contains(&more), "{speech:?}: {more}");
+            assert!(world.booked(|book| book.waiting) > 0);
+        });
+    }
+}
+
 /// Goal: a preferred one that refuses everything holds nothing up and costs nobody's data; what both refuse is a dead letter.
 #[test]
 fn what_the_preferred_one_refuses_is_offered_to_the_next() {
