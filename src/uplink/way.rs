@@ -1,11 +1,13 @@
 //! The way to one of several endpoints: sends there, remembers how it went, and asks whether it is back.
 
 use super::endpoint::{Endpoint, Rules};
+use super::link::Trouble;
 use super::metrics::EndpointMetrics;
 use super::transport::{Parcel, Transport};
 use super::verdict::Verdict;
 use crate::base::Dice;
 use crate::otlp::Signal;
+use crate::supervise::contain;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -89,7 +91,9 @@ impl Way {
         let way = self.clone();
         // Ends within the timeout of its request.
         tokio::spawn(async move {
-            let verdict = way.transport.send(Parcel::question(signal)).await;
+            let asked = contain("ask an endpoint", way.transport.send(Parcel::question(signal))).await;
+            let fell = |panic| Verdict::Silence { trouble: Trouble::NoAnswer, why: format!("panic: {panic}") };
+            let verdict = asked.unwrap_or_else(fell);
             way.learn(&verdict, |endpoint, rules, now, dice| endpoint.answered(&verdict, rules, now, dice));
         });
     }
@@ -144,5 +148,55 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.lock().0.forget();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Clock;
+    use crate::base::backoff::Curve;
+    use crate::telemetry::{Health, Metrics};
+    use crate::uplink::metrics::UplinkMetrics;
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+    use tokio::time::sleep;
+
+    /// Silent, then a panic, then well.
+    #[derive(Debug, Default)]
+    struct Troubled(AtomicU32);
+
+    impl Transport for Troubled {
+        fn send(&self, _: Parcel) -> BoxFuture<'static, Verdict> {
+            let n = self.0.fetch_add(1, SeqCst);
+            async move {
+                match n {
+                    0 => Verdict::Silence { trouble: Trouble::Unreachable, why: String::new() },
+                    1 => panic!("over an answer"),
+                    _ => Verdict::Accepted { rejected: 0, message: String::new(), oddity: None },
+                }
+            }
+            .boxed()
+        }
+    }
+
+    /// Goal: a question that falls is a question that was not answered, and the next one is asked.
+    #[tokio::test(start_paused = true)]
+    async fn one_is_asked_again_after_a_panic() {
+        let (metrics, second) = (Metrics::detached(), Duration::from_secs(1));
+        let metrics = UplinkMetrics::new(&metrics, &Health::starting(Clock::system()), "lb").endpoints();
+        let rules = Rules { after: second, curve: Curve { initial: second, max: second, ..Curve::default() } };
+        let transport = Arc::new(Troubled::default());
+        let way = Way::new("a:1".to_owned(), transport.clone(), rules, metrics, Dice::seeded(1));
+        way.carry(Parcel::question(Signal::Logs)).await;
+        for asked in [2, 3] {
+            sleep(second * 3).await;
+            assert!(!way.is_open());
+            way.look(Signal::Logs);
+            sleep(second / 10).await;
+            assert_eq!(transport.0.load(SeqCst), asked);
+        }
+        assert!(way.is_open());
     }
 }

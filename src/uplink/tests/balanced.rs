@@ -464,6 +464,46 @@ fn endpoints_follow_the_addresses_of_a_name() {
     });
 }
 
+static LOOKS: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+
+/// Says the first address of those that are left each time, and panics where there is none.
+fn falls(_: Arc<str>, _: u16) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> {
+    async {
+        let next = LOOKS.lock().expect("nobody panics in there").pop();
+        Ok(vec![next.filter(|addr| addr.port() != 0).expect("an address")])
+    }
+    .boxed()
+}
+
+/// Goal: a look that falls is followed by the next one.
+#[test]
+fn endpoints_are_looked_for_again_after_a_panic() {
+    run(async {
+        let others = others(1);
+        let resolver = Resolver::Dns {
+            host: "collectors.example".into(),
+            port: 4_317,
+            interval: 20 * MS,
+            timeout: 100 * MS,
+            names: falls,
+        };
+        let mut world =
+            World::by(Script::new(), |_| {}, |_, clock, metrics| ways(resolver.clone(), 200 * MS, &clock, metrics));
+        let nothing = SocketAddr::from(([127, 0, 0, 1], 0));
+        // Last first: at the beginning it falls too, and then in the middle.
+        LOOKS.lock().expect("free").extend([others[0].addr(), nothing, world.far_end.addr(), nothing]);
+        world
+            .until("the last one is found", |w| {
+                w.put(LOGS, 10);
+                taken(&others[0]) > 0
+            })
+            .await;
+        assert_eq!(world.supervisor.watch().seat("uplink/otlphttp").map(|seat| seat.falls), Some(0));
+        assert!(taken(&world.far_end) > 0, "the one before");
+        world.until_dry().await;
+    });
+}
+
 #[test]
 fn the_system_is_asked_for_a_name() {
     run(async {
