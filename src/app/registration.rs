@@ -321,14 +321,21 @@ impl Plan {
         Ok(Arc::new(move || Arc::new(Through::new(ways(), encoding, level)) as Arc<dyn Line>))
     }
 
+    /// Where the identity is kept, if nobody else's file lies there.
+    fn place_of_identity(&self, told: &RegistrarMetrics) -> Option<PathBuf> {
+        let file = self.file.clone()?;
+        Record::may_be_at(&file).inspect_err(|error| told.not_ours(&file.display(), error)).ok()?;
+        Some(file)
+    }
+
     /// Who we are, as far as the file and the machine tell.
-    fn identity(&self, hostname: &str, can_keep: bool, told: &RegistrarMetrics) -> Identity {
-        let kept = self.file.as_ref().and_then(|file| {
+    fn identity(&self, hostname: &str, file: Option<&Path>, told: &RegistrarMetrics) -> Identity {
+        let kept = file.and_then(|file| {
             Record::read(file).inspect_err(|error| told.unreadable(&file.display(), error)).ok().flatten()
         });
         let ids = ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(|path| fs::read_to_string(path).ok());
         let body = Body::new(&ids.unwrap_or_default(), hostname);
-        Identity::settle(self.settings.agent_id.as_deref(), kept, &body, can_keep, &mut Dice::shaken())
+        Identity::settle(self.settings.agent_id.as_deref(), kept, &body, file.is_some(), &mut Dice::shaken())
     }
 
     /// Asks where the machine is. What variables say of it counts more than what it is called.
@@ -405,9 +412,10 @@ impl Registration {
         let place = Place { ip_address: filled(var("AGENT_IP")).or_else(|| filled(var("HOST_IP"))), hostname };
         let ceiling = Arc::new(watch::Sender::new(None));
         let set = ceiling.clone();
+        let file = plan.place_of_identity(&told);
         let settings = Settings {
-            identity: plan.identity(&place.hostname, plan.file.is_some(), &told),
-            file: plan.file.clone(),
+            identity: plan.identity(&place.hostname, file.as_deref(), &told),
+            file,
             profile: Profile {
                 workspace_id: plan.workspace_id.clone(),
                 tenant_id: plan.tenant_id.clone(),

@@ -16,6 +16,7 @@
 //! * The same machine comes to the same id without the file too, so a lost file costs nothing.
 //! * The machine's id itself is told to nobody (machine-id(5) asks for that); only a digest of it is kept and shown.
 //! * The file is replaced as a whole, and one that is not whole counts as none.
+//! * What lies there and does not begin as ours does is somebody else's: it is neither read nor written over.
 
 use super::answer::is_id;
 use crate::base::Dice;
@@ -165,6 +166,8 @@ impl Identity {
 }
 
 const HEAD: &str = "tfo-otel-agent identity 1 ";
+/// How all of ours begin, of whatever version.
+const OURS: &[u8] = b"tfo-otel-agent identity ";
 /// Longest file that is read: an id, an origin, a digest.
 const SIZE_MAX: u64 = 1_024;
 
@@ -184,11 +187,23 @@ impl Record {
         unpack(&bytes).map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is not whole"))
     }
 
+    /// Whether a file of ours may be written there.
+    ///
+    /// # Errors
+    /// Something lies there, or where it is written first, that is not ours, or that nobody can tell to be.
+    pub fn may_be_at(path: &Path) -> io::Result<()> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        is_ours(path)?;
+        is_ours(Path::new(&beside))
+    }
+
     /// Writes the file; false when it says so already.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's; and what [`Record::may_be_at`] says.
     pub fn keep(&self, path: &Path) -> io::Result<bool> {
+        Record::may_be_at(path)?;
         replace_file(path, &self.pack()?)
     }
 
@@ -196,6 +211,19 @@ impl Record {
         let json = serde_json::to_string(self)? + "\n";
         Ok(format!("{HEAD}{:016x}\n{json}", xxh3_64(json.as_bytes())).into_bytes())
     }
+}
+
+/// A file that a power cut left short is ours too, and so is an empty one.
+fn is_ours(path: &Path) -> io::Result<()> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut start = Vec::new();
+    file.take(OURS.len() as u64).read_to_end(&mut start)?;
+    let other = || io::Error::new(io::ErrorKind::AlreadyExists, "it is no identity of an agent");
+    OURS.starts_with(&start).then_some(()).ok_or_else(other)
 }
 
 fn unpack(bytes: &[u8]) -> Option<Record> {
@@ -289,5 +317,26 @@ mod tests {
         }
         fs::write(&path, &whole[..20]).expect("space");
         assert!(Record::read(&path).is_err());
+        assert!(record.keep(&path).expect("a short one of ours is written anew"));
+    }
+
+    /// Goal: a wrong `identity_file` costs nobody's file, nor does one beside it.
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (path, record) = (dir.path().join("passwd"), settle(None, None, &body("8d2c")).record);
+        let beside = dir.path().join("passwd.new");
+        for (name, theirs) in [(&path, &b"root:x:0:0"[..]), (&path, b"t"), (&path, b"tfo-otel-agent:x:7"), (&beside, b"x")] {
+            let is_short = OURS.starts_with(theirs);
+            fs::write(name, theirs).expect("space");
+            assert_eq!(Record::may_be_at(&path).is_ok(), is_short, "{theirs:?}");
+            assert_eq!(record.keep(&path).is_ok(), is_short, "{theirs:?}");
+            assert_eq!(fs::read(name).expect("it is there") == theirs, !is_short, "{theirs:?}");
+            fs::remove_file(name).expect("it is there");
+        }
+        assert!(record.keep(dir.path()).is_err(), "a directory");
+        assert!(record.keep(&path).expect("nothing is in the way"));
+        fs::write(&path, b"tfo-otel-agent identity 2 of a later version").expect("space");
+        assert!(record.keep(&path).expect("it is ours"));
     }
 }

@@ -92,6 +92,11 @@ impl RegistrarMetrics {
         warn!(parent: &self.span, %file, error = %why, "identity cannot be read; it is made anew");
     }
 
+    /// Where the identity is to be kept lies something of somebody else.
+    pub fn not_ours(&self, file: &dyn Display, why: &dyn Display) {
+        warn!(parent: &self.span, %file, error = %why, "identity is not kept: what lies there may be somebody else's and is left alone; the id is derived at each start. Name another identity_file, or take the file away");
+    }
+
     /// It was written, or not.
     pub fn kept(&self, file: &dyn Display, outcome: &std::io::Result<bool>) {
         match outcome {
