@@ -13,6 +13,7 @@
 //! | no | no, or damaged | | derived from the machine: the same again, as long as its name is |
 //!
 //! What always holds:
+//! * An id of a platform whose answers anybody between could write counts until the process ends, and is not kept.
 //! * The same machine comes to the same id without the file too, so a lost file costs nothing.
 //! * The machine's id itself is told to nobody (machine-id(5) asks for that); only a digest of it is kept and shown.
 //! * The file is replaced as a whole, and one that is not whole counts as none.
@@ -95,8 +96,10 @@ fn digest_of(machine_id: &str) -> String {
 /// Who we are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// What is in force, and what the file is to say.
+    /// What the file is to say, and what is in force but for `guest`.
     pub record: Record,
+    /// The platform's id for us that is not to be believed for longer than this process.
+    pub guest: Option<String>,
     /// The file is to be written.
     pub is_new: bool,
     /// The file came from another machine; under this id.
@@ -121,25 +124,28 @@ impl Identity {
                 // Not written: it is told until a person gives one of the two another id.
                 Identity {
                     is_new: false,
+                    guest: None,
                     copied_from: Some(id.to_owned()),
                     record: record(id.to_owned(), Origin::Configured),
                 }
             }
             (Some(id), kept) => {
                 let record = record(id.to_owned(), Origin::Configured);
-                Identity { is_new: kept.as_ref() != Some(&record), copied_from: None, record }
+                Identity { is_new: kept.as_ref() != Some(&record), guest: None, copied_from: None, record }
             }
             (None, Some(kept)) if elsewhere(&kept) => Identity {
                 record: record(body.derive(can_keep, dice), Origin::Derived),
+                guest: None,
                 is_new: true,
                 copied_from: Some(kept.agent_id),
             },
             (None, Some(kept)) => {
                 let record = Record { machine: body.digest.clone().or_else(|| kept.machine.clone()), ..kept.clone() };
-                Identity { is_new: record != kept, copied_from: None, record }
+                Identity { is_new: record != kept, guest: None, copied_from: None, record }
             }
             (None, None) => Identity {
                 record: record(body.derive(can_keep, dice), Origin::Derived),
+                guest: None,
                 is_new: true,
                 copied_from: None,
             },
@@ -152,10 +158,20 @@ impl Identity {
         self.copied_from.as_ref() == Some(&self.record.agent_id)
     }
 
-    /// The platform knows us under this id. True when that is another one than before.
-    pub fn take_over(&mut self, id: &str) -> bool {
-        if self.record.agent_id == id {
+    /// The id by which we speak.
+    #[must_use]
+    pub fn agent_id(&self) -> &str {
+        self.guest.as_deref().unwrap_or(&self.record.agent_id)
+    }
+
+    /// The platform knows us under this id, for good if it `is_trusted`. True when that is another one than before.
+    pub fn take_over(&mut self, id: &str, is_trusted: bool) -> bool {
+        if self.agent_id() == id {
             return false;
+        }
+        self.guest = (!is_trusted && self.record.agent_id != id).then(|| id.to_owned());
+        if self.agent_id() == id {
+            return true;
         }
         // What the operator wrote is asked for again by the next life, so that taking it out is not needed to be heard.
         self.is_new = self.record.origin != Origin::Configured;
@@ -290,12 +306,26 @@ mod tests {
     fn an_id_of_the_platform_is_kept_unless_the_operator_wrote_one() {
         let here = body("8d2c");
         let mut derived = settle(None, None, &here);
-        assert!(derived.take_over("p-1") && derived.is_new && derived.record.origin == Origin::Given);
-        assert!(!derived.take_over("p-1"));
+        assert!(derived.take_over("p-1", true) && derived.is_new && derived.record.origin == Origin::Given);
+        assert!(!derived.take_over("p-1", true));
         assert_eq!(settle(None, Some(&derived), &here).record.agent_id, "p-1");
         let mut configured = settle(Some("gw-7"), None, &here);
-        assert!(configured.take_over("p-1") && !configured.is_new);
+        assert!(configured.take_over("p-1", true) && !configured.is_new);
         assert_eq!(configured.record.agent_id, "p-1");
+    }
+
+    /// Goal: who stands between us and a platform can rename us until we start again, and no longer.
+    #[test]
+    fn an_id_of_whoever_answers_is_a_guest() {
+        let here = body("8d2c");
+        let first = settle(None, None, &here);
+        let mut renamed = first.clone();
+        assert!(renamed.take_over("p-1", false) && !renamed.take_over("p-1", false));
+        assert_eq!((renamed.agent_id(), &renamed.record, renamed.is_new), ("p-1", &first.record, first.is_new));
+        assert!(renamed.take_over(&first.record.agent_id, false));
+        assert_eq!(renamed, first, "its own again");
+        assert!(renamed.take_over("p-2", false) && renamed.take_over("p-3", true));
+        assert_eq!((renamed.agent_id(), renamed.record.agent_id.as_str(), renamed.is_new), ("p-3", "p-3", true));
     }
 
     #[test]

@@ -426,6 +426,32 @@ fn the_id_is_kept_and_so_is_one_the_platform_gave() {
     });
 }
 
+/// Goal: over plain http nobody renames an agent for good, and a heartbeat's success renames nobody anywhere.
+#[test]
+fn a_platform_that_is_not_trusted_gives_an_id_for_this_process_only() {
+    run(async {
+        for (is_trusted, kept) in [(true, "p-1"), (false, "derived")] {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let rig = Rig::new(is_trusted, Some(dir.path().join("agent-identity")));
+            let derived = rig.office.agent_id();
+            let far = InProcess::new(true, Script::new());
+            for (call, door, status, id) in [
+                (START, Door::Register, 201, "p-0"),
+                (Call::Heartbeat, Door::Heartbeat, 200, "p-0"),
+                (Call::Heartbeat, Door::Heartbeat, 409, "p-1"),
+            ] {
+                let says = if id == "p-1" { "p-1" } else if call == START { "p-0" } else { "p-9" };
+                let fault = Fault { body: json!({"agent_id": says}), ..Fault::status(status) };
+                far.platform(|platform| platform.fail(door, 1, &fault));
+                rig.office.say(&far, call).await;
+                assert_eq!(rig.office.agent_id(), id, "{call:?} {status}, trusted: {is_trusted}");
+            }
+            let (_, record) = rig.office.to_keep().expect("nothing is written yet");
+            assert_eq!(record.agent_id, if kept == "p-1" { "p-1" } else { &derived }, "trusted: {is_trusted}");
+        }
+    });
+}
+
 /// Takes uploads and says so, or says nothing.
 #[derive(Debug, Default)]
 struct Inner {
