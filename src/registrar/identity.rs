@@ -356,7 +356,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (path, record) = (dir.path().join("passwd"), settle(None, None, &body("8d2c")).record);
         let beside = dir.path().join("passwd.new");
-        for (name, theirs) in [(&path, &b"root:x:0:0"[..]), (&path, b"t"), (&path, b"tfo-otel-agent:x:7"), (&beside, b"x")] {
+        for (name, theirs) in
+            [(&path, &b"root:x:0:0"[..]), (&path, b"t"), (&path, b"tfo-otel-agent:x:7"), (&beside, b"x")]
+        {
             let is_short = OURS.starts_with(theirs);
             fs::write(name, theirs).expect("space");
             assert_eq!(Record::may_be_at(&path).is_ok(), is_short, "{theirs:?}");

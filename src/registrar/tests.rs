@@ -440,7 +440,13 @@ fn a_platform_that_is_not_trusted_gives_an_id_for_this_process_only() {
                 (Call::Heartbeat, Door::Heartbeat, 200, "p-0"),
                 (Call::Heartbeat, Door::Heartbeat, 409, "p-1"),
             ] {
-                let says = if id == "p-1" { "p-1" } else if call == START { "p-0" } else { "p-9" };
+                let says = if id == "p-1" {
+                    "p-1"
+                } else if call == START {
+                    "p-0"
+                } else {
+                    "p-9"
+                };
                 let fault = Fault { body: json!({"agent_id": says}), ..Fault::status(status) };
                 far.platform(|platform| platform.fail(door, 1, &fault));
                 rig.office.say(&far, call).await;
@@ -543,7 +549,8 @@ fn silence_is_waited_for_once() {
             let (rig, inner) = (Rig::new(true, None), Arc::new(Inner::default()));
             let transport =
                 Announced::new(inner.clone(), rig.office.clone(), Arc::new(Hole(Heard::Silent(trouble))), true);
-            let parcel = || Parcel { signal: Signal::Logs, body: Packed::default(), upload_id: "x".to_owned(), origin: None };
+            let parcel =
+                || Parcel { signal: Signal::Logs, body: Packed::default(), upload_id: "x".to_owned(), origin: None };
             let begin = Instant::now();
             // Three lanes and what they have parked.
             let verdicts = join_all((0..6).map(|_| transport.send(parcel()))).await;

@@ -89,6 +89,8 @@ struct Entered {
     part: Range<u64>,
     /// When its items came from.
     dates: Option<Dates>,
+    /// It moves data, and some of its items are lost beside that.
+    also_loses: bool,
 }
 
 impl Entered {
@@ -358,6 +360,12 @@ impl Spool {
         Ok(())
     }
 
+    fn write_books(&self) {
+        if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
+            tracing::debug!(%error, "spool cursor not written; the next commit does");
+        }
+    }
+
     fn release(&self, entered: &[Entered]) {
         let mut ledger = lock(&self.ledger);
         entered.iter().for_each(|e| e.end(&mut ledger, false));
@@ -491,12 +499,15 @@ impl Store for Spool {
             Ok(()) if blocks.is_empty() => {
                 // Without data of its own a settlement needs no disk now: the cursor goes with the next commit.
                 self.confirm(&entered);
-                if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
-                    tracing::debug!(%error, "spool cursor not written; the next commit does");
-                }
+                self.write_books();
                 Ok(())
             }
-            Ok(()) => self.put(blocks, &entered).map_err(|e| LeaseError::Unavailable(e.to_string())),
+            Ok(()) => self.put(blocks, &entered).map_err(|e| LeaseError::Unavailable(e.to_string())).inspect(|()| {
+                // Counts are in the commit, dates are made after it.
+                if entered.iter().any(|e| e.also_loses) {
+                    self.write_books();
+                }
+            }),
         };
         self.forget_done();
         self.work.send_modify(|n| *n += 1);
@@ -607,7 +618,8 @@ impl Spool {
                 framed: frame(&raw),
             });
         }
-        Ok(Entered { exporter: s.owner.exporter, lane: s.lane, part: reserved, dates })
+        let also_loses = before.rejected > 0;
+        Ok(Entered { exporter: s.owner.exporter, lane: s.lane, part: reserved, dates, also_loses })
     }
 
     /// Drops the places of windows that are done.

@@ -302,13 +302,7 @@ impl Run {
             }
         };
         lease.settled.push(range.clone());
-        let settlement = Settlement {
-            owner: self.owners[*exporter],
-            lane: lease.lane,
-            range,
-            items: all,
-            outcome,
-        };
+        let settlement = Settlement { owner: self.owners[*exporter], lane: lease.lane, range, items: all, outcome };
         self.store().settle(vec![settlement]).expect("the part is out");
     }
 

@@ -307,7 +307,10 @@ mod tests {
         assert!(!endpoint.is_open(at(3)) && endpoint.trouble().is_none());
         assert_eq!(endpoint.wants_rest(at(3)), Some(4 * S));
         assert!(endpoint.is_open(at(7)) && endpoint.wants_rest(at(7)).is_none());
-        assert!(!endpoint.heard(&later(0), &rules(), at(7), &mut dice) && endpoint.is_open(at(7)), "at once is no rest");
+        assert!(
+            !endpoint.heard(&later(0), &rules(), at(7), &mut dice) && endpoint.is_open(at(7)),
+            "at once is no rest"
+        );
         endpoint.heard(&later(7), &rules(), at(8), &mut dice);
         endpoint.heard(&taken(), &rules(), at(9), &mut dice);
         assert!(endpoint.is_open(at(9)), "it took one after all");
@@ -348,6 +351,9 @@ mod tests {
         assert!(endpoint.asks(start + 5 * S), "its rest is no longer for that");
         assert!(!endpoint.heard(&taken(), &rules(), start + 6 * S, &mut dice) && endpoint.is_open(start + 6 * S));
         endpoint.answered(&silence(), &rules(), start + 7 * S, &mut dice);
-        assert!(endpoint.is_open(start + 7 * S) && endpoint.trouble().is_none(), "the upload said more than the question");
+        assert!(
+            endpoint.is_open(start + 7 * S) && endpoint.trouble().is_none(),
+            "the upload said more than the question"
+        );
     }
 }

@@ -221,7 +221,11 @@ mod tests {
             let items = known.map_or(1, |known| u32::try_from(known.len()).expect("few"));
             let found = taken.within(Lane(1), &range(from, to), items);
             assert_eq!(found, known.map(|known| (Signal::Logs, known.to_vec())), "{from:?}..{to:?}");
-            assert_eq!(taken.within(Lane(1), &range(from, to), items + 1), None, "of another number nobody knows which");
+            assert_eq!(
+                taken.within(Lane(1), &range(from, to), items + 1),
+                None,
+                "of another number nobody knows which"
+            );
         }
         taken.forget(Lane(1), &range((4, 7), (5, 1)));
         assert_eq!(taken.of(&whole), [N, N, N, N, T, T, N]);

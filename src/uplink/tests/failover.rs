@@ -174,7 +174,7 @@ fn the_patience_of_the_preferred_one_is_not_the_exporters() {
             sleep(500 * MS).await;
             assert_eq!(world.far_end.seen().len(), asked, "{speech:?}");
             let more = second.seen().len() - before;
-            assert!((1..=3).contains(&more), "{speech:?}: {more}");
+            assert!((1..=9).contains(&more), "{speech:?}: as many as may be out, not {more}");
             assert!(world.booked(|book| book.waiting) > 0);
         });
     }

@@ -112,13 +112,7 @@ fn lines_by(
     let health = Health::starting(clock.clone());
     let own = UplinkMetrics::new(&metrics, &health, "otlphttp");
     let (transport, depot) = make(&own, depot);
-    let lines = Lines {
-        depot,
-        transport,
-        metrics: own,
-        clock,
-        view: Arc::new(watch::Sender::new(View::default())),
-    };
+    let lines = Lines { depot, transport, metrics: own, clock, view: Arc::new(watch::Sender::new(View::default())) };
     (lines, metrics, health)
 }
 
@@ -187,9 +181,8 @@ impl World {
         // A new exporter starts at the tip: join before the first item comes.
         spool.own("otlphttp", &lanes);
         let depot = Arc::new(Direct::to(spool.clone()));
-        let (lines, metrics, health) = lines_by(depot, clock.clone(), |metrics, depot| {
-            make(&far_end, clock.clone(), metrics, depot)
-        });
+        let (lines, metrics, health) =
+            lines_by(depot, clock.clone(), |metrics, depot| make(&far_end, clock.clone(), metrics, depot));
         let view = lines.view.subscribe();
         let supervisor = Supervisor::start(Roster(&ROSTER), Settings::default()).expect("a watchdog");
         let settings = Arc::new(settings);
