@@ -288,13 +288,21 @@ fn consumers(section: &ExporterConfig) -> u32 {
 /// Makes a way to the far end for each life.
 pub(super) type Ways = Arc<dyn Fn() -> Arc<dyn Transport> + Send + Sync>;
 
-pub(super) fn ways(
-    section: &ExporterConfig,
-    clock: &Clock,
-    shown: Option<&Shown>,
-    metrics: &UplinkMetrics,
-    meter: &Meter,
-) -> Result<Ways, ClientError> {
+/// What clients are made with, beside their section.
+#[derive(Clone, Copy)]
+pub(super) struct With<'a> {
+    /// Stamps.
+    pub(super) clock: &'a Clock,
+    /// What is asked for at each upload.
+    pub(super) shown: Option<&'a Shown>,
+    /// Of the exporter's endpoints.
+    pub(super) metrics: &'a UplinkMetrics,
+    /// Bytes on the wire.
+    pub(super) meter: &'a Meter,
+}
+
+pub(super) fn ways(section: &ExporterConfig, with: With<'_>) -> Result<Ways, ClientError> {
+    let With { clock, shown, metrics, meter } = with;
     match section {
         ExporterConfig::OtlpHttp(section) => {
             let consumers = section.sending_queue.num_consumers.max(1);
@@ -314,7 +322,7 @@ pub(super) fn ways(
             let each = section.each().into_iter().map(|(name, section)| (name, recipe(section))).collect();
             several(each, &section.failover, metrics.endpoints())
         }
-        ExporterConfig::LoadBalancing(section) => balanced(section, clock, shown, metrics, meter),
+        ExporterConfig::LoadBalancing(section) => balanced(section, &balance(section), with),
         ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
     }
 }
@@ -342,19 +350,17 @@ fn several<R: Recipe, E>(
     }))
 }
 
+/// What all lives of a `loadbalancing` exporter share.
+fn balance(section: &LoadBalancingConfig) -> Balance {
+    Balance::new(section.routing_key, Rules::new(section.failover.after, section.failover.probe_interval))
+}
+
 /// Each life finds its endpoints anew; what was taken of uploads under way is known to the next.
-fn balanced(
-    section: &LoadBalancingConfig,
-    clock: &Clock,
-    shown: Option<&Shown>,
-    metrics: &UplinkMetrics,
-    meter: &Meter,
-) -> Result<Ways, ClientError> {
+fn balanced(section: &LoadBalancingConfig, balance: &Balance, with: With<'_>) -> Result<Ways, ClientError> {
     let consumers = section.protocol.queue().num_consumers.max(1);
-    let (section, clock, shown, meter) = (Arc::new(section.clone()), clock.clone(), shown.cloned(), meter.clone());
+    let (section, balance) = (Arc::new(section.clone()), balance.clone());
+    let (clock, shown, meter) = (with.clock.clone(), with.shown.cloned(), with.meter.clone());
     let (_, encoding, level) = manner(&ExporterConfig::LoadBalancing(Box::new((*section).clone())));
-    let balance =
-        Balance::new(section.routing_key, Rules::new(section.failover.after, section.failover.probe_interval));
     let one_to = {
         let section = section.clone();
         move |name: &str| match section.to(name) {
@@ -371,7 +377,7 @@ fn balanced(
         Ok(make) => make(),
         Err(error) => Arc::new(NoClient { why: error.to_string() }),
     });
-    let metrics = metrics.backends();
+    let metrics = with.metrics.backends();
     Ok(Arc::new(move || {
         let packer = Packer::new(encoding, level);
         Arc::new(Balanced::new(&balance, &section.resolver, path.clone(), packer, metrics.clone(), Dice::shaken()))
@@ -391,9 +397,16 @@ fn lines(
     let shown = shown.transpose().map_err(failed)?.flatten();
     let metrics = UplinkMetrics::new(parts.metrics, parts.health, &id.to_string());
     let meter = Meter::new(parts.metrics, &id.to_string());
-    let transport = ways(&task.section, parts.clock, shown.as_ref(), &metrics, &meter).map_err(failed)?;
+    let with = With { clock: parts.clock, shown: shown.as_ref(), metrics: &metrics, meter: &meter };
+    let (transport, balance) = match &task.section {
+        ExporterConfig::LoadBalancing(section) => {
+            let balance = balance(section);
+            (balanced(section, &balance, with).map_err(failed)?, Some(balance))
+        }
+        section => (ways(section, with).map_err(failed)?, None),
+    };
     let purse = link_budget(&task.section).map(|rules| {
-        let board = (parts.metrics, parts.health, &*id.to_string());
+        let (meter, board) = (meter.clone(), (parts.metrics, parts.health, &*id.to_string()));
         Arc::new(Purse::new(rules.clone(), meter, task.spent.as_deref(), parts.clock.clone(), board, Instant::now()))
     });
     let transport = registration.map_or(transport.clone(), |registration| registration.before(transport));
@@ -402,6 +415,7 @@ fn lines(
     } else {
         Arc::new(Direct::to(stored.spool.clone()))
     };
+    let depot = balance.map_or(depot.clone(), |balance| balance.settling(depot, metrics.clone()));
     let view = Arc::new(watch::Sender::new(View::default()));
     Ok(Lines { depot, transport, metrics, clock: parts.clock.clone(), purse, view })
 }

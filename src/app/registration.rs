@@ -40,7 +40,7 @@ use http::Uri;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -310,20 +310,27 @@ impl Plan {
         let section = self.collector();
         // Which endpoint is away is said by the exporter itself.
         let quiet = UplinkMetrics::new(&Metrics::detached(), &Health::starting(clock.clone()), "registration");
-        let ways =
-            exporters::ways(&section, clock, shown.as_ref(), &quiet, &meter).map_err(|error| no(error.to_string()))?;
+        let with = exporters::With { clock, shown: shown.as_ref(), metrics: &quiet, meter: &meter };
+        let ways = exporters::ways(&section, with).map_err(|error| no(error.to_string()))?;
         let (_, encoding, level) = exporters::manner(&section);
         Ok(Arc::new(move || Arc::new(Through::new(ways(), encoding, level)) as Arc<dyn Line>))
     }
 
+    /// Where the identity is kept, if nobody else's file lies there.
+    fn place_of_identity(&self, told: &RegistrarMetrics) -> Option<PathBuf> {
+        let file = self.file.clone()?;
+        Record::may_be_at(&file).inspect_err(|error| told.not_ours(&file.display(), error)).ok()?;
+        Some(file)
+    }
+
     /// Who we are, as far as the file and the machine tell.
-    fn identity(&self, hostname: &str, can_keep: bool, told: &RegistrarMetrics) -> Identity {
-        let kept = self.file.as_ref().and_then(|file| {
+    fn identity(&self, hostname: &str, file: Option<&Path>, told: &RegistrarMetrics) -> Identity {
+        let kept = file.and_then(|file| {
             Record::read(file).inspect_err(|error| told.unreadable(&file.display(), error)).ok().flatten()
         });
         let ids = ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(|path| fs::read_to_string(path).ok());
         let body = Body::new(&ids.unwrap_or_default(), hostname);
-        Identity::settle(self.settings.agent_id.as_deref(), kept, &body, can_keep, &mut Dice::shaken())
+        Identity::settle(self.settings.agent_id.as_deref(), kept, &body, file.is_some(), &mut Dice::shaken())
     }
 
     /// Asks where the machine is. What variables say of it counts more than what it is called.
@@ -400,9 +407,10 @@ impl Registration {
         let place = Place { ip_address: filled(var("AGENT_IP")).or_else(|| filled(var("HOST_IP"))), hostname };
         let ceiling = Arc::new(watch::Sender::new(None));
         let set = ceiling.clone();
+        let file = plan.place_of_identity(&told);
         let settings = Settings {
-            identity: plan.identity(&place.hostname, plan.file.is_some(), &told),
-            file: plan.file.clone(),
+            identity: plan.identity(&place.hostname, file.as_deref(), &told),
+            file,
             profile: Profile {
                 workspace_id: plan.workspace_id.clone(),
                 tenant_id: plan.tenant_id.clone(),

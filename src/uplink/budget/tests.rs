@@ -1,3 +1,5 @@
+//! What each signal may send, by rules and use.
+
 use super::*;
 use crate::otlp::Signal::{Logs, Metrics, Traces};
 

@@ -24,14 +24,19 @@ impl LinkBudget {
         s.unless(budget.rate.is_some() || budget.has_periods(), "rate", || {
             "is needed, or `per_day`, or `per_month`: nothing else says how much may be sent".to_owned()
         });
-        let periods = budget.has_periods();
-        for key in ["month_starts_on", "utc_offset", "shed", "reserve", "paced"] {
-            let has_effect = if key == "month_starts_on" { budget.per_month.is_some() } else { periods };
-            s.warn_unless(has_effect || !s.gives(key), key, || {
-                "has no effect without `per_day` or `per_month`".to_owned()
-            });
+        let (periods, month) = (budget.has_periods(), budget.per_month.is_some());
+        for (key, has_effect, is_default) in [
+            ("month_starts_on", month, budget.month_starts_on == default.month_starts_on),
+            ("utc_offset", periods, budget.utc_offset_s == default.utc_offset_s),
+            ("shed", periods, budget.shed == default.shed),
+            ("paced", periods, budget.paced == default.paced),
+        ] {
+            let needed = if key == "month_starts_on" { "`per_month`" } else { "`per_day` or `per_month`" };
+            s.warn_unless(has_effect || is_default, key, || format!("has no effect without {needed}"));
         }
-        s.warn_unless(!budget.shed.is_empty() || !s.gives("reserve"), "reserve", || {
+        #[allow(clippy::float_cmp)] // it is that number, or another one
+        let is_default = budget.reserve == default.reserve;
+        s.warn_unless(!budget.shed.is_empty() || is_default, "reserve", || {
             "has no effect: no signal stops first without `shed`".to_owned()
         });
         budget
@@ -40,7 +45,7 @@ impl LinkBudget {
 
 /// `+07:00`, of at most 14 hours; 0 where it is not given or none.
 fn offset(s: &Section<'_>) -> i32 {
-    let Some(text) = s.text_if_given("utc_offset") else { return 0 };
+    let Some(text) = s.text_if_given("utc_offset").filter(|text| !text.is_empty()) else { return 0 };
     let parsed = parse_offset(&text);
     s.unless(parsed.is_some(), "utc_offset", || format!("`{text}` is no offset; write for example \"+07:00\""));
     parsed.unwrap_or(0)
@@ -95,7 +100,8 @@ mod tests {
             ("{rate: 1KiB, shares: {log: 0.7}}",                    "`log` is not a key here; did you mean `logs`?"),
             ("{shed: [logs]}",                                      "is needed, or `per_day`, or `per_month`"),
             ("{rate: 1KiB, shed: [logs]}",                          "warning: has no effect without `per_day` or `per_month`"),
-            ("{per_day: 1MB, month_starts_on: 5}",                  "warning: has no effect without `per_day` or `per_month`"),
+            ("{per_day: 1MB, month_starts_on: 5}",                  "warning: has no effect without `per_month`"),
+            ("{rate: 1KiB, utc_offset: \"+07:00\"}",                  "warning: has no effect without `per_day` or `per_month`"),
             ("{per_day: 1MB, reserve: 0.5}",                        "warning: has no effect: no signal stops first without `shed`"),
             ("{per_month: 1MB, month_starts_on: 31}",               "31 is not from 1 to 28"),
             ("{per_day: 1MB, utc_offset: 7h}",                      "`7h` is no offset; write for example \"+07:00\""),

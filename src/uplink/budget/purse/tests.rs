@@ -1,3 +1,5 @@
+//! A purse over hours: what is sent is paid once, over kills and outages, and said.
+
 use super::*;
 use crate::base::Stamp;
 use crate::uplink::budget::Wire;
