@@ -42,6 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// What one uplink works by: as long as it stays the same, a reload leaves the uplink alone.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,10 +96,15 @@ pub(super) fn storage<'a>(config: &'a Config, section: &ExporterConfig) -> Optio
     }
 }
 
-/// `link-budget-otlphttp_backup` of `otlphttp/backup`.
+/// `link-budget-otlphttp`; `link-budget-otlphttp_backup-…` of `otlphttp/backup`, with digits that tell it from `otlphttp:backup`.
 fn file_of(id: &Id) -> String {
-    let fits = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-    format!("link-budget-{}", id.to_string().chars().map(fits).collect::<String>())
+    let (id, fits) = (id.to_string(), |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' });
+    let name: String = id.chars().map(fits).collect();
+    if name == id {
+        format!("link-budget-{name}")
+    } else {
+        format!("link-budget-{name}-{:08x}", xxh3_64(id.as_bytes()) >> 32)
+    }
 }
 
 /// With what its authenticator sends among its headers.

@@ -318,6 +318,17 @@ fn pair(guard: fjall::Guard) -> Result<(Bytes, Bytes), SegmentError> {
     Ok((key.into(), value.into()))
 }
 
+/// Makes of an empty segment what a kill leaves in the middle of [`Segment::create`]: a keyspace that fjall's notes do not know yet.
+#[cfg(test)]
+pub(crate) fn half_made(segment: &Path) {
+    let other = segment.with_extension("half");
+    drop(Database::builder(&other).open().expect("space"));
+    let notes = |of: &Path| of.join(format!("keyspaces/{META}"));
+    fs::remove_dir_all(notes(segment)).expect("there");
+    fs::rename(notes(&other), notes(segment)).expect("beside it");
+    fs::remove_dir_all(&other).expect("there");
+}
+
 fn open_db(path: &Path) -> Result<(Database, Keyspace), SegmentError> {
     let db = Database::builder(path)
         .worker_threads(1)

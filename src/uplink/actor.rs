@@ -19,7 +19,7 @@ use super::due::{dues, trigger};
 use super::fate::{Fate, Told};
 use super::flow::{Do, Flow};
 use super::gap::{self, Heard, Pace};
-use super::link::{Link, Trouble};
+use super::link::Link;
 use super::pack::Packer;
 use super::prepare::{cut, prepare};
 use super::retry::OnExpiry;
@@ -326,6 +326,9 @@ impl Uplink {
     /// What the link budget lets through by now, after what was sent.
     fn count_money(&mut self, ctx: &mut Context<Self>) {
         let Some(purse) = &self.lines.purse else { return };
+        if self.flow.out() == 0 {
+            purse.settle(Instant::now());
+        }
         self.flow.set_gates(purse.gates(Instant::now()));
         if let Some(write) = purse.due(Instant::now()) {
             let written = tokio::task::spawn_blocking(write);
@@ -420,11 +423,6 @@ impl Uplink {
 
     fn answered(&mut self, at: usize, key: Pos, verdict: &Verdict, ctx: &mut Context<Self>) {
         let before = self.links();
-        if let (Some(purse), Verdict::Silence { trouble: Trouble::Unreachable, .. }) = (&self.lines.purse, verdict)
-            && let Some(upload) = self.flow.desk(at).upload(key)
-        {
-            purse.give_back(self.lanes[at].signal, upload.body.bytes.len(), Instant::now());
-        }
         if !matches!(verdict, Verdict::Accepted { .. }) {
             verdict.why().clone_into(&mut self.last_failure);
         }

@@ -12,8 +12,8 @@
 //! * What was sent is never forgotten: before anything is sent the file counts it as sent, in advance (see `account`).
 //! * Nothing is thrown away: what must not be sent waits in the spool, whose own limits say what gives way there.
 //! * Backlogs are `paced`: they never go ahead of an even use of the day and the month, so that live data finds its part.
-//! * An upload goes only if it fits. One that alone is larger than what is left of an untouched period goes all the same:
-//!   else nothing ever would.
+//! * An upload goes only if it fits; a shorter one may pass it. One that would not fit an untouched period goes all the same, when
+//!   its signal has used nothing of one: else it never would.
 
 mod account;
 mod book;
@@ -79,25 +79,60 @@ pub struct Gate {
     pub live_from: Option<Instant>,
     /// The same of a backlog.
     pub backlog_from: Option<Instant>,
-    /// Longest upload that fits.
-    pub most: u64,
-    /// When it is worth asking again, if one does not fit.
+    /// What fits of the day, of the month, and of what the file counts already.
+    limits: [Limit; 3],
+    /// When it is worth asking again, if something does not fit.
     pub again: Option<Instant>,
+}
+
+/// What fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Limit {
+    /// Longest upload, bytes.
+    most: u64,
+    /// Longer than that would never fit, so it goes all the same.
+    never: u64,
+}
+
+impl Limit {
+    const NONE: Limit = Limit { most: u64::MAX, never: u64::MAX };
+
+    fn fits(self, bytes: u64) -> bool {
+        bytes <= self.most || bytes > self.never
+    }
 }
 
 impl Gate {
     /// Nothing stands in the way.
-    pub const OPEN: Gate = Gate { live_from: None, backlog_from: None, most: u64::MAX, again: None };
+    pub const OPEN: Gate = Gate { live_from: None, backlog_from: None, limits: [Limit::NONE; 3], again: None };
 
-    /// What passes both.
+    /// An upload of so many bytes fits.
     #[must_use]
-    pub fn and(self, other: Gate) -> Gate {
-        let again = if self.most <= other.most { self.again } else { other.again };
+    pub fn fits(&self, bytes: usize) -> bool {
+        self.limits.iter().all(|limit| limit.fits(bytes as u64))
+    }
+
+    /// Whatever its length.
+    #[must_use]
+    pub fn fits_all(&self) -> bool {
+        self.limits == [Limit::NONE; 3]
+    }
+
+    /// Live data may go by then.
+    #[must_use]
+    pub fn is_open(&self, at: Instant) -> bool {
+        self.live_from.is_none_or(|from| from <= at)
+    }
+
+    /// What passes both; `n`: the place of the other's limit.
+    #[must_use]
+    fn and(mut self, n: usize, other: Gate) -> Gate {
+        self.limits[n] = other.limits[n];
         Gate {
             live_from: self.live_from.max(other.live_from),
             backlog_from: self.backlog_from.max(other.backlog_from),
-            most: self.most.min(other.most),
-            again,
+            again: self.again.into_iter().chain(other.again).min(),
+            ..self
         }
     }
 }
@@ -168,21 +203,19 @@ impl LinkBudget {
         self.reserve * steps
     }
 
-    /// What this period lets through of the signal.
+    /// What this period lets through of the signal; `n`: the place of its limit.
     #[must_use]
-    pub fn gate(&self, signal: Signal, spent: &Use, now: Instant) -> Gate {
+    fn gate(&self, signal: Signal, n: usize, spent: &Use, now: Instant) -> Gate {
         let end = now + spent.left.min(LOOK_AGAIN);
         let may = self.may_send(signal, spent);
-        let untouched = spent.by[signal as usize - 1] == 0;
-        if may == 0 {
-            return Gate { live_from: Some(end), backlog_from: Some(end), most: 0, again: Some(end) };
-        }
-        Gate {
-            live_from: None,
-            backlog_from: self.paced.then(|| self.in_pace(spent, now)).flatten(),
-            most: if untouched { u64::MAX } else { may },
-            again: Some(end),
-        }
+        let shut = (may == 0).then_some(end);
+        let paced = self.paced.then(|| self.in_pace(spent, now)).flatten();
+        // What would not fit an untouched period either goes when there is much of one.
+        let whole = self.may_send(signal, &Use { by: [0; CLASSES], ..*spent });
+        let is_fresh = spent.by[signal as usize - 1] == 0 && may >= whole / 2;
+        let mut limits = [Limit::NONE; 3];
+        limits[n] = Limit { most: may, never: if is_fresh { whole } else { u64::MAX } };
+        Gate { live_from: shut, backlog_from: shut.max(paced), limits, again: Some(end) }
     }
 
     /// When an even use of the period has come to what is used already; `None`: it has.

@@ -35,6 +35,7 @@
 //!   those of a lane that rests with more than its share of a memory that is used up.
 
 use super::assemble::Part;
+use super::budget::Gate;
 use super::drain::{LOOK, Manner, Turns};
 use super::fate::{Blame, Fate};
 use super::hand::{Hand, State, Upload};
@@ -109,8 +110,8 @@ pub struct Desk {
     not_before: Option<Instant>,
     /// The backlog waits for its turn in the fleet until then.
     backlog_not_before: Option<Instant>,
-    /// Items that came in and may go at once, in a lane that keeps its order.
-    keeps_up: u64,
+    /// Items that came in and may go at once, in a lane that keeps its order; below zero after an upload of more than that.
+    keeps_up: i64,
     /// Items that were fetched, ever, less those given back.
     fetched: u64,
     /// The same and those that wait in the spool, when it was last looked.
@@ -151,6 +152,8 @@ pub struct World<'a> {
     pub live_room: bool,
     /// From when on something of a backlog may be sent; `None`: not before the backlogs of other lanes.
     pub backlog_from: Option<Instant>,
+    /// What the link budget lets through of its signal.
+    pub gate: Gate,
     /// The memory for bodies is used up, and the lane is down and holds more than its share.
     pub crowds: bool,
     /// Nobody else is leasing.
@@ -295,19 +298,22 @@ impl Desk {
 
     /// So many items wait in the spool.
     pub fn waits(&mut self, items: u64) {
-        if self.leasing {
-            return; // those are neither there nor here
+        if self.leasing || self.parked {
+            return; // leased, they are neither there nor here; and what is parked has not just come in
         }
         let known = items.saturating_add(self.fetched);
         let came = self.known.map_or(0, |before| known.saturating_sub(before));
         self.known = Some(known);
         // What came in while nobody took anything is a backlog like any other.
-        self.keeps_up = if self.link.is_up() { self.keeps_up.saturating_add(came) } else { 0 };
+        self.keeps_up = self.keeps_up.saturating_add_unsigned(came);
+        if !self.link.is_up() {
+            self.falls_behind();
+        }
     }
 
     /// Nothing could be sent for a while: what came in meanwhile is a backlog too.
     pub fn falls_behind(&mut self) {
-        self.keeps_up = 0;
+        self.keeps_up = self.keeps_up.min(0);
     }
 
     /// The spool could not answer: it is not asked before that, whatever the news.
@@ -378,8 +384,9 @@ impl Desk {
             self.ramp = 1;
             self.down_since.get_or_insert(world.now);
         }
-        self.clocks.taking.set(world.link_up && self.link.is_up(), world.now);
-        self.clocks.answering.set(world.link_up, world.now);
+        let open = world.gate.is_open(world.now); // what the link budget holds is nobody's failure
+        self.clocks.taking.set(open && world.link_up && self.link.is_up(), world.now);
+        self.clocks.answering.set(open && world.link_up, world.now);
     }
 
     /// A person has had held data sent again, so often by now: a park lane does not finish its rest.
@@ -604,12 +611,25 @@ impl Desk {
     /// The upload whose turn it is among these, if it may go now.
     fn sendable(&self, world: &World<'_>, which: impl Fn(&Upload) -> bool) -> Option<Pos> {
         let mut in_line = self.hand.ready();
-        let may_go = |(_, upload): &(Pos, &Upload)| which(upload) && upload.may_go(world.now, world.taken);
+        let fits = |upload: &Upload| world.gate.fits(upload.body.bytes.len());
+        let may_go =
+            |(_, upload): &(Pos, &Upload)| which(upload) && upload.may_go(world.now, world.taken) && fits(upload);
         let found = match self.order {
             Order::Any => in_line.find(may_go),
             Order::Strict => in_line.find(|(_, u)| !u.lingers(world.now, world.taken)).filter(may_go),
         };
         found.map(|(key, _)| key)
+    }
+
+    /// The shortest upload that could go and is longer than what the link budget lets through, bytes; `None`: it is not that.
+    #[must_use]
+    pub fn over_budget(&self, gate: Gate, now: Instant) -> Option<u64> {
+        if gate.fits_all() || self.out() > 0 {
+            return None;
+        }
+        let lengths = self.hand.ready().filter(|(_, u)| u.is_under_way(now)).map(|(_, u)| u.body.bytes.len());
+        let shortest = lengths.min()?;
+        (!gate.fits(shortest)).then_some(shortest as u64)
     }
 
     /// Memory is used up and the spool has more: the upload that failed alone most often, at least so often.
@@ -656,9 +676,12 @@ impl Desk {
         self.hand.set(key, State::Out { taken: world.taken, taken_of_all: world.taken_of_all });
         self.probes = self.probes.wrapping_add(u32::from(!(world.link_up && self.link.is_up())));
         if let Some(upload) = self.hand.get_mut(key) {
-            upload.keeps_up = self.keeps_up > 0 && !self.manner.splits();
-            if upload.tried.is_none() {
-                self.keeps_up = self.keeps_up.saturating_sub(upload.part.items().into());
+            let (first, items) = (upload.tried.is_none(), i64::from(upload.part.items()));
+            upload.keeps_up = upload.backlog && self.keeps_up > 0 && !self.manner.splits();
+            if first && upload.keeps_up {
+                self.keeps_up -= items;
+            } else if first && !upload.backlog {
+                self.keeps_up = (self.keeps_up - items).max(self.keeps_up.min(0));
             }
             upload.tried = Some(world.now);
             let (backlog, bytes) = (upload.backlog, upload.body.bytes.len());

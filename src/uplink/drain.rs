@@ -178,6 +178,10 @@ impl Turns {
     }
 }
 
+/// Most that is owed to a link beside an upload: what it carries in a minute. Else a rate below what heartbeats take would hold data
+/// for ever.
+const OWED_S: f64 = 60.0;
+
 /// A token bucket for the bytes of backlogs; it holds what a second brings.
 #[derive(Debug, Clone, Copy)]
 pub struct Bucket {
@@ -216,12 +220,12 @@ impl Bucket {
         if self.left > 0.0 { now } else { now + Duration::from_secs_f64((1.0 - self.left) / self.rate) }
     }
 
-    /// So many bytes went, all of which are owed.
+    /// So many bytes went; what is owed is a minute's, or what was owed before, or this.
     pub fn owe(&mut self, bytes: u64, now: Instant) {
         self.fill(now);
         #[allow(clippy::cast_precision_loss)] // nobody minds a byte in 2^53
         let bytes = bytes as f64;
-        self.left -= bytes;
+        self.left = (self.left - bytes).max(self.left.min(-bytes.max(self.rate * OWED_S)));
     }
 
     /// So many bytes did not go after all.

@@ -48,8 +48,8 @@ pub struct Flow {
     bucket: Option<Bucket>,
     /// What the link budget lets through now, by signal.
     gates: [Gate; 3],
-    /// Signals whose next upload is longer than what is left.
-    too_long: [bool; 3],
+    /// The shortest upload of each signal that is longer than what is left, bytes.
+    too_long: [Option<u64>; 3],
     /// What each signal is to get of the link, and what it got for it; `None`: lanes take turns.
     weights: Option<[f64; 3]>,
     got: [f64; 3],
@@ -95,7 +95,7 @@ impl Flow {
             budget,
             bucket: None,
             gates: [Gate::OPEN; 3],
-            too_long: [false; 3],
+            too_long: [None; 3],
             weights: None,
             got: [0.0; 3],
             hurries: false,
@@ -132,15 +132,17 @@ impl Flow {
         self.gates = gates;
     }
 
-    /// Signals whose next upload was longer than what is left of the link budget, since it was last asked.
-    pub fn too_long(&mut self) -> [bool; 3] {
-        std::mem::take(&mut self.too_long)
+    /// Signals of which all that could go is longer than what is left of the link budget: the shortest, bytes.
+    #[must_use]
+    pub fn too_long(&self) -> [Option<u64>; 3] {
+        self.too_long
     }
 
     /// The link budget lets something of this lane through now, or in a moment.
     #[must_use]
     pub fn lets_through(&self, at: usize, now: Instant) -> bool {
-        self.gates[signal_index(&self.desks[at])].live_from.is_none_or(|from| from <= now + STALE_AFTER)
+        let signal = signal_index(&self.desks[at]);
+        self.gates[signal].is_open(now + STALE_AFTER) && self.too_long[signal].is_none()
     }
 
     /// Nothing waits for its turn any more: what is not sent now is lost.
@@ -205,6 +207,7 @@ impl Flow {
         // Whatever is sent, it will not arrive where nobody is; but silence may be about what was sent.
         let explore = self.down_since.filter(|_| link.trouble() == Some(Trouble::NoAnswer));
         let mut rest: Option<Instant> = None;
+        self.too_long = [None; 3];
         for at in self.turns() {
             let gate = self.gates[signal_index(&self.desks[at])];
             if let Some(from) = gate.live_from.filter(|from| *from > now) {
@@ -223,10 +226,6 @@ impl Flow {
                 Link::Probing { .. } | Link::Up => desk.next(world),
             });
             match step {
-                Step::Send(key) if self.length(at, key) > gate.most => {
-                    self.too_long[signal_index(&self.desks[at])] = true;
-                    rest = rest.into_iter().chain(gate.again.filter(|again| *again > now)).min();
-                }
                 Step::Send(key) => {
                     self.turn = at + 1;
                     self.with_desk(at, now, |desk, world| desk.sent(key, world));
@@ -251,7 +250,9 @@ impl Flow {
                     self.desks[at].settling(key);
                     return Do::Park(at, key);
                 }
-                Step::Rest(until) => rest = rest.into_iter().chain(until).min(),
+                Step::Rest(until) => {
+                    rest = rest.into_iter().chain(until).chain(self.note_too_long(at, gate, now)).min()
+                }
             }
         }
         Do::Rest(rest)
@@ -269,9 +270,12 @@ impl Flow {
         turns
     }
 
-    /// Bytes of an upload.
-    fn length(&self, at: usize, key: Pos) -> u64 {
-        self.desks[at].upload(key).map_or(0, |upload| upload.body.bytes.len() as u64)
+    /// Nothing of this lane goes: perhaps all that could is longer than what is left. When to ask again.
+    fn note_too_long(&mut self, at: usize, gate: Gate, now: Instant) -> Option<Instant> {
+        let shortest = self.desks[at].over_budget(gate, now)?;
+        let known = &mut self.too_long[signal_index(&self.desks[at])];
+        *known = Some(known.map_or(shortest, |bytes| bytes.min(shortest)));
+        gate.again.filter(|again| *again > now)
     }
 
     /// What goes of a backlog comes out of the bucket; and what goes at all, out of its signal's part of the link.
@@ -302,7 +306,12 @@ impl Flow {
     /// From when on this desk may send something of a backlog; `None`: others go before.
     fn backlog_from(&mut self, at: usize, now: Instant) -> Option<Instant> {
         let rank = self.desks[at].manner().rank;
-        let goes_before = |desk: &Desk| desk.manner().rank < rank && desk.has_backlog(now);
+        let gate = |desk: &Desk| self.gates[signal_index(desk)];
+        // One that the link budget holds holds nobody else.
+        let goes_before = |desk: &Desk| {
+            let is_let = gate(desk).is_open(now) && self.too_long[signal_index(desk)].is_none();
+            desk.manner().rank < rank && is_let && desk.has_backlog(now)
+        };
         if self.hurries {
             return Some(now);
         }
@@ -368,7 +377,7 @@ impl Flow {
     ) -> R {
         let in_use = |desk: &&Desk| !desk.is_parked() && (!desk.is_empty() || desk.due().is_some());
         let share = self.budget / self.desks.iter().filter(in_use).count().max(1);
-        let backlog_from = self.backlog_from(at, now);
+        let (backlog_from, gate) = (self.backlog_from(at, now), self.gates[signal_index(&self.desks[at])]);
         let held_by_all = self.held_bytes();
         let (backlog_room, live_room) = (room && held_by_all < self.budget / 2, held_by_all < self.budget / 2 * 3);
         let desk = &mut self.desks[at];
@@ -382,6 +391,7 @@ impl Flow {
             backlog_room,
             live_room,
             backlog_from,
+            gate,
             crowds: down && held > share && !room,
             may_lease: self.leasing.is_none() && !self.closing,
             retry: &self.retry,

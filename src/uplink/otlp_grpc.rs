@@ -211,9 +211,12 @@ impl Inner {
             };
             let bytes = OWN_HEAD + url.as_str().len() + head_len(&headers) + parcel.body.bytes.len();
             let request = self.client().post(url.clone()).headers(headers).body(framed(&parcel.body));
+            let metered = self.meter.request(Some(parcel.signal), self.way(), bytes);
             let sent = request.send().await;
-            if sent.as_ref().map_or_else(|error| !error.is_connect(), |_| true) {
-                self.meter.message(Some(parcel.signal), self.way(), bytes);
+            if sent.as_ref().is_err_and(reqwest::Error::is_connect) {
+                metered.forget();
+            } else {
+                drop(metered);
             }
             let error = match sent {
                 Ok(response) => match self.read(parcel.signal, response).await {

@@ -145,11 +145,16 @@ impl OtlpHttp {
         let way = Wire::of(url.scheme());
         let names = url.path().len() + 2 * url.authority().len();
         let bytes = names + OWN_HEAD + head_len(&headers) + body.len();
-        let response = self.client.post(url).headers(headers).body(body).send().await;
-        if response.as_ref().map_or_else(|error| !error.is_connect(), |_| true) {
-            self.meter.message(signal, way, bytes);
-        }
-        let response = response?;
+        let request = self.meter.request(signal, way, bytes);
+        let response = match self.client.post(url).headers(headers).body(body).send().await {
+            Ok(response) => response,
+            Err(error) => {
+                if error.is_connect() {
+                    request.forget();
+                }
+                return Err(error);
+            }
+        };
         let head = STATUS_LINE + head_len(response.headers());
         let answer = read(response).await;
         self.meter.message(signal, way, head + answer.body.len());

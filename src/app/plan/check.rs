@@ -170,7 +170,7 @@ fn link_storages(config: &mut Config, exporters: &BTreeSet<Id>, top: &Section<'_
         let is_kept = queue.enabled && queue.storage.is_some();
         if !is_kept && crate::app::exporters::link_budget(exporter).is_some_and(LinkBudget::has_periods) {
             let key = &*exporter.path_of("link_budget");
-            let message = "is counted from zero after each restart: what was used is kept beside the queue, and `sending_queue.storage` is not given";
+            let message = "is counted from zero after each restart and each change of this section: what was used is kept beside the queue, and `sending_queue.storage` is not given";
             tell(top, "exporters", id, key, |s, at, path| s.warn(at, path, message));
         }
         let Some(storage) = queue.storage.as_ref().filter(|_| queue.enabled) else { continue };

@@ -199,6 +199,13 @@ pub(in crate::spool) fn arrange(dir: &Path) -> io::Result<Arranged> {
             }
         }
         let state = if looked == Some(Content::None) {
+            // A kill in the middle of its making leaves a keyspace without a list. fjall would make another one beside it, and what
+            // is written there then lies in a segment that looks damaged.
+            let found = Found { name: name(no), path: path.clone(), state: State::Spare, bytes: 0 };
+            if !Contents::check(&found).is_ok_and(|damage| damage.is_empty()) {
+                bin.push(no);
+                continue;
+            }
             State::Spare
         } else if is_sealed(&path) {
             State::Sealed

@@ -9,10 +9,11 @@ use crate::spool::shelf::lock;
 use crate::spool::slots::{Mark, Slots};
 use crate::spool::{Cut, ExporterNo, Lane, LeaseError, NewBlock, Owner};
 use std::ops::Range;
-/// Evidence against a block, at which it is set aside: two panics, or four deaths of the process while it was being
-/// handled (kills and power cuts happen, so a death alone proves little).
-const EVIDENCE_MAX: u8 = 4;
-const PANIC_EVIDENCE: u8 = 2;
+/// Evidence against a block, at which it is set aside: two panics, or eight deaths of the process while it was being handled. Kills
+/// and power cuts happen, so a death alone proves little: of a thousand kills at random, on a machine that was busy, four in a row fell
+/// into the handling of one block.
+const EVIDENCE_MAX: u8 = 8;
+const PANIC_EVIDENCE: u8 = 4;
 pub(super) const DEATH_EVIDENCE: u8 = 1;
 
 /// Blocks that are being handled, and the evidence against those whose handling ended badly.

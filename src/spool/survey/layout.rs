@@ -33,7 +33,7 @@ pub(super) fn of(segment: &Path) -> io::Result<(Vec<u64>, Vec<Stranger>)> {
         };
         strangers.extend(what.map(|what| (shown(&name), what)));
     }
-    let mut keyspaces = vec![1];
+    let (mut keyspaces, mut has_first) = (Vec::new(), false);
     for entry in entries(&segment.join("keyspaces"))? {
         if entry.file_type()?.is_file() {
             continue; // fjall passes over them
@@ -41,11 +41,17 @@ pub(super) fn of(segment: &Path) -> io::Result<(Vec<u64>, Vec<Stranger>)> {
         let name = entry.file_name();
         match name.to_str().and_then(number).filter(|_| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
             Some(keyspace) => {
+                has_first |= keyspace == 1;
                 keyspaces.extend((keyspace > 1).then_some(keyspace));
                 of_keyspace(&entry.path(), &format!("keyspaces/{keyspace}"), &mut strangers)?;
             }
             None => strangers.push((format!("keyspaces/{}", shown(&name)), NO_KEYSPACE)),
         }
+    }
+    // A kill in the middle of a segment's making can leave a first one that fjall's notes do not know: it deletes that, and makes a
+    // second one.
+    if has_first || keyspaces.is_empty() {
+        keyspaces.insert(0, 1);
     }
     keyspaces.push(0);
     Ok((keyspaces, strangers))

@@ -13,6 +13,7 @@
 
 use super::book::{Book, Calendar, Period};
 use super::{CLASSES, Use};
+use crate::base::Stamp;
 use crate::config::{replace_file, sealed, unsealed};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+/// A write that takes longer holds nothing up any more: 10 s.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Rest after a write that failed: 30 s.
 const FAILED_REST: Duration = Duration::from_secs(30);
 /// First words of the file.
@@ -37,6 +40,8 @@ const AHEAD_PART: u64 = 256;
 pub struct Account {
     path: Option<PathBuf>,
     state: Mutex<State>,
+    /// One writes at a time.
+    writer: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -44,10 +49,17 @@ struct State {
     book: Book,
     /// What may still be sent before the file is written again.
     ahead: u64,
-    /// Used since what is being written was made up; `None`: nothing is being written.
-    meanwhile: Option<u64>,
+    /// What is being written, and what was used since it was made up.
+    writing: Option<Writing>,
     /// The last write failed, then.
     failed: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Writing {
+    since: Instant,
+    ahead: u64,
+    used: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,14 +75,17 @@ impl Account {
     /// The account that this file keeps; without one it lasts as long as the process.
     #[must_use]
     pub fn at(path: Option<&Path>) -> Arc<Account> {
-        let Some(path) = path else { return Arc::new(Account { path: None, state: Mutex::default() }) };
+        let Some(path) = path else {
+            return Arc::new(Account { path: None, state: Mutex::default(), writer: Mutex::default() });
+        };
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, account| account.strong_count() > 0);
         if let Some(account) = open.get(path).and_then(Weak::upgrade) {
             return account;
         }
         let state = State { book: read(path), ..State::default() };
-        let account = Arc::new(Account { path: Some(path.to_owned()), state: Mutex::new(state) });
+        let account =
+            Arc::new(Account { path: Some(path.to_owned()), state: Mutex::new(state), writer: Mutex::default() });
         open.insert(path.to_owned(), Arc::downgrade(&account));
         account
     }
@@ -80,13 +95,15 @@ impl Account {
     }
 
     /// It is that time now, and so many bytes more were used, by class.
-    pub fn spend(&self, calendar: Calendar, wall_ns: u64, bytes: [u64; CLASSES]) {
+    pub fn spend(&self, calendar: Calendar, now: Stamp, bytes: [u64; CLASSES]) {
         let mut state = self.lock();
-        state.book.turn_to(calendar, wall_ns);
+        state.book.turn_to(calendar, now);
         for (class, bytes) in bytes.into_iter().enumerate() {
             state.book.spend(class, bytes);
             state.ahead = state.ahead.saturating_sub(bytes);
-            state.meanwhile = state.meanwhile.map(|used| used.saturating_add(bytes));
+            if let Some(writing) = &mut state.writing {
+                writing.used = writing.used.saturating_add(bytes);
+            }
         }
     }
 
@@ -101,36 +118,41 @@ impl Account {
         self.lock().book.of(period, limit, calendar, wall_ns)
     }
 
-    /// Nothing may be sent before the file is written.
+    /// Bytes that the file counts already: more is not to be sent before it is written. All, where it cannot be, or takes too long.
     #[must_use]
-    pub fn is_to_be_written(&self) -> bool {
+    pub fn covers(&self, now: Instant) -> u64 {
         let state = self.lock();
-        self.path.is_some() && state.ahead == 0 && state.failed.is_none()
+        let hangs = state.writing.as_ref().is_some_and(|writing| now >= writing.since + PATIENCE);
+        if self.path.is_none() || state.failed.is_some() || hangs { u64::MAX } else { state.ahead }
     }
 
     /// What to write now, so that nobody waits for it; then call [`Account::write`], where a disk may take its time.
-    /// `limit`: the smallest.
+    /// `limit`: the smallest. `longest`: bytes of an upload that waits for it.
     #[must_use]
-    pub fn due(&self, limit: u64, now: Instant) -> Option<Vec<u8>> {
+    pub fn due(&self, limit: u64, longest: u64, now: Instant) -> Option<Vec<u8>> {
         let mut state = self.lock();
-        let ahead = advance(limit);
+        let ahead = advance(limit).max(longest.saturating_mul(2));
         let rests = state.failed.is_some_and(|at| now < at + FAILED_REST);
-        if self.path.is_none() || state.meanwhile.is_some() || rests || state.ahead > ahead / 2 {
+        if self.path.is_none() || state.writing.is_some() || rests || state.ahead > ahead / 2 {
             return None;
         }
-        state.meanwhile = Some(0);
+        state.writing = Some(Writing { since: now, ahead, used: 0 });
         Some(bytes(&state.book, ahead))
     }
 
     /// Writes what is due.
-    pub fn write(&self, bytes: &[u8], limit: u64, now: Instant) {
+    pub fn write(&self, bytes: &[u8], now: Instant) {
         let Some(path) = &self.path else { return };
+        let _alone = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.lock().writing.is_none() {
+            return; // it was closed meanwhile, with what was used until then
+        }
         let written = replace_file(path, bytes);
         let mut state = self.lock();
-        let meanwhile = state.meanwhile.take().unwrap_or(0);
+        let Some(writing) = state.writing.take() else { return };
         match written {
             Ok(_) => {
-                state.ahead = advance(limit).saturating_sub(meanwhile);
+                state.ahead = writing.ahead.saturating_sub(writing.used);
                 if state.failed.take().is_some() {
                     info!(path = %path.display(), "what the link was used for can be kept again");
                 }
@@ -140,14 +162,16 @@ impl Account {
     }
 
     /// The end: writes what was used, and nothing in advance.
-    pub fn close(&self) {
+    pub fn close(&self, now: Instant) {
         let Some(path) = &self.path else { return };
-        let bytes = bytes(&self.lock().book, 0);
-        let written = replace_file(path, &bytes);
-        let mut state = self.lock();
-        state.ahead = 0;
-        if let Err(error) = written {
-            state.tell(path, &error, Instant::now());
+        let _alone = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = {
+            let mut state = self.lock();
+            (state.ahead, state.writing) = (0, None);
+            bytes(&state.book, 0)
+        };
+        if let Err(error) = replace_file(path, &bytes) {
+            self.lock().tell(path, &error, now);
         }
     }
 }
@@ -198,7 +222,7 @@ mod tests {
     }
 
     fn spend(account: &Account, bytes: u64) {
-        account.spend(Calendar::default(), NOW, [0, bytes, 0, 0]);
+        account.spend(Calendar::default(), Stamp { wall_ns: NOW, mono_ms: 0 }, [0, bytes, 0, 0]);
     }
 
     /// Goal: a process that is killed counts more than it sent and never less; one that is stopped exactly that.
@@ -212,17 +236,17 @@ mod tests {
             let before = used(&account);
             assert!(sent <= before && before <= sent + life * (advance(LIMIT)), "{sent} sent, {before} counted");
             for _ in 0..50 {
-                if let Some(bytes) = account.due(LIMIT, Instant::now()) {
-                    account.write(&bytes, LIMIT, Instant::now());
+                if let Some(bytes) = account.due(LIMIT, 0, Instant::now()) {
+                    account.write(&bytes, Instant::now());
                 }
-                assert!(!account.is_to_be_written());
+                assert!(account.covers(Instant::now()) >= 50_000);
                 sent += 50_000;
                 spend(&account, 50_000);
             }
         } // killed
         let account = Account::at(Some(&path));
         let counted = used(&account);
-        account.close();
+        account.close(Instant::now());
         drop(account);
         assert_eq!(used(&Account::at(Some(&path))), counted);
     }
@@ -233,14 +257,34 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("link-budget");
         let account = Account::at(Some(&path));
-        let bytes = account.due(LIMIT, Instant::now()).expect("nothing was written yet");
+        let bytes = account.due(LIMIT, 0, Instant::now()).expect("nothing was written yet");
         spend(&account, 100_000);
-        account.write(&bytes, LIMIT, Instant::now());
+        account.write(&bytes, Instant::now());
         spend(&account, advance(LIMIT) - 100_000);
-        assert!(account.is_to_be_written());
+        assert_eq!(account.covers(Instant::now()), 0);
         let sent = used(&account);
         drop(account);
         assert_eq!(used(&Account::at(Some(&path))), sent);
+    }
+
+    /// An upload that is longer than the advance is counted before it goes, and what is closed is not written over by what was due
+    /// before.
+    #[test]
+    fn an_upload_is_in_the_file_before_it_goes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("link-budget");
+        let (account, now) = (Account::at(Some(&path)), Instant::now());
+        let bytes = account.due(LIMIT, 3_000_000, now).expect("nothing was written yet");
+        account.write(&bytes, now);
+        assert!(account.covers(now) >= 3_000_000);
+        spend(&account, 4_000_000);
+        let late = account.due(LIMIT, 0, now);
+        assert!(late.is_none(), "2,000,000 are covered still");
+        let late = account.due(LIMIT, 3_000_000, now).expect("less than one and a half of it");
+        account.close(now);
+        account.write(&late, now);
+        drop(account);
+        assert_eq!(used(&Account::at(Some(&path))), 4_000_000);
     }
 
     #[test]
@@ -257,18 +301,20 @@ mod tests {
     fn a_file_that_is_no_use_stops_nobody() {
         let dir = tempfile::tempdir().expect("a directory");
         let missing = Account::at(Some(&dir.path().join("not/there")));
-        assert!(missing.is_to_be_written());
         let now = Instant::now();
-        let bytes = missing.due(LIMIT, now).expect("nothing was written yet");
-        missing.write(&bytes, LIMIT, now);
-        assert!(!missing.is_to_be_written(), "it failed, and nobody waits for it");
-        assert!(missing.due(LIMIT, now + FAILED_REST / 2).is_none(), "nor is it tried without end");
-        assert!(missing.due(LIMIT, now + FAILED_REST).is_some(), "but again");
+        assert_eq!(missing.covers(now), 0);
+        let bytes = missing.due(LIMIT, 0, now).expect("nothing was written yet");
+        assert_eq!(missing.covers(now + PATIENCE / 2), 0);
+        assert_eq!(missing.covers(now + PATIENCE), u64::MAX, "a disk that hangs");
+        missing.write(&bytes, now);
+        assert_eq!(missing.covers(now), u64::MAX, "it failed, and nobody waits for it");
+        assert!(missing.due(LIMIT, 0, now + FAILED_REST / 2).is_none(), "nor is it tried without end");
+        assert!(missing.due(LIMIT, 0, now + FAILED_REST).is_some(), "but again");
 
         let path = dir.path().join("link-budget");
         let account = Account::at(Some(&path));
         spend(&account, 1_000);
-        account.close();
+        account.close(Instant::now());
         drop(account);
         let mut bytes = std::fs::read(&path).expect("it was written");
         let last = bytes.len() - 20;

@@ -1,13 +1,14 @@
 //! Days and months by the wall clock, and what was used in them.
 //!
 //! A gateway's clock may be wrong by decades and be set at any moment. What always holds:
-//! * A clock that nobody has set (before 2020) ends no period and begins none.
-//! * A clock that goes back was wrong before: what was used in the period it leaves counts in the one it returns to.
-//! * A clock that goes forward begins a period with nothing used, as time does; if it was wrong, going back mends that.
+//! * A period that the clock comes back to, from before or from after, has used what it had and all that was used since.
+//! * A clock that goes back to a period nobody knows was wrong before: what it leaves is used in that too. One that goes forward to
+//!   such a period begins with nothing used, as time does.
+//! * While nobody has set the clock (before 2020) a day is 24 hours of uptime, and a month 30 of them.
 
 use super::{CLASSES, Use};
-use crate::base::Date;
 use crate::base::civil::DAY_S;
+use crate::base::{Date, Stamp};
 use crate::spool::block::CLOCK_SET_NS;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -33,6 +34,11 @@ pub enum Period {
 impl Period {
     /// Both.
     pub const ALL: [Period; 2] = [Period::Day, Period::Month];
+
+    /// How long it lasts while the clock is not set.
+    fn uptime(self) -> Duration {
+        Duration::from_secs(86_400 * if self == Period::Day { 1 } else { 30 })
+    }
 
     /// For labels.
     #[must_use]
@@ -89,10 +95,12 @@ struct Count {
     /// Its first day since 1970-01-01; None: the clock was not set yet.
     first_day: Option<i64>,
     by: [u64; CLASSES],
+    /// What was used at all when the clock left it.
+    left: [u64; CLASSES],
 }
 
 /// Periods that are remembered: this one, and those a clock that was wrong may come back to.
-const KEPT: usize = 4;
+const KEPT: usize = 6;
 
 /// What was used: of this day and month, and of some before. The last of each list is the present one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -100,6 +108,11 @@ const KEPT: usize = 4;
 pub struct Book {
     day: Vec<Count>,
     month: Vec<Count>,
+    /// At all.
+    all: [u64; CLASSES],
+    /// Since when the clock is not set and this day, this month last; milliseconds of uptime.
+    #[serde(skip)]
+    unset: [Option<u64>; 2],
 }
 
 impl Book {
@@ -111,19 +124,30 @@ impl Book {
     }
 
     /// It is that time now.
-    pub fn turn_to(&mut self, calendar: Calendar, wall_ns: u64) {
+    pub fn turn_to(&mut self, calendar: Calendar, now: Stamp) {
+        let all = self.all;
         for period in Period::ALL {
-            let first_day = calendar.span(period, wall_ns).map(|span| span.first_day);
-            turn(self.counts(period), first_day);
+            let first_day = calendar.span(period, now.wall_ns).map(|span| span.first_day);
+            let unset = &mut self.unset[period as usize];
+            let began = *unset.get_or_insert(now.mono_ms);
+            let lasted = Duration::from_millis(now.mono_ms.saturating_sub(began));
+            let is_over = first_day.is_none() && lasted >= period.uptime();
+            if first_day.is_some() {
+                *unset = None;
+            } else if is_over {
+                *unset = Some(now.mono_ms);
+            }
+            turn(self.counts(period), first_day, is_over, all);
         }
     }
 
     /// So many bytes more.
     pub fn spend(&mut self, class: usize, bytes: u64) {
+        self.all[class] = self.all[class].saturating_add(bytes);
         for period in Period::ALL {
             let counts = self.counts(period);
             if counts.is_empty() {
-                turn(counts, None);
+                counts.push(Count { first_day: None, by: [0; CLASSES], left: [0; CLASSES] });
             }
             if let Some(now) = counts.last_mut() {
                 now.by[class] = now.by[class].saturating_add(bytes);
@@ -133,6 +157,7 @@ impl Book {
 
     /// So many bytes were not used after all.
     pub fn give_back(&mut self, class: usize, bytes: u64) {
+        self.all[class] = self.all[class].saturating_sub(bytes);
         for period in Period::ALL {
             if let Some(now) = self.counts(period).last_mut() {
                 now.by[class] = now.by[class].saturating_sub(bytes);
@@ -157,43 +182,37 @@ impl Book {
             }
             // When it began nobody knows, nor when it ends.
             None => {
-                let length = seconds(DAY_S * if period == Period::Day { 1 } else { 30 });
+                let length = period.uptime();
                 Use { limit, by, passed: 1.0, length, left: length }
             }
         }
     }
 }
 
-fn turn(counts: &mut Vec<Count>, first_day: Option<i64>) {
+fn turn(counts: &mut Vec<Count>, first_day: Option<i64>, is_over: bool, all: [u64; CLASSES]) {
     let none = [0; CLASSES];
-    let Some(now) = counts.last().copied() else {
-        counts.push(Count { first_day, by: none });
+    let Some(now) = counts.last_mut() else {
+        counts.push(Count { first_day, by: none, left: none });
         return;
     };
-    match (now.first_day, first_day) {
-        (before, after) if before == after => {}
-        // Not set (any more): what is used counts where it did.
-        (_, None) => {}
-        // It was not set until now.
-        (None, Some(_)) => {
-            counts.pop();
-            begin(counts, first_day, now.by);
-        }
-        (Some(before), Some(after)) if after > before => begin(counts, first_day, none),
-        // It was wrong.
-        (Some(_), Some(_)) => {
-            counts.pop();
-            begin(counts, first_day, now.by);
-        }
+    let stays = now.first_day == first_day || first_day.is_none();
+    if stays && !is_over {
+        return; // a clock that is not set (any more) ends nothing
     }
-}
-
-/// The period of this first day is the present one; with what is known of it, and so much more.
-fn begin(counts: &mut Vec<Count>, first_day: Option<i64>, more: [u64; CLASSES]) {
-    let known = counts.iter().position(|count| count.first_day == first_day).map(|at| counts.remove(at));
-    let mut by = known.map_or([0; CLASSES], |count| count.by);
-    by.iter_mut().zip(more).for_each(|(bytes, more)| *bytes = bytes.saturating_add(more));
-    counts.push(Count { first_day, by });
+    now.left = all;
+    let now = *now;
+    let known = counts.iter().position(|count| count.first_day == first_day).filter(|_| first_day.is_some());
+    let by = match known.map(|at| counts.remove(at)) {
+        Some(known) => {
+            std::array::from_fn(|class| known.by[class].saturating_add(all[class].saturating_sub(known.left[class])))
+        }
+        None if is_over => none,
+        // The clock was wrong, or not set: what was used counts here too.
+        None if now.first_day.is_none() || now.first_day > first_day => now.by,
+        None => none,
+    };
+    counts.retain(|count| count.first_day.is_some()); // what was not set has its place now
+    counts.push(Count { first_day, by, left: none });
     let surplus = counts.len().saturating_sub(KEPT);
     counts.drain(..surplus);
 }
@@ -242,8 +261,9 @@ mod tests {
         let (today, tomorrow, wrong) = (at((2026, 11, 27), 12), at((2026, 11, 28), 1), at((2035, 1, 1), 0));
         let calendar = Calendar { utc_offset_s: 0, month_starts_on: 1 };
         let mut book = Book::default();
+        let set = |wall_ns| Stamp { wall_ns, mono_ms: 0 };
         let mut step = |to: u64, bytes: u64, what: &str, day: u64, month: u64| {
-            book.turn_to(calendar, to);
+            book.turn_to(calendar, set(to));
             book.spend(2, bytes);
             assert_eq!((used(&book, Period::Day), used(&book, Period::Month)), (day, month), "{what}");
         };
@@ -254,23 +274,42 @@ mod tests {
         step(today, 0, "mended: nothing is forgotten", 23, 23);
         step(tomorrow, 2, "midnight", 2, 25);
         step(today, 1, "some seconds back", 26, 26);
-        step(tomorrow, 0, "midnight again", 0, 26);
+        step(tomorrow, 0, "midnight again: what was used of it, and since", 3, 26);
+        step(at((2024, 5, 5), 0), 4, "a clock that boots at its build date", 7, 30);
+        step(tomorrow, 0, "and is set: no budget is given twice", 7, 30);
+        for _ in 0..50 {
+            step(wrong, 0, "to and fro", 14, 14);
+            step(tomorrow, 0, "to and fro", 7, 30);
+        }
         // Wrong from the first day on.
         let mut book = Book::default();
-        book.turn_to(calendar, wrong);
+        book.turn_to(calendar, set(wrong));
         book.spend(0, 9);
-        book.turn_to(calendar, today);
+        book.turn_to(calendar, set(today));
         assert_eq!((used(&book, Period::Day), used(&book, Period::Month)), (9, 9));
-        assert!(book.day.len() == 1, "{book:?}");
+        assert_eq!(book.day.len(), 2, "{book:?}");
     }
 
     #[test]
     fn a_book_does_not_grow() {
         let mut book = Book::default();
         for day in 0..1_000 {
-            book.turn_to(Calendar::default(), at((2026, 1, 1), 24 * day));
+            book.turn_to(Calendar::default(), Stamp { wall_ns: at((2026, 1, 1), 24 * day), mono_ms: 0 });
             book.spend(0, 1);
         }
         assert_eq!((book.day.len(), book.month.len(), used(&book, Period::Day)), (KEPT, KEPT, 1));
+    }
+
+    /// Goal: a gateway whose clock nobody ever sets has days all the same.
+    #[test]
+    fn a_day_without_a_clock_is_a_day_of_uptime() {
+        let mut book = Book::default();
+        let mut at_hour = |hours: u64, bytes: u64| {
+            book.turn_to(Calendar::default(), Stamp { wall_ns: hours, mono_ms: hours * HOUR * 1_000 });
+            book.spend(1, bytes);
+            [used(&book, Period::Day), used(&book, Period::Month)]
+        };
+        assert_eq!([at_hour(5, 7), at_hour(28, 1), at_hour(29, 2), at_hour(52, 0)], [[7, 7], [8, 8], [2, 10], [2, 10]]);
+        assert_eq!(at_hour(5 + 30 * 24, 0), [0, 0]);
     }
 }

@@ -75,11 +75,39 @@ impl Meter {
         self.add(signal, on_the_wire(bytes as u64, way));
     }
 
+    /// A request of so many bytes of HTTP goes: counted when it is dropped, however it ends.
+    #[must_use]
+    pub fn request(&self, signal: Option<Signal>, wire: Wire, bytes: usize) -> Request {
+        Request { meter: self.clone(), signal, wire, bytes }
+    }
+
     fn add(&self, signal: Option<Signal>, bytes: u64) {
         if let Some(by) = &self.by {
             let class = signal.filter(|_| !self.is_besides).map_or(BESIDES, |signal| signal as usize - 1);
             by[class].add(bytes);
         }
+    }
+}
+
+/// A request on its way.
+#[derive(Debug)]
+pub struct Request {
+    meter: Meter,
+    signal: Option<Signal>,
+    wire: Wire,
+    bytes: usize,
+}
+
+impl Request {
+    /// It never left: there was no connection.
+    pub fn forget(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.meter.message(self.signal, self.wire, self.bytes);
     }
 }
 
@@ -154,18 +182,26 @@ where
     fn call(&mut self, to: R) -> Self::Future {
         let (Counted { meter, way }, connecting) = (self.counted.clone(), self.inner.call(to));
         async move {
+            let mut tried = Tried { meter, bytes: NO_CONNECTION };
             let connected = connecting.await;
-            meter.add(
-                None,
-                match (&connected, way) {
-                    (Ok(_), Wire::Tls) => CONNECTION + HANDSHAKE,
-                    (Ok(_), Wire::Plain) => CONNECTION,
-                    (Err(_), _) => NO_CONNECTION,
-                },
-            );
+            if connected.is_ok() {
+                tried.bytes = if way == Wire::Tls { CONNECTION + HANDSHAKE } else { CONNECTION };
+            }
             connected
         }
         .boxed()
+    }
+}
+
+/// Counts a connection, also one that was given up.
+struct Tried {
+    meter: Meter,
+    bytes: u64,
+}
+
+impl Drop for Tried {
+    fn drop(&mut self) {
+        self.meter.add(None, self.bytes);
     }
 }
 

@@ -3,14 +3,14 @@
 use super::account::Account;
 use super::book::{Calendar, Period};
 use super::meter::Meter;
-use super::{CLASSES, Gate, LinkBudget, Use};
+use super::{CLASSES, Gate, Limit, LinkBudget, Use};
 use crate::base::{Bytes, Clock};
 use crate::otlp::Signal;
 use crate::telemetry::metrics::{Gauge, Gauges};
 use crate::telemetry::{Health, Metrics};
 use crate::uplink::drain::Bucket;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Span, info, warn};
@@ -33,14 +33,14 @@ pub struct Purse {
 
 #[derive(Debug)]
 struct State {
-    /// Of the meter, what is in the account.
-    seen: [u64; CLASSES],
+    /// Of the meter, what is in the account; `None`: it was not looked at yet. (Until then a former purse may look.)
+    seen: Option<[u64; CLASSES]>,
     /// Paid when it was sent, and not metered yet.
     prepaid: [u64; CLASSES],
     bucket: Option<Bucket>,
     shown: Option<Instant>,
-    /// Signals that have something longer than what is left, and since when that is so.
-    too_long: [Option<Instant>; 3],
+    /// Signals that have something longer than what is left, how long it is, and since when that is so.
+    too_long: [Option<(u64, Instant)>; 3],
     /// Used up, as far as the board knows.
     spent: Vec<(Period, Signal)>,
 }
@@ -57,14 +57,8 @@ impl Purse {
         now: Instant,
     ) -> Purse {
         let bucket = rules.rate.map(|rate| Bucket::new(rate, now));
-        let state = State {
-            seen: meter.read(),
-            prepaid: [0; CLASSES],
-            bucket,
-            shown: None,
-            too_long: [None; 3],
-            spent: Vec::new(),
-        };
+        let state =
+            State { seen: None, prepaid: [0; CLASSES], bucket, shown: None, too_long: [None; 3], spent: Vec::new() };
         let account = Account::at(file.filter(|_| rules.has_periods()));
         Purse { board: Board::new(board), rules, meter, account, clock, state: Mutex::new(state) }
     }
@@ -86,7 +80,7 @@ impl Purse {
 
     /// An upload of so many bytes goes. Paid at once, so that none goes for the same bytes; the meter says what it cost in the end.
     pub fn pay(&self, signal: Signal, bytes: usize, now: Instant) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let (class, bytes) = (signal as usize - 1, bytes as u64);
         state.prepaid[class] = state.prepaid[class].saturating_add(bytes);
         let mut by = [0; CLASSES];
@@ -94,20 +88,38 @@ impl Purse {
         self.spend(&mut state, by, now);
     }
 
-    /// An upload that was paid for never left: there was nobody to connect to.
-    pub fn give_back(&self, signal: Signal, bytes: usize, now: Instant) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (class, bytes) = (signal as usize - 1, bytes as u64);
-        let bytes = bytes.min(state.prepaid[class]);
-        state.prepaid[class] -= bytes;
-        self.account.give_back(class, bytes);
-        if let Some(bucket) = &mut state.bucket {
-            bucket.give_back(bytes, now);
+    /// No upload is on its way. What was paid and not metered never left (there was nobody to connect to, nothing to show, another
+    /// thing went before it), or went as something shorter.
+    pub fn settle(&self, now: Instant) {
+        let mut state = self.lock();
+        self.look(&mut state, now);
+        for (class, paid) in std::mem::take(&mut state.prepaid).into_iter().enumerate().filter(|(_, paid)| *paid > 0) {
+            self.account.give_back(class, paid);
+            if let Some(bucket) = &mut state.bucket {
+                bucket.give_back(paid, now);
+            }
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the meter has counted goes into the account, but for what was paid.
+    fn look(&self, state: &mut State, now: Instant) {
+        let metered = self.meter.read();
+        let seen = state.seen.replace(metered).unwrap_or(metered);
+        let by = std::array::from_fn(|class| {
+            let more = metered[class].saturating_sub(seen[class]);
+            let paid = more.min(state.prepaid[class]);
+            state.prepaid[class] -= paid;
+            more - paid
+        });
+        self.spend(state, by, now);
+    }
+
     fn spend(&self, state: &mut State, by: [u64; CLASSES], now: Instant) {
-        self.account.spend(self.calendar(), self.clock.now().wall_ns, by);
+        self.account.spend(self.calendar(), self.clock.now(), by);
         if let Some(bucket) = &mut state.bucket {
             let bytes = by.iter().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
             bucket.owe(bytes, now);
@@ -117,29 +129,27 @@ impl Purse {
     /// What each signal may send now.
     #[must_use]
     pub fn gates(&self, now: Instant) -> [Gate; 3] {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let metered = self.meter.read();
-        let by = std::array::from_fn(|class| {
-            let more = metered[class].saturating_sub(state.seen[class]);
-            let paid = more.min(state.prepaid[class]);
-            state.prepaid[class] -= paid;
-            more - paid
-        });
-        state.seen = metered;
-        self.spend(&mut state, by, now);
-
+        let mut state = self.lock();
+        self.look(&mut state, now);
         let wall_ns = self.clock.now().wall_ns;
         let uses: Vec<(Period, Use)> = self
             .limits()
             .map(|(period, limit)| (period, self.account.of(period, limit, self.calendar(), wall_ns)))
             .collect();
         let ready = state.bucket.as_mut().map(|bucket| bucket.ready_at(now)).filter(|at| *at > now);
-        // The file comes in a moment.
-        let written = self.rules.has_periods() && self.account.is_to_be_written();
-        let from = ready.max(written.then(|| now + SHOW));
-        let common = Gate { live_from: from, backlog_from: from, ..Gate::OPEN };
-        let gates = Signal::ALL
-            .map(|signal| uses.iter().fold(common, |gate, (_, spent)| gate.and(self.rules.gate(signal, spent, now))));
+        let mut common = Gate { live_from: ready, backlog_from: ready, ..Gate::OPEN };
+        if self.rules.has_periods() {
+            let covered = self.account.covers(now);
+            if covered < u64::MAX {
+                // The file comes in a moment.
+                common.limits[2] = Limit { most: covered, never: u64::MAX };
+                common.again = Some(now + SHOW);
+            }
+        }
+        let gates = Signal::ALL.map(|signal| {
+            let periods = uses.iter().map(|(period, spent)| (*period as usize, spent));
+            periods.fold(common, |gate, (n, spent)| gate.and(n, self.rules.gate(signal, n, spent, now)))
+        });
         self.show(&mut state, &uses, now);
         gates
     }
@@ -148,23 +158,26 @@ impl Purse {
     #[must_use]
     pub fn due(&self, now: Instant) -> Option<impl FnOnce() + Send + 'static> {
         let limit = self.limits().map(|(_, limit)| limit).min()?;
-        let bytes = self.account.due(limit, now)?;
+        let longest = self.lock().too_long.iter().flatten().map(|(bytes, _)| *bytes).max();
+        let bytes = self.account.due(limit, longest.unwrap_or(0), now)?;
         let account = self.account.clone();
-        Some(move || account.write(&bytes, limit, Instant::now()))
+        Some(move || account.write(&bytes, Instant::now()))
     }
 
     /// The end: keeps exactly what was used. A disk may take its time.
     pub fn close(&self) {
+        let now = Instant::now();
+        self.look(&mut self.lock(), now);
         if self.rules.has_periods() {
-            self.account.close();
+            self.account.close(now);
         }
     }
 
     /// These signals have something to send that does not fit any more: a small rest that nobody can use is as good as none.
-    pub fn held(&self, too_long: [bool; 3], now: Instant) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn held(&self, too_long: [Option<u64>; 3], now: Instant) {
+        let mut state = self.lock();
         for (known, is) in state.too_long.iter_mut().zip(too_long) {
-            *known = if is { Some(now) } else { known.filter(|at| now < *at + LASTS) };
+            *known = is.map(|bytes| (bytes, now)).or(known.filter(|(_, at)| now < *at + LASTS));
         }
     }
 
@@ -179,7 +192,7 @@ impl Purse {
             let may = self.rules.may_send(signal, spent);
             // The smallest of them is in the way.
             let least = uses.iter().all(|(_, other)| may <= self.rules.may_send(signal, other));
-            may == 0 || (held[signal as usize - 1].is_some() && least)
+            may == 0 || (least && held[signal as usize - 1].is_some_and(|(bytes, _)| bytes > may))
         };
         let spent: Vec<(Period, Signal)> = uses
             .iter()

@@ -40,21 +40,24 @@ fn shares_are_promised_and_what_stops_first_leaves_a_reserve() {
 #[test]
 fn a_backlog_keeps_pace_and_live_data_goes_ahead() {
     let (rules, now) = (LinkBudget { per_day: Some(1_000), ..LinkBudget::default() }, Instant::now());
-    let of = |used: u64, passed: f64| rules.gate(Logs, &day(1_000, [0, 0, used, 0], passed), now);
+    let of = |used: u64, passed: f64| rules.gate(Logs, 0, &day(1_000, [0, 0, used, 0], passed), now);
     let shut = of(475, 0.4);
-    assert_eq!((shut.live_from, shut.most), (None, 525));
+    assert!(shut.live_from.is_none() && shut.fits(525) && !shut.fits(526));
     assert_eq!(shut.backlog_from, Some(now + 60 * S), "in 2.4 hours; but it is looked again");
     assert_eq!(of(475, 0.4999).backlog_from.map(|at| (at - now).as_secs()), Some(8));
     assert_eq!(of(475, 0.5), Gate { backlog_from: None, ..shut }, "an even use of 95 % has come to it");
     assert_eq!(of(1_000, 0.9).live_from, Some(now + 60 * S));
     assert_eq!(of(1_000, 0.9999).live_from.map(|at| (at - now).as_secs()), Some(8), "the day ends");
-    // What nothing was sent of fits, whatever its length.
-    assert_eq!(of(0, 0.5).most, u64::MAX);
+    // What would never fit goes when nothing was sent of the signal; what would on another day waits for that.
+    assert!(of(0, 0.5).fits(5_000) && !of(1, 0.5).fits(5_000));
+    let others = rules.gate(Logs, 0, &day(1_000, [900, 0, 0, 0], 0.5), now);
+    assert!(!others.fits(5_000) && !others.fits(101) && others.fits(100));
     let free = LinkBudget { paced: false, ..rules.clone() };
-    assert_eq!(free.gate(Logs, &day(1_000, [0, 0, 999, 0], 0.0), now).backlog_from, None);
-    // The stricter one counts.
-    let month = Gate { most: 10, again: Some(now + S), ..Gate::OPEN };
-    assert_eq!(shut.and(month), Gate { most: 10, again: Some(now + S), ..shut });
+    assert_eq!(free.gate(Logs, 0, &day(1_000, [0, 0, 999, 0], 0.0), now).backlog_from, None);
+    // Both count.
+    let month = rules.gate(Logs, 1, &day(10_000, [0, 0, 9_990, 0], 0.99), now);
+    let both = shut.and(1, month);
+    assert!(both.fits(10) && !both.fits(11) && both.backlog_from >= shut.backlog_from);
 }
 
 #[test]

@@ -20,7 +20,14 @@ impl LinkBudget {
             reserve: s.decimal("reserve", default.reserve, 0.0..=0.9),
             paced: s.flag("paced", default.paced),
         };
-        s.unless(budget.shares.iter().sum::<f64>() <= 1.0, "shares", || "are more than 1 together".to_owned());
+        let together = budget.shares.iter().sum::<f64>();
+        s.unless(together <= 1.0 + ROUNDING, "shares", || "are more than 1 together".to_owned());
+        let without = Signal::ALL.into_iter().find(|signal| budget.shares[*signal as usize - 1] <= 0.0);
+        if let Some(signal) = without {
+            s.warn_unless(together < 1.0 - ROUNDING || !budget.has_periods(), "shares", || {
+                format!("leave nothing for {signal}, of which nothing will be sent")
+            });
+        }
         s.unless(budget.rate.is_some() || budget.has_periods(), "rate", || {
             "is needed, or `per_day`, or `per_month`: nothing else says how much may be sent".to_owned()
         });
@@ -42,6 +49,9 @@ impl LinkBudget {
         budget
     }
 }
+
+/// Of sums of fractions that are no sums of powers of two.
+const ROUNDING: f64 = 1e-9;
 
 /// `+07:00`, of at most 14 hours; 0 where it is not given or none.
 fn offset(s: &Section<'_>) -> i32 {
@@ -97,6 +107,8 @@ mod tests {
             ("{per_day: 10MB}",                                     ""),
             ("{per_day: 0}",                                        "must be more than 0; without the key there is no limit"),
             ("{rate: 1KiB, shares: {logs: 0.7, traces: 0.4}}",      "are more than 1 together"),
+            ("{rate: 1KiB, shares: {logs: 0.33, traces: 0.56, metrics: 0.11}}", ""),
+            ("{per_day: 1MB, shares: {logs: 0.5, traces: 0.5}}",    "warning: leave nothing for metrics, of which nothing will be sent"),
             ("{rate: 1KiB, shares: {log: 0.7}}",                    "`log` is not a key here; did you mean `logs`?"),
             ("{shed: [logs]}",                                      "is needed, or `per_day`, or `per_month`"),
             ("{rate: 1KiB, shed: [logs]}",                          "warning: has no effect without `per_day` or `per_month`"),

@@ -211,6 +211,10 @@ impl Sim {
                 desk.waits(waiting.items);
             }
             if let Some((purse, _)) = &self.purse {
+                if self.flow.out() == 0 {
+                    purse.settle(self.now);
+                }
+                purse.held(self.flow.too_long(), self.now);
                 self.flow.set_gates(purse.gates(self.now));
             }
             let next = match self.flow.next(self.now) {
@@ -288,10 +292,10 @@ impl Sim {
         }
         let answer = self.collector.answer(self.now, &request);
         let (after, verdict) = told(&answer, TIMEOUT, self.clock.now().wall_ns);
-        if let Some((purse, meter)) = &self.purse {
+        if let Some((_, meter)) = &self.purse {
             let (signal, bytes) = (self.flow.desk(at).signal(), upload.body.bytes.len());
             match verdict {
-                Verdict::Silence { .. } => purse.give_back(signal, bytes, self.now),
+                Verdict::Silence { .. } => {} // nobody was there
                 _ => meter.message(Some(signal), Wire::Tls, bytes + 300),
             }
         }
@@ -1046,6 +1050,52 @@ fn a_lane_in_order_sends_as_fast_as_its_data_comes_in() {
     assert!(before - after < 4_000, "what came in during the outage is a backlog: {before} to {after}");
     sim.run_dry(9_000 * S);
     sim.assert_all_delivered();
+}
+
+/// Goal: one scrape lets one scrape's worth of a backlog through, not an upload of a hundred times that.
+#[test]
+fn what_comes_in_lets_no_more_through_than_itself() {
+    let drain = Drain { max_rate: Some(100), ..Drain::default() };
+    let mut sim = Sim::draining(Script::new().lasting(600 * S, Act::Refuse), &drain, 4, 1_000_000);
+    sim.cut = Cut { enough_items: 2_000, max_items: 2_000, max_bytes: 4 << 20 };
+    let waiting = |sim: &Sim| sim.store.waiting(sim.owner, sim.lanes[METRICS]).items;
+    (0..60).for_each(|i| {
+        sim.put(METRICS, 1_000);
+        sim.run(10 * S * (i + 1));
+    });
+    sim.run(640 * S);
+    let before = waiting(&sim);
+    for i in 0..60 {
+        sim.put(METRICS, 20);
+        sim.run(640 * S + 10 * S * (i + 1));
+    }
+    let sent = before + 60 * 20 - waiting(&sim);
+    // 600 s of the rate and what came in; one upload and one window more.
+    let bytes: usize =
+        sim.loads.iter().filter(|load| load.at >= 640 * S && load.lane == METRICS).map(|load| load.bytes).sum();
+    assert!(sent < 12_000 && bytes < 160_000, "{before} waited; {sent} items, {bytes} bytes in ten minutes");
+    assert!(sent >= 60 * 20, "and as much as came in: {sent}");
+}
+
+/// Goal: a lane that the link budget holds holds no other one's backlog, and a short upload passes a long one that does not fit.
+#[test]
+fn what_does_not_fit_holds_nobody_else() {
+    let rules = LinkBudget { per_day: Some(100_000), shares: [0.5, 0.0, 0.0], paced: false, ..LinkBudget::default() };
+    let drain = Drain { priority: vec![Signal::Logs], ..Drain::default() };
+    let mut sim = Sim::draining(Script::new().lasting(60 * S, Act::Refuse), &drain, 4, 1_000_000).paying(rules);
+    for i in 0..6 {
+        sim.put(LOGS, 200); // 20 kB each: three of them are what logs may have
+        sim.put(TRACES, 20);
+        sim.run(10 * S * (i + 1));
+    }
+    sim.run(120 * S);
+    let sent = |sim: &Sim, lane: usize| sim.loads.iter().filter(|load| load.lane == lane && load.at >= 60 * S).count();
+    assert_eq!((sent(&sim, LOGS), sent(&sim, TRACES)), (2, 1), "logs have half of it, traces the other");
+    assert!(sim.store.waiting_items() >= 600, "the rest is kept: {}", sim.store.waiting_items());
+    sim.put(LOGS, 2);
+    sim.run(140 * S);
+    let short = sim.loads.iter().filter(|load| load.at >= 120 * S && load.lane == LOGS).count();
+    assert!(short > 0, "two fresh records fit: {:?}", sim.flow.too_long());
 }
 
 /// Goal: over three days with an outage the day's budget holds, to the byte on the wire; live data arrives all day, and the backlog
