@@ -366,6 +366,31 @@ async fn a_copied_image_is_another_agent() {
     }
 }
 
+/// Goal: a wrong `identity_file` costs nobody's file: the agent registers under the id it derives, the same at each start, and says
+/// whose file it left alone.
+#[actix::test]
+async fn a_file_that_is_no_identity_is_left_alone() {
+    install_client();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("precious");
+    std::fs::write(&file, "root:x:0:0\n").expect("space");
+    let rig = Rig::seed(&format!("registration: {{identity_file: '{}', interval: 200ms}}", file.display()));
+    for lives in 1..=2 {
+        let agent = rig.start().await;
+        rig.registered(lives).await;
+        let beats = |c: &mut Collector| c.platform().agents().values().all(|row| row.heartbeats > 0);
+        assert!(rig.far_end.until(PATIENCE, beats).await, "{}", rig.log());
+        agent.kill().expect("our child");
+    }
+    assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "root:x:0:0\n");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 1, "nothing lies beside it");
+    let told = rig.log().lines().any(|line| line.contains("identity is not kept") && line.contains("precious"));
+    assert!(told, "{}", rig.log());
+    if std::fs::read_to_string("/etc/machine-id").is_ok_and(|id| !id.trim().is_empty()) {
+        assert_eq!(rig.agents().len(), 1, "{:?}", rig.agents());
+    }
+}
+
 /// Goal: a platform that asks for it has the backlog come slowly, and as fast as it can when it no longer asks.
 /// Method: 300 KiB wait until they are a backlog, in uploads of 20 KiB, and the platform allows 64 KiB a second.
 #[actix::test]

@@ -334,6 +334,26 @@ fn the_patience_of_one_is_not_the_exporters() {
     });
 }
 
+/// Goal: while one asks for an hour and the others are away, the exporter rests as for those: whoever is back first has the data.
+#[test]
+fn an_hour_of_patience_is_no_rest_when_the_others_are_away() {
+    run(async {
+        let others = others(2);
+        others.iter().for_each(|end| end.play(Script::new().always(Act::Refuse)));
+        let hour = Script::new().always(Act::status(429).retry_after(3_600));
+        let mut world = world(hour, &[&others[0], &others[1]], 5_000 * MS);
+        sleep(20 * MS).await;
+        put_all(&mut world, 1, 20);
+        world.until("it was asked", |w| !w.far_end.seen().is_empty()).await;
+        sleep(200 * MS).await;
+        others[0].play(Script::new());
+        let start = Instant::now();
+        world.until_dry().await;
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert_each_arrived_once(&[&others[0]], 20);
+    });
+}
+
 /// Goal: when all ask for patience, none of them is asked before the first can be.
 #[test]
 fn when_all_ask_for_patience_the_exporter_has_it() {

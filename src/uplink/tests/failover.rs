@@ -181,6 +181,26 @@ fn the_patience_of_the_preferred_one_is_not_the_exporters() {
     }
 }
 
+/// Goal: while the preferred one asks for an hour and the next is away, the exporter rests as for that one.
+#[test]
+fn an_hour_of_patience_is_no_rest_when_the_next_is_away() {
+    for speech in BOTH {
+        run(async {
+            let hour = Script::new().always(Act::status(429).retry_after(3_600));
+            let second = FarEnd::start(Script::new().always(Act::Refuse)).expect("a port");
+            let mut world = world(speech, hour, &[&second]);
+            sleep(20 * MS).await;
+            put_all(&mut world, 10);
+            world.until("it was asked", |w| !w.far_end.seen().is_empty()).await;
+            sleep(200 * MS).await;
+            second.play(Script::new());
+            let start = Instant::now();
+            world.until_dry().await;
+            assert!(start.elapsed() < Duration::from_secs(5), "{speech:?}: {:?}", start.elapsed());
+        });
+    }
+}
+
 /// Goal: a preferred one that refuses everything holds nothing up and costs nobody's data; what both refuse is a dead letter.
 #[test]
 fn what_the_preferred_one_refuses_is_offered_to_the_next() {
