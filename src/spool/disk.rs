@@ -249,6 +249,8 @@ struct Entry {
     spans: Option<Spans>,
     /// Allocated on the disk, as last measured.
     bytes: u64,
+    /// That is a guess: it was not measured in this life.
+    guessed: bool,
     door: Door,
     /// When it got its state.
     since: Stamp,
@@ -272,6 +274,7 @@ impl Entry {
             state,
             spans,
             bytes,
+            guessed: false,
             door,
             since,
             unfit: false,
