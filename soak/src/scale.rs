@@ -138,6 +138,7 @@ async fn backlog(rig: &Rig, mib: u64) -> io::Result<(Vec<(&'static str, f64)>, V
     agent.kill()?;
     let mut starts = Vec::new();
     for _ in 0..3 {
+        rustix::fs::sync(); // else its commits wait for the backlog that is still being written back
         let (agent, times) = first_answer(rig).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
         agent.kill()?;
@@ -147,6 +148,7 @@ async fn backlog(rig: &Rig, mib: u64) -> io::Result<(Vec<(&'static str, f64)>, V
     let (agent, _) = first_answer(rig).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let (resting, waiting) = (agent.see()?, rig.metric("tfo_agent_items_waiting").await?);
+    agent.forget_peak()?;
     sink.be_away(false);
     let began = Instant::now();
     let looks = watch(rig, &agent, waiting).await?;
@@ -164,6 +166,7 @@ async fn backlog(rig: &Rig, mib: u64) -> io::Result<(Vec<(&'static str, f64)>, V
         ("disk, B/record", on_disk / records),
         ("write(2) over blocks", (taken_in.written - before.written) / blocks.max(1.0)),
         ("first durable answer, ms", starts[1]),
+        ("start, peak RSS MiB", resting.peak_mib),
         ("resting RSS, MiB", resting.rss_mib),
         ("drain, k records/s", waiting / drain / 1e3),
         ("drain, CPU-s/M", (after.cpu_s - resting.cpu_s) / (waiting / 1e6)),
