@@ -160,6 +160,7 @@ fn sending(encoding: Encoding, items: u32) {
     let config = OtlpHttpConfig { endpoint: Some(far_end.endpoint()), ..OtlpHttpConfig::default() };
     let transport_clock = clock.clone();
     let lines = Lines {
+        purse: None,
         depot: Arc::new(Direct::to(spool.clone())),
         transport: Arc::new(move || {
             Arc::new(OtlpHttp::new(&config, 10, transport_clock.clone()).expect("a client")) as Arc<dyn Transport>

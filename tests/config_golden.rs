@@ -20,6 +20,7 @@ use tfo_otel_agent::receivers::otlp::config::{GrpcConfig, HttpConfig, OtlpReceiv
 use tfo_otel_agent::receivers::own::config::OwnConfig;
 use tfo_otel_agent::registrar::config::RegistrationConfig;
 use tfo_otel_agent::telemetry::config::TelemetryConfig;
+use tfo_otel_agent::uplink::budget::LinkBudget;
 use tfo_otel_agent::uplink::config::{
     DebugConfig, OtlpGrpcConfig, OtlpHttpConfig, Place, Protocol, QueueConfig, ResolverConfig, RetryConfig,
 };
@@ -319,8 +320,15 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
         BTreeMap::from([(id("otlp"), ReceiverConfig::Otlp(Box::new(otlp))), (id("self"), own)])
     );
     assert_eq!(config.processors.get(&id("batch")), Some(&ProcessorConfig::Batch(BatchConfig::default())));
+    let slow = LinkBudget { rate: Some(512 << 10), shares: [0.0, 0.3, 0.2], ..LinkBudget::default() };
     let sent = OtlpHttpConfig {
         // What has no default is an example.
+        link_budget: Some(LinkBudget {
+            per_day: Some(100_000_000),
+            per_month: Some(2_000_000_000),
+            shed: vec![Signal::Traces, Signal::Logs],
+            ..slow.clone()
+        }),
         endpoint: Some("https://collector.example.com:4318".to_owned()),
         headers: vec![("X-Tenant-Id".to_owned(), Secret::new(TENANT))],
         sending_queue: QueueConfig { storage: Some(id("file_storage")), ..QueueConfig::default() },
@@ -330,6 +338,7 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
     let sent = OtlpGrpcConfig {
         endpoint: Some(Place::Net { host: "collector.example.com".to_owned(), port: 4317 }),
         headers: vec![("x-tenant-id".to_owned(), Secret::new("0123"))],
+        link_budget: Some(slow.clone()),
         ..OtlpGrpcConfig::default()
     };
     assert_eq!(config.exporters.get(&id("otlp")), Some(&ExporterConfig::OtlpGrpc(Box::new(sent))));
@@ -338,8 +347,8 @@ fn the_reference_loads_without_a_word_and_holds_the_defaults() {
             panic!("{balancing} is there")
         };
         let protocol = match key {
-            "otlp" => Protocol::Grpc(OtlpGrpcConfig::default()),
-            _ => Protocol::Http(OtlpHttpConfig::default()),
+            "otlp" => Protocol::Grpc(OtlpGrpcConfig { link_budget: Some(slow.clone()), ..OtlpGrpcConfig::default() }),
+            _ => Protocol::Http(OtlpHttpConfig { link_budget: Some(slow.clone()), ..OtlpHttpConfig::default() }),
         };
         let resolver = match key {
             "otlp" => ResolverConfig::Static {

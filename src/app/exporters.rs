@@ -2,7 +2,7 @@
 
 use super::branches::is_of;
 use super::guards::Followed;
-use super::plan::{Config, ExporterConfig};
+use super::plan::{Config, ExporterConfig, ExtensionConfig};
 use super::registration::{Parts, Plan, Registration};
 use super::roster::{UPLINK, row};
 use super::stores::{Source, Stored, Stores};
@@ -16,11 +16,13 @@ use crate::supervise::Supervisor;
 use crate::telemetry::health::Health;
 use crate::telemetry::{BatchMetrics, Metrics};
 use crate::uplink::actor::Uplink;
-use crate::uplink::backends::Path;
+use crate::uplink::backends::Path as WayTo;
 use crate::uplink::balanced::{Balance, Balanced};
+use crate::uplink::budget::{LinkBudget, Meter, Purse};
 use crate::uplink::client::{ClientError, Maker, NoClient, Recipe, Shown};
 use crate::uplink::config::{
-    Compression, DebugConfig, FailoverConfig, LoadBalancingConfig, OtlpHttpConfig, Protocol, RetryConfig,
+    Compression, DebugConfig, FailoverConfig, LoadBalancingConfig, OtlpGrpcConfig, OtlpHttpConfig, Protocol,
+    RetryConfig,
 };
 use crate::uplink::debug::DebugExporter;
 use crate::uplink::depot::{Depot, Direct, Posted};
@@ -35,6 +37,7 @@ use crate::uplink::pack::{Encoding, LEVEL, Packer};
 use crate::uplink::transport::Transport;
 use crate::uplink::wiring::{LaneSettings, Lines, UplinkSettings, View};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -52,6 +55,8 @@ pub struct Task {
     counted: BTreeSet<String>,
     /// What goes before its data when the platform does not know us.
     announced: Option<Plan>,
+    /// Where it is kept what its link was used for.
+    spent: Option<PathBuf>,
 }
 
 impl Task {
@@ -74,10 +79,26 @@ pub fn tasks(config: &Config, stores: &Stores, registration: Option<&Plan>) -> B
         let token = section.auth().and_then(|auth| super::guards::followed(config, auth));
         let section = with_credentials(section.clone(), config);
         let announced = registration.filter(|plan| plan.exporter == *id).cloned();
-        let task = Task { section, token, store: *no, sources: sources.clone(), counted, announced };
+        let spent = link_budget(&section).and(storage(config, &section)).map(|dir| dir.join(file_of(id)));
+        let task = Task { section, token, store: *no, sources: sources.clone(), counted, announced, spent };
         tasks.insert(id.clone(), task);
     }
     tasks
+}
+
+/// The directory of the exporter's storage.
+pub(super) fn storage<'a>(config: &'a Config, section: &ExporterConfig) -> Option<&'a Path> {
+    let queue = section.queue().filter(|queue| queue.enabled)?;
+    match config.extensions.get(queue.storage.as_ref()?)? {
+        ExtensionConfig::FileStorage(storage) => Some(&storage.directory),
+        _ => None,
+    }
+}
+
+/// `link-budget-otlphttp_backup` of `otlphttp/backup`.
+fn file_of(id: &Id) -> String {
+    let fits = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    format!("link-budget-{}", id.to_string().chars().map(fits).collect::<String>())
 }
 
 /// With what its authenticator sends among its headers.
@@ -188,7 +209,7 @@ fn settings(
         encoding,
         level,
         budget: BUDGET,
-        drain: drain(section),
+        drain: drain(section).clone(),
         ceiling: registration.map_or_else(|| watch::Sender::new(None).subscribe(), Registration::ceiling),
         // Where there is no address for metrics nothing can be reported.
         gap_interval: gap_interval(section),
@@ -197,16 +218,30 @@ fn settings(
     }
 }
 
+/// What an exporter speaks: its own section, or the one that each of its endpoints is reached by.
+enum Spoken<'a> {
+    Http(&'a OtlpHttpConfig),
+    Grpc(&'a OtlpGrpcConfig),
+}
+
+/// `None`: it does not send.
+fn spoken(section: &ExporterConfig) -> Option<Spoken<'_>> {
+    match section {
+        ExporterConfig::OtlpHttp(s) => Some(Spoken::Http(s)),
+        ExporterConfig::OtlpGrpc(s) => Some(Spoken::Grpc(s)),
+        ExporterConfig::LoadBalancing(s) => Some(match &s.protocol {
+            Protocol::Grpc(s) => Spoken::Grpc(s),
+            Protocol::Http(s) => Spoken::Http(s),
+        }),
+        ExporterConfig::Debug(_) => None,
+    }
+}
+
 /// How it tries, and what an upload is packed with.
 pub(super) fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) {
-    let (retry, compression, level) = match section {
-        ExporterConfig::OtlpHttp(s) => (&s.retry_on_failure, s.compression, s.compression_level),
-        ExporterConfig::OtlpGrpc(s) => (&s.retry_on_failure, s.compression, s.compression_level),
-        ExporterConfig::LoadBalancing(s) => match &s.protocol {
-            Protocol::Grpc(s) => (&s.retry_on_failure, s.compression, s.compression_level),
-            Protocol::Http(s) => (&s.retry_on_failure, s.compression, s.compression_level),
-        },
-        ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
+    let (retry, compression, level) = match spoken(section).expect("tasks() has none that does not send") {
+        Spoken::Http(s) => (&s.retry_on_failure, s.compression, s.compression_level),
+        Spoken::Grpc(s) => (&s.retry_on_failure, s.compression, s.compression_level),
     };
     let encoding = match compression {
         Compression::None => Encoding::Identity,
@@ -220,28 +255,27 @@ pub(super) fn manner(section: &ExporterConfig) -> (&RetryConfig, Encoding, i32) 
 }
 
 /// What goes first.
-pub(super) fn drain(section: &ExporterConfig) -> Drain {
-    match section {
-        ExporterConfig::OtlpHttp(s) => s.drain.clone(),
-        ExporterConfig::OtlpGrpc(s) => s.drain.clone(),
-        ExporterConfig::LoadBalancing(s) => match &s.protocol {
-            Protocol::Grpc(s) => s.drain.clone(),
-            Protocol::Http(s) => s.drain.clone(),
-        },
-        ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
+pub(super) fn drain(section: &ExporterConfig) -> &Drain {
+    match spoken(section).expect("tasks() has none that does not send") {
+        Spoken::Http(s) => &s.drain,
+        Spoken::Grpc(s) => &s.drain,
+    }
+}
+
+/// What the link may cost.
+pub(super) fn link_budget(section: &ExporterConfig) -> Option<&LinkBudget> {
+    match spoken(section)? {
+        Spoken::Http(s) => s.link_budget.as_ref(),
+        Spoken::Grpc(s) => s.link_budget.as_ref(),
     }
 }
 
 /// Least time between two gap reports, where the exporter has a place for them.
 fn gap_interval(section: &ExporterConfig) -> Option<Duration> {
-    let (report, has_place) = match section {
-        ExporterConfig::OtlpHttp(s) => (&s.gap_report, s.url(Signal::Metrics).is_some()),
-        ExporterConfig::OtlpGrpc(s) => (&s.gap_report, true),
-        ExporterConfig::LoadBalancing(s) => match &s.protocol {
-            Protocol::Grpc(s) => (&s.gap_report, true),
-            Protocol::Http(s) => (&s.gap_report, true),
-        },
-        ExporterConfig::Debug(_) => return None,
+    let (report, has_place) = match (spoken(section)?, section) {
+        (Spoken::Http(s), ExporterConfig::OtlpHttp(_)) => (&s.gap_report, s.url(Signal::Metrics).is_some()),
+        (Spoken::Http(s), _) => (&s.gap_report, true),
+        (Spoken::Grpc(s), _) => (&s.gap_report, true),
     };
     Some(report.interval).filter(|_| report.enabled && has_place)
 }
@@ -254,16 +288,27 @@ fn consumers(section: &ExporterConfig) -> u32 {
 /// Makes a way to the far end for each life.
 pub(super) type Ways = Arc<dyn Fn() -> Arc<dyn Transport> + Send + Sync>;
 
-pub(super) fn ways(
-    section: &ExporterConfig,
-    clock: &Clock,
-    shown: Option<&Shown>,
-    metrics: &UplinkMetrics,
-) -> Result<Ways, ClientError> {
+/// What clients are made with, beside their section.
+#[derive(Clone, Copy)]
+pub(super) struct With<'a> {
+    /// Stamps.
+    pub(super) clock: &'a Clock,
+    /// What is asked for at each upload.
+    pub(super) shown: Option<&'a Shown>,
+    /// Of the exporter's endpoints.
+    pub(super) metrics: &'a UplinkMetrics,
+    /// Bytes on the wire.
+    pub(super) meter: &'a Meter,
+}
+
+pub(super) fn ways(section: &ExporterConfig, with: With<'_>) -> Result<Ways, ClientError> {
+    let With { clock, shown, metrics, meter } = with;
     match section {
         ExporterConfig::OtlpHttp(section) => {
             let consumers = section.sending_queue.num_consumers.max(1);
-            let recipe = |section: OtlpHttpConfig| HttpRecipe::new(&section, consumers, clock.clone(), shown.cloned());
+            let recipe = |section: OtlpHttpConfig| {
+                HttpRecipe::new(&section, consumers, clock.clone(), shown.cloned()).metered(meter.clone())
+            };
             let each = section.each().into_iter().map(|(name, section)| (name, recipe(section))).collect();
             // Without a base each signal has its own address, and no other.
             match section.endpoint {
@@ -272,11 +317,12 @@ pub(super) fn ways(
             }
         }
         ExporterConfig::OtlpGrpc(section) => {
-            let recipe = |config| GrpcRecipe { config, clock: clock.clone(), shown: shown.cloned() };
+            let recipe =
+                |config| GrpcRecipe { config, clock: clock.clone(), shown: shown.cloned(), meter: meter.clone() };
             let each = section.each().into_iter().map(|(name, section)| (name, recipe(section))).collect();
             several(each, &section.failover, metrics.endpoints())
         }
-        ExporterConfig::LoadBalancing(section) => balanced(section, clock, shown, metrics),
+        ExporterConfig::LoadBalancing(section) => balanced(section, &balance(section), with),
         ExporterConfig::Debug(_) => unreachable!("tasks() has none that does not send"),
     }
 }
@@ -304,31 +350,34 @@ fn several<R: Recipe, E>(
     }))
 }
 
+/// What all lives of a `loadbalancing` exporter share.
+fn balance(section: &LoadBalancingConfig) -> Balance {
+    Balance::new(section.routing_key, Rules::new(section.failover.after, section.failover.probe_interval))
+}
+
 /// Each life finds its endpoints anew; what was taken of uploads under way is known to the next.
-fn balanced(
-    section: &LoadBalancingConfig,
-    clock: &Clock,
-    shown: Option<&Shown>,
-    metrics: &UplinkMetrics,
-) -> Result<Ways, ClientError> {
+fn balanced(section: &LoadBalancingConfig, balance: &Balance, with: With<'_>) -> Result<Ways, ClientError> {
     let consumers = section.protocol.queue().num_consumers.max(1);
-    let (section, clock, shown) = (Arc::new(section.clone()), clock.clone(), shown.cloned());
+    let (section, balance) = (Arc::new(section.clone()), balance.clone());
+    let (clock, shown, meter) = (with.clock.clone(), with.shown.cloned(), with.meter.clone());
     let (_, encoding, level) = manner(&ExporterConfig::LoadBalancing(Box::new((*section).clone())));
-    let balance =
-        Balance::new(section.routing_key, Rules::new(section.failover.after, section.failover.probe_interval));
     let one_to = {
         let section = section.clone();
         move |name: &str| match section.to(name) {
-            Protocol::Grpc(config) => one(GrpcRecipe { config, clock: clock.clone(), shown: shown.clone() }),
-            Protocol::Http(config) => one(HttpRecipe::new(&config, consumers, clock.clone(), shown.clone())),
+            Protocol::Grpc(config) => {
+                one(GrpcRecipe { config, clock: clock.clone(), shown: shown.clone(), meter: meter.clone() })
+            }
+            Protocol::Http(config) => {
+                one(HttpRecipe::new(&config, consumers, clock.clone(), shown.clone()).metered(meter.clone()))
+            }
         }
     };
     one_to("localhost:4317")?; // a bad certificate is a start that fails with its reason
-    let path: Path = Arc::new(move |name| match one_to(name) {
+    let path: WayTo = Arc::new(move |name| match one_to(name) {
         Ok(make) => make(),
         Err(error) => Arc::new(NoClient { why: error.to_string() }),
     });
-    let metrics = metrics.backends();
+    let metrics = with.metrics.backends();
     Ok(Arc::new(move || {
         let packer = Packer::new(encoding, level);
         Arc::new(Balanced::new(&balance, &section.resolver, path.clone(), packer, metrics.clone(), Dice::shaken()))
@@ -347,15 +396,28 @@ fn lines(
     let shown = task.token.as_ref().map(|token| super::guards::shown(token, parts.clock));
     let shown = shown.transpose().map_err(failed)?.flatten();
     let metrics = UplinkMetrics::new(parts.metrics, parts.health, &id.to_string());
-    let transport = ways(&task.section, parts.clock, shown.as_ref(), &metrics).map_err(failed)?;
+    let meter = Meter::new(parts.metrics, &id.to_string());
+    let with = With { clock: parts.clock, shown: shown.as_ref(), metrics: &metrics, meter: &meter };
+    let (transport, balance) = match &task.section {
+        ExporterConfig::LoadBalancing(section) => {
+            let balance = balance(section);
+            (balanced(section, &balance, with).map_err(failed)?, Some(balance))
+        }
+        section => (ways(section, with).map_err(failed)?, None),
+    };
+    let purse = link_budget(&task.section).map(|rules| {
+        let (meter, board) = (meter.clone(), (parts.metrics, parts.health, &*id.to_string()));
+        Arc::new(Purse::new(rules.clone(), meter, task.spent.as_deref(), parts.clock.clone(), board, Instant::now()))
+    });
     let transport = registration.map_or(transport.clone(), |registration| registration.before(transport));
     let depot: Arc<dyn Depot> = if stored.durable {
         Arc::new(Posted::new(stored.spool.clone(), crew.reader.clone(), crew.writer.clone()))
     } else {
         Arc::new(Direct::to(stored.spool.clone()))
     };
+    let depot = balance.map_or(depot.clone(), |balance| balance.settling(depot, metrics.clone()));
     let view = Arc::new(watch::Sender::new(View::default()));
-    Ok(Lines { depot, transport, metrics, clock: parts.clock.clone(), view })
+    Ok(Lines { depot, transport, metrics, clock: parts.clock.clone(), purse, view })
 }
 
 /// The tee of a `debug` exporter. A pipeline with two of them has two; one exporter in two pipelines counts for both.

@@ -13,7 +13,7 @@
 use super::exporters;
 use super::guards::Followed;
 use super::machine::address_towards;
-use super::plan::{Config, ExporterConfig, ExtensionConfig, ReceiverConfig};
+use super::plan::{Config, ExporterConfig, ReceiverConfig};
 use super::roster::{REGISTRAR, row};
 use super::wire::StartError;
 use crate::base::{Clock, Dice, Stamp};
@@ -31,6 +31,7 @@ use crate::registrar::{Announced, Office, Registrar};
 use crate::supervise::Supervisor;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::Health;
+use crate::uplink::budget::Meter;
 use crate::uplink::config::{OtlpHttpConfig, Place as GrpcPlace};
 use crate::uplink::metrics::UplinkMetrics;
 use crate::uplink::otlp_http::OtlpHttp;
@@ -139,7 +140,7 @@ fn make(config: &Config, var: Var<'_>) -> Result<Plan, NoPlan> {
     let mut section = exporters::with_credentials(section.clone(), config);
     with_ids(&mut section, [(WORKSPACE.0, &workspace_id), (TENANT.0, &tenant_id)]);
     let token = section.auth().and_then(|auth| super::guards::followed(config, auth));
-    let file = settings.identity_file.clone().or_else(|| Some(storage(config, &section)?.join(FILE)));
+    let file = settings.identity_file.clone().or_else(|| Some(exporters::storage(config, &section)?.join(FILE)));
     let (exporter, capabilities) = (id.clone(), capabilities(config));
     Ok(Plan { exporter, section, token, settings, file, workspace_id, tenant_id, capabilities })
 }
@@ -185,15 +186,6 @@ fn with_ids(section: &mut ExporterConfig, ids: [(&str, &Option<String>); 2]) {
             }
             ExporterConfig::Debug(_) => {}
         }
-    }
-}
-
-/// The directory of the exporter's storage.
-fn storage<'a>(config: &'a Config, section: &ExporterConfig) -> Option<&'a Path> {
-    let queue = section.queue().filter(|queue| queue.enabled)?;
-    match config.extensions.get(queue.storage.as_ref()?)? {
-        ExtensionConfig::FileStorage(storage) => Some(&storage.directory),
-        _ => None,
     }
 }
 
@@ -302,13 +294,15 @@ impl Plan {
         (uri.scheme_str() == Some("https") && is_checked) || is_here
     }
 
-    fn lines(&self, clock: &Clock) -> Result<Lines, StartError> {
+    fn lines(&self, parts: &Parts<'_>) -> Result<Lines, StartError> {
+        let clock = parts.clock;
+        let meter = Meter::new(parts.metrics, &self.exporter.to_string()).besides();
         let no = |why: String| StartError::Component { id: format!("registration, by {}", self.exporter), why };
         let shown = self.token.as_ref().map(|token| super::guards::shown(token, clock));
         let shown = shown.transpose().map_err(|error| no(error.to_string()))?.flatten();
         if let (Mode::Direct, Some(api)) = (self.settings.mode, self.api()) {
             let of = clock.clone();
-            let make = move || Ok(OtlpHttp::new(&api, 1, of.clone())?.showing(shown.clone()));
+            let make = move || Ok(OtlpHttp::metered(&api, 1, of.clone(), meter.clone())?.showing(shown.clone()));
             make().map_err(|error: crate::uplink::client::ClientError| no(error.to_string()))?;
             let (make, clock) = (Arc::new(make), clock.clone());
             return Ok(Arc::new(move || Arc::new(Api::new(make.clone(), clock.clone())) as Arc<dyn Line>));
@@ -316,19 +310,27 @@ impl Plan {
         let section = self.collector();
         // Which endpoint is away is said by the exporter itself.
         let quiet = UplinkMetrics::new(&Metrics::detached(), &Health::starting(clock.clone()), "registration");
-        let ways = exporters::ways(&section, clock, shown.as_ref(), &quiet).map_err(|error| no(error.to_string()))?;
+        let with = exporters::With { clock, shown: shown.as_ref(), metrics: &quiet, meter: &meter };
+        let ways = exporters::ways(&section, with).map_err(|error| no(error.to_string()))?;
         let (_, encoding, level) = exporters::manner(&section);
         Ok(Arc::new(move || Arc::new(Through::new(ways(), encoding, level)) as Arc<dyn Line>))
     }
 
+    /// Where the identity is kept, if nobody else's file lies there.
+    fn place_of_identity(&self, told: &RegistrarMetrics) -> Option<PathBuf> {
+        let file = self.file.clone()?;
+        Record::may_be_at(&file).inspect_err(|error| told.not_ours(&file.display(), error)).ok()?;
+        Some(file)
+    }
+
     /// Who we are, as far as the file and the machine tell.
-    fn identity(&self, hostname: &str, can_keep: bool, told: &RegistrarMetrics) -> Identity {
-        let kept = self.file.as_ref().and_then(|file| {
+    fn identity(&self, hostname: &str, file: Option<&Path>, told: &RegistrarMetrics) -> Identity {
+        let kept = file.and_then(|file| {
             Record::read(file).inspect_err(|error| told.unreadable(&file.display(), error)).ok().flatten()
         });
         let ids = ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(|path| fs::read_to_string(path).ok());
         let body = Body::new(&ids.unwrap_or_default(), hostname);
-        Identity::settle(self.settings.agent_id.as_deref(), kept, &body, can_keep, &mut Dice::shaken())
+        Identity::settle(self.settings.agent_id.as_deref(), kept, &body, file.is_some(), &mut Dice::shaken())
     }
 
     /// Asks where the machine is. What variables say of it counts more than what it is called.
@@ -399,15 +401,16 @@ impl Registration {
     /// When a client cannot be made.
     pub fn prepare(plan: Plan, parts: &Parts<'_>) -> Result<Registration, StartError> {
         let told = RegistrarMetrics::new(parts.metrics, parts.health);
-        let (lines, locate) = (plan.lines(parts.clock)?, plan.locate());
+        let (lines, locate) = (plan.lines(parts)?, plan.locate());
         // The first address is looked up by the actor, which may wait for a name server.
         let hostname = filled(var("AGENT_HOSTNAME")).or_else(|| filled(var("HOSTNAME"))).unwrap_or_else(nodename);
         let place = Place { ip_address: filled(var("AGENT_IP")).or_else(|| filled(var("HOST_IP"))), hostname };
         let ceiling = Arc::new(watch::Sender::new(None));
         let set = ceiling.clone();
+        let file = plan.place_of_identity(&told);
         let settings = Settings {
-            identity: plan.identity(&place.hostname, plan.file.is_some(), &told),
-            file: plan.file.clone(),
+            identity: plan.identity(&place.hostname, file.as_deref(), &told),
+            file,
             profile: Profile {
                 workspace_id: plan.workspace_id.clone(),
                 tenant_id: plan.tenant_id.clone(),

@@ -3,17 +3,19 @@
 //! ```text
 //! clock ─ the only file that asks what time it is      dice ─ the only source of chance
 //! backoff ─ how long to rest                           units ─ bytes and durations as people write them
-//! swap ─ a value that is replaced while others use it
+//! swap ─ a value that is replaced while others use it  civil ─ days and dates
 //! ```
 //!
 //! No input or output happens here but the clock.
 
 pub mod backoff;
+pub mod civil;
 pub mod clock;
 pub mod dice;
 pub mod swap;
 pub mod units;
 
+pub use civil::Date;
 pub use clock::{BootId, Clock, Reading, Stamp};
 pub use dice::Dice;
 pub use swap::Swap;

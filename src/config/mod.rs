@@ -60,7 +60,7 @@ mod yaml;
 pub use host::Imagined;
 pub use host::{FILE_MAX, Host, Machine};
 pub use id::{BadId, Id};
-pub use kept::replace_file;
+pub use kept::{replace_file, sealed, unsealed};
 pub use load::{Form, Given, Locations, Source, load, load_from, load_given};
 pub use mask::masked;
 pub use net::{BODY_MAX, Cors, Headers, HttpServer, Limits, authenticator};

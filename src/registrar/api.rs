@@ -130,6 +130,11 @@ fn numbers(letter: &Letter) -> Value {
     let links: Map<String, Value> = vitals.links.iter().map(|(id, up)| (id.clone(), (*up).into())).collect();
     let lost: Map<String, Value> =
         vitals.lost.iter().map(|(reason, items)| (reason.clone(), (*items).into())).collect();
+    let left: Map<String, Value> = vitals
+        .link_left
+        .iter()
+        .map(|(exporter, period, bytes)| (format!("{exporter} {period}"), (*bytes).into()))
+        .collect();
     json!({
         "uptime_seconds": letter.uptime.as_secs(),
         "backlog_items": vitals.backlog_items,
@@ -137,6 +142,7 @@ fn numbers(letter: &Letter) -> Value {
         "oldest_seconds": vitals.oldest_s,
         "seconds_to_full": vitals.time_to_full_s,
         "link_budget": vitals.link_budget,
+        "link_left_bytes": left,
         "links": links,
         "restarts": vitals.restarts,
         "lost": lost,
@@ -194,6 +200,7 @@ mod tests {
                 "oldest_seconds": 61.5,
                 "seconds_to_full": 86_400.0,
                 "link_budget": null,
+                "link_left_bytes": {"otlphttp day": 4_000_000},
                 "links": {"otlphttp": true},
                 "restarts": 2,
                 "lost": {"evicted": 7},

@@ -74,6 +74,13 @@ fn metrics(letter: &Letter) -> Vec<Metric> {
     let of = |key: &str, value: &str, n: u64| (Some(text(key, value)), Number::AsInt(int(n)));
     let links = vitals.links.iter().map(|(exporter, up)| of("exporter", exporter, u64::from(*up))).collect();
     all.push(points.gauge("tfo.agent.link.up", "1", "1 while an exporter's far end takes data.", links));
+    if !vitals.link_left.is_empty() {
+        let left = vitals.link_left.iter();
+        let left =
+            left.map(|(exporter, period, bytes)| of("budget", &format!("{exporter} {period}"), *bytes)).collect();
+        let text = "What is left of an exporter's link budget for the day or the month.";
+        all.push(points.gauge("tfo.agent.link.budget.left", "By", text, left));
+    }
     let lost = vitals.lost.iter().map(|(reason, items)| of("reason", reason, *items)).collect();
     all.push(points.sum("tfo.agent.items.lost", "{item}", "Items that will never arrive, by reason.", lost));
     if let Call::Register(why) = letter.call {
@@ -175,7 +182,7 @@ mod tests {
     #[test]
     fn a_letter_is_an_export_with_its_metadata_and_numbers() {
         let raw = request(&example(Call::Register(Why::Offline)));
-        assert_eq!(walk(Signal::Metrics, &raw).expect("it is OTLP").items, 10);
+        assert_eq!(walk(Signal::Metrics, &raw).expect("it is OTLP").items, 11);
         let sent = ExportMetricsServiceRequest::decode(&raw[..]).expect("our own");
         let of_resource = &sent.resource_metrics[0];
         let attributes = &of_resource.resource.as_ref().expect("who speaks").attributes;
@@ -201,7 +208,12 @@ mod tests {
         assert_eq!(capabilities.values.len(), 3);
         let metrics = &of_resource.scope_metrics[0].metrics;
         let names: Vec<&str> = metrics.iter().map(|metric| metric.name.as_str()).collect();
-        assert!(names.contains(&"tfo.agent.up") && names.contains(&"tfo.agent.registration"), "{names:?}");
+        assert!(
+            ["tfo.agent.up", "tfo.agent.registration", "tfo.agent.link.budget.left"]
+                .iter()
+                .all(|name| names.contains(name)),
+            "{names:?}"
+        );
         assert!(!names.contains(&"tfo.agent.link.budget"), "there is none: {names:?}");
         let beat = ExportMetricsServiceRequest::decode(&request(&example(Call::Heartbeat))[..]).expect("our own");
         assert_eq!(beat.resource_metrics[0].scope_metrics[0].metrics.len(), metrics.len() - 1);

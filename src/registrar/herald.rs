@@ -15,6 +15,8 @@
 //! What always holds:
 //! * Data waits for no actor: the letter is said from the uplink's own thread, on a client of its own, and a panic over it
 //!   costs nothing but the letter.
+//! * One letter at a time, and silence is waited for once: what comes while a letter is out shares what came of it. So six uploads that
+//!   begin at a black hole wait for one timeout and not for six.
 //! * Any answer lets the data go, also a refusal. Without an answer the data goes at once if the letter's way is another one
 //!   than the data's, else after the second letter that found a connection and no answer. The actor goes on asking.
 
@@ -22,12 +24,14 @@ use super::answer::{Answer, Heard};
 use super::line::Line;
 use super::office::Office;
 use crate::supervise::contain;
+use crate::uplink::link::Trouble;
 use crate::uplink::transport::{Parcel, Transport};
 use crate::uplink::verdict::Verdict;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// A transport before which a registration goes when one is owed.
 #[derive(Debug, Clone)]
@@ -37,8 +41,17 @@ pub struct Announced {
     line: Arc<dyn Line>,
     /// Letter and data go to the same place: silence of the one is silence of the other.
     is_same_way: bool,
-    /// One letter at a time; who waits meanwhile hears what came of it.
-    turn: Arc<Mutex<()>>,
+    /// One letter at a time; with the last one that was met with silence.
+    turn: Arc<Mutex<Option<Silence>>>,
+}
+
+/// A letter that nobody answered.
+#[derive(Debug)]
+struct Silence {
+    /// When that was known.
+    at: Instant,
+    trouble: Trouble,
+    why: String,
 }
 
 impl Announced {
@@ -50,8 +63,12 @@ impl Announced {
 
     /// Says what is owed. The verdict on data that cannot go.
     async fn announce(&self) -> Option<Verdict> {
-        let _turn = self.turn.lock().await;
+        let came = Instant::now();
+        let mut last = self.turn.lock().await;
         let call = self.office.owes()?;
+        if let Some(Silence { trouble, why, .. }) = last.as_ref().filter(|last| last.at > came) {
+            return Some(Verdict::Silence { trouble: *trouble, why: why.clone() });
+        }
         let Ok(answer) = contain("registration", self.office.say(&*self.line, call)).await else {
             self.office.waive();
             return None;
@@ -60,6 +77,7 @@ impl Announced {
         if !self.is_same_way {
             self.office.waive(); // it tells nothing of the way that data goes, which must not wait for each upload again
         }
+        *last = Some(Silence { at: Instant::now(), trouble, why: why.clone() });
         self.office.owes().map(|_| Verdict::Silence { trouble, why })
     }
 }

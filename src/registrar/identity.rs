@@ -13,18 +13,19 @@
 //! | no | no, or damaged | | derived from the machine: the same again, as long as its name is |
 //!
 //! What always holds:
+//! * An id of a platform whose answers anybody between could write counts until the process ends, and is not kept.
 //! * The same machine comes to the same id without the file too, so a lost file costs nothing.
 //! * The machine's id itself is told to nobody (machine-id(5) asks for that); only a digest of it is kept and shown.
 //! * The file is replaced as a whole, and one that is not whole counts as none.
+//! * What lies there and does not begin as ours does is somebody else's: it is neither read nor written over.
 
 use super::answer::is_id;
 use crate::base::Dice;
-use crate::config::replace_file;
+use crate::config::{replace_file, sealed, unsealed};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Where the id came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,8 +95,10 @@ fn digest_of(machine_id: &str) -> String {
 /// Who we are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// What is in force, and what the file is to say.
+    /// What the file is to say, and what is in force but for `guest`.
     pub record: Record,
+    /// The platform's id for us that is not to be believed for longer than this process.
+    pub guest: Option<String>,
     /// The file is to be written.
     pub is_new: bool,
     /// The file came from another machine; under this id.
@@ -120,25 +123,28 @@ impl Identity {
                 // Not written: it is told until a person gives one of the two another id.
                 Identity {
                     is_new: false,
+                    guest: None,
                     copied_from: Some(id.to_owned()),
                     record: record(id.to_owned(), Origin::Configured),
                 }
             }
             (Some(id), kept) => {
                 let record = record(id.to_owned(), Origin::Configured);
-                Identity { is_new: kept.as_ref() != Some(&record), copied_from: None, record }
+                Identity { is_new: kept.as_ref() != Some(&record), guest: None, copied_from: None, record }
             }
             (None, Some(kept)) if elsewhere(&kept) => Identity {
                 record: record(body.derive(can_keep, dice), Origin::Derived),
+                guest: None,
                 is_new: true,
                 copied_from: Some(kept.agent_id),
             },
             (None, Some(kept)) => {
                 let record = Record { machine: body.digest.clone().or_else(|| kept.machine.clone()), ..kept.clone() };
-                Identity { is_new: record != kept, copied_from: None, record }
+                Identity { is_new: record != kept, guest: None, copied_from: None, record }
             }
             (None, None) => Identity {
                 record: record(body.derive(can_keep, dice), Origin::Derived),
+                guest: None,
                 is_new: true,
                 copied_from: None,
             },
@@ -151,10 +157,20 @@ impl Identity {
         self.copied_from.as_ref() == Some(&self.record.agent_id)
     }
 
-    /// The platform knows us under this id. True when that is another one than before.
-    pub fn take_over(&mut self, id: &str) -> bool {
-        if self.record.agent_id == id {
+    /// The id by which we speak.
+    #[must_use]
+    pub fn agent_id(&self) -> &str {
+        self.guest.as_deref().unwrap_or(&self.record.agent_id)
+    }
+
+    /// The platform knows us under this id, for good if it `is_trusted`. True when that is another one than before.
+    pub fn take_over(&mut self, id: &str, is_trusted: bool) -> bool {
+        if self.agent_id() == id {
             return false;
+        }
+        self.guest = (!is_trusted && self.record.agent_id != id).then(|| id.to_owned());
+        if self.agent_id() == id {
+            return true;
         }
         // What the operator wrote is asked for again by the next life, so that taking it out is not needed to be heard.
         self.is_new = self.record.origin != Origin::Configured;
@@ -165,6 +181,8 @@ impl Identity {
 }
 
 const HEAD: &str = "tfo-otel-agent identity 1 ";
+/// How all of ours begin, of whatever version.
+const OURS: &[u8] = b"tfo-otel-agent identity ";
 /// Longest file that is read: an id, an origin, a digest.
 const SIZE_MAX: u64 = 1_024;
 
@@ -184,24 +202,47 @@ impl Record {
         unpack(&bytes).map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is not whole"))
     }
 
+    /// Whether a file of ours may be written there.
+    ///
+    /// # Errors
+    /// Something lies there, or where it is written first, that is not ours, or that nobody can tell to be.
+    pub fn may_be_at(path: &Path) -> io::Result<()> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        is_ours(path)?;
+        is_ours(Path::new(&beside))
+    }
+
     /// Writes the file; false when it says so already.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's; and what [`Record::may_be_at`] says.
     pub fn keep(&self, path: &Path) -> io::Result<bool> {
+        Record::may_be_at(path)?;
         replace_file(path, &self.pack()?)
     }
 
     fn pack(&self) -> io::Result<Vec<u8>> {
         let json = serde_json::to_string(self)? + "\n";
-        Ok(format!("{HEAD}{:016x}\n{json}", xxh3_64(json.as_bytes())).into_bytes())
+        Ok(sealed(HEAD, json.as_bytes()))
     }
 }
 
+/// A file that a power cut left short is ours too, and so is an empty one.
+fn is_ours(path: &Path) -> io::Result<()> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut start = Vec::new();
+    file.take(OURS.len() as u64).read_to_end(&mut start)?;
+    let other = || io::Error::new(io::ErrorKind::AlreadyExists, "it is no identity of an agent");
+    OURS.starts_with(&start).then_some(()).ok_or_else(other)
+}
+
 fn unpack(bytes: &[u8]) -> Option<Record> {
-    let (sum, json) = bytes.strip_prefix(HEAD.as_bytes())?.split_at_checked(17)?;
-    let sum = u64::from_str_radix(std::str::from_utf8(sum).ok()?.strip_suffix('\n')?, 16).ok()?;
-    let record: Record = serde_json::from_slice(json).ok().filter(|_| sum == xxh3_64(json))?;
+    let record: Record = serde_json::from_slice(unsealed(HEAD, bytes)?).ok()?;
     is_id(&record.agent_id).then_some(record)
 }
 
@@ -262,12 +303,26 @@ mod tests {
     fn an_id_of_the_platform_is_kept_unless_the_operator_wrote_one() {
         let here = body("8d2c");
         let mut derived = settle(None, None, &here);
-        assert!(derived.take_over("p-1") && derived.is_new && derived.record.origin == Origin::Given);
-        assert!(!derived.take_over("p-1"));
+        assert!(derived.take_over("p-1", true) && derived.is_new && derived.record.origin == Origin::Given);
+        assert!(!derived.take_over("p-1", true));
         assert_eq!(settle(None, Some(&derived), &here).record.agent_id, "p-1");
         let mut configured = settle(Some("gw-7"), None, &here);
-        assert!(configured.take_over("p-1") && !configured.is_new);
+        assert!(configured.take_over("p-1", true) && !configured.is_new);
         assert_eq!(configured.record.agent_id, "p-1");
+    }
+
+    /// Goal: who stands between us and a platform can rename us until we start again, and no longer.
+    #[test]
+    fn an_id_of_whoever_answers_is_a_guest() {
+        let here = body("8d2c");
+        let first = settle(None, None, &here);
+        let mut renamed = first.clone();
+        assert!(renamed.take_over("p-1", false) && !renamed.take_over("p-1", false));
+        assert_eq!((renamed.agent_id(), &renamed.record, renamed.is_new), ("p-1", &first.record, first.is_new));
+        assert!(renamed.take_over(&first.record.agent_id, false));
+        assert_eq!(renamed, first, "its own again");
+        assert!(renamed.take_over("p-2", false) && renamed.take_over("p-3", true));
+        assert_eq!((renamed.agent_id(), renamed.record.agent_id.as_str(), renamed.is_new), ("p-3", "p-3", true));
     }
 
     #[test]
@@ -289,5 +344,28 @@ mod tests {
         }
         fs::write(&path, &whole[..20]).expect("space");
         assert!(Record::read(&path).is_err());
+        assert!(record.keep(&path).expect("a short one of ours is written anew"));
+    }
+
+    /// Goal: a wrong `identity_file` costs nobody's file, nor does one beside it.
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (path, record) = (dir.path().join("passwd"), settle(None, None, &body("8d2c")).record);
+        let beside = dir.path().join("passwd.new");
+        for (name, theirs) in
+            [(&path, &b"root:x:0:0"[..]), (&path, b"t"), (&path, b"tfo-otel-agent:x:7"), (&beside, b"x")]
+        {
+            let is_short = OURS.starts_with(theirs);
+            fs::write(name, theirs).expect("space");
+            assert_eq!(Record::may_be_at(&path).is_ok(), is_short, "{theirs:?}");
+            assert_eq!(record.keep(&path).is_ok(), is_short, "{theirs:?}");
+            assert_eq!(fs::read(name).expect("it is there") == theirs, !is_short, "{theirs:?}");
+            fs::remove_file(name).expect("it is there");
+        }
+        assert!(record.keep(dir.path()).is_err(), "a directory");
+        assert!(record.keep(&path).expect("nothing is in the way"));
+        fs::write(&path, b"tfo-otel-agent identity 2 of a later version").expect("space");
+        assert!(record.keep(&path).expect("it is ours"));
     }
 }

@@ -108,6 +108,7 @@ pub(super) mod tests {
                 oldest_s: 61.5,
                 time_to_full_s: Some(86_400.0),
                 link_budget: None,
+                link_left: vec![("otlphttp".to_owned(), "day".to_owned(), 4_000_000)],
                 links: vec![("otlphttp".to_owned(), true)],
                 restarts: 2,
                 lost: vec![("evicted".to_owned(), 7)],

@@ -69,7 +69,7 @@ impl RegistrarMetrics {
 
     /// A process or a configuration begins with this id.
     pub fn begun(&self, identity: &Identity) {
-        let (id, shared) = (&identity.record.agent_id, identity.is_shared());
+        let (id, shared) = (identity.agent_id(), identity.is_shared());
         self.copied.set_count(u64::from(identity.copied_from.is_some()));
         match &identity.copied_from {
             None => info!(parent: &self.span, agent_id = id, "agent has its id"),
@@ -92,6 +92,11 @@ impl RegistrarMetrics {
         warn!(parent: &self.span, %file, error = %why, "identity cannot be read; it is made anew");
     }
 
+    /// Where the identity is to be kept lies something of somebody else.
+    pub fn not_ours(&self, file: &dyn Display, why: &dyn Display) {
+        warn!(parent: &self.span, %file, error = %why, "identity is not kept: what lies there may be somebody else's and is left alone; the id is derived at each start. Name another identity_file, or take the file away");
+    }
+
     /// It was written, or not.
     pub fn kept(&self, file: &dyn Display, outcome: &std::io::Result<bool>) {
         match outcome {
@@ -112,9 +117,13 @@ impl RegistrarMetrics {
         );
     }
 
-    /// The platform has another id for us.
-    pub fn renamed(&self, before: &str, now: &str) {
-        info!(parent: &self.span, from = before, to = now, "platform knows this agent under another id, which is taken over");
+    /// The platform has another id for us, for good if it `is_trusted`.
+    pub fn renamed(&self, before: &str, now: &str, is_trusted: bool) {
+        if is_trusted {
+            info!(parent: &self.span, from = before, to = now, "platform knows this agent under another id, which is taken over");
+        } else {
+            warn!(parent: &self.span, from = before, to = now, "platform gives another id over plain http, which anybody could do; it counts until the process ends and is not kept");
+        }
     }
 
     /// Something was said, and this was made of it.

@@ -128,7 +128,7 @@ impl Office {
     /// The id by which we speak.
     #[must_use]
     pub fn agent_id(&self) -> String {
-        self.desk().identity.record.agent_id.clone()
+        self.desk().identity.agent_id().to_owned()
     }
 
     /// Wakes who waits for something to happen here.
@@ -188,7 +188,7 @@ impl Office {
         let registers = matches!(call, Call::Register(_));
         Letter {
             call,
-            agent_id: desk.identity.record.agent_id.clone(),
+            agent_id: desk.identity.agent_id().to_owned(),
             copied_from: desk.identity.copied_from.clone(),
             profile: self.profile.clone(),
             place: desk.place.clone(),
@@ -209,11 +209,14 @@ impl Office {
             if answer.heard == Heard::Taken && matches!(call, Call::Register(_)) {
                 desk.registered_ns = letter.registered_ns;
             }
-            let renamed = answer.agent_id.as_ref().filter(|id| desk.identity.take_over(id)).cloned();
+            // A heartbeat's success names nobody.
+            let names = matches!(call, Call::Register(_)) || answer.heard == Heard::Renamed;
+            let given = answer.agent_id.as_ref().filter(|_| names);
+            let renamed = given.filter(|id| desk.identity.take_over(id, self.is_trusted)).cloned();
             (before, desk.standing.state(), renamed)
         };
         if let Some(id) = renamed {
-            self.told.renamed(&letter.agent_id, &id);
+            self.told.renamed(&letter.agent_id, &id, self.is_trusted);
         }
         self.told.heard(call, answer, before, after);
         if answer.heard == Heard::Taken {

@@ -426,6 +426,38 @@ fn the_id_is_kept_and_so_is_one_the_platform_gave() {
     });
 }
 
+/// Goal: over plain http nobody renames an agent for good, and a heartbeat's success renames nobody anywhere.
+#[test]
+fn a_platform_that_is_not_trusted_gives_an_id_for_this_process_only() {
+    run(async {
+        for (is_trusted, kept) in [(true, "p-1"), (false, "derived")] {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let rig = Rig::new(is_trusted, Some(dir.path().join("agent-identity")));
+            let derived = rig.office.agent_id();
+            let far = InProcess::new(true, Script::new());
+            for (call, door, status, id) in [
+                (START, Door::Register, 201, "p-0"),
+                (Call::Heartbeat, Door::Heartbeat, 200, "p-0"),
+                (Call::Heartbeat, Door::Heartbeat, 409, "p-1"),
+            ] {
+                let says = if id == "p-1" {
+                    "p-1"
+                } else if call == START {
+                    "p-0"
+                } else {
+                    "p-9"
+                };
+                let fault = Fault { body: json!({"agent_id": says}), ..Fault::status(status) };
+                far.platform(|platform| platform.fail(door, 1, &fault));
+                rig.office.say(&far, call).await;
+                assert_eq!(rig.office.agent_id(), id, "{call:?} {status}, trusted: {is_trusted}");
+            }
+            let (_, record) = rig.office.to_keep().expect("nothing is written yet");
+            assert_eq!(record.agent_id, if kept == "p-1" { "p-1" } else { &derived }, "trusted: {is_trusted}");
+        }
+    });
+}
+
 /// Takes uploads and says so, or says nothing.
 #[derive(Debug, Default)]
 struct Inner {
@@ -472,8 +504,8 @@ fn a_registration_goes_before_data_and_never_in_its_way() {
             (Some(Refused),     true,  1, 6),
             (Some(Later(None)), true,  1, 6),
             (None,              true,  1, 6), // a panic
-            (Some(away),        true,  6, 0), // each upload of the uplink is its probe
-            (Some(mute),        true,  2, 5),
+            (Some(away),        true,  2, 0), // what comes together shares one letter, as the uplink's probe
+            (Some(mute),        true,  2, 3),
             (Some(away),        false, 1, 6), // another way tells nothing, and is not tried before each upload
             (Some(mute),        false, 1, 6),
         ] {
@@ -491,6 +523,49 @@ fn a_registration_goes_before_data_and_never_in_its_way() {
             assert_eq!((count.load(SeqCst), inner.sent.load(SeqCst)), (said, sent), "{heard:?} {same_way}");
         }
     });
+}
+
+/// Goal: at a black hole the uploads that begin together wait for one letter, not one behind another; and where data is answered
+/// they wait for two at most, whatever comes meanwhile.
+/// Method: virtual time; each letter takes the timeout of a real one.
+#[test]
+fn silence_is_waited_for_once() {
+    /// Takes as long as a call may, and is met with silence.
+    #[derive(Debug)]
+    struct Hole(Heard);
+    impl Line for Hole {
+        fn say(&self, _: &Letter) -> BoxFuture<'static, Answer> {
+            let heard = self.0;
+            async move {
+                sleep(S * 15).await;
+                Answer::of(heard, "a black hole")
+            }
+            .boxed()
+        }
+    }
+    for (trouble, goes) in [(Trouble::Unreachable, false), (Trouble::NoAnswer, true)] {
+        run(async {
+            tokio::time::pause();
+            let (rig, inner) = (Rig::new(true, None), Arc::new(Inner::default()));
+            let transport =
+                Announced::new(inner.clone(), rig.office.clone(), Arc::new(Hole(Heard::Silent(trouble))), true);
+            let parcel =
+                || Parcel { signal: Signal::Logs, body: Packed::default(), upload_id: "x".to_owned(), origin: None };
+            let begin = Instant::now();
+            // Three lanes and what they have parked.
+            let verdicts = join_all((0..6).map(|_| transport.send(parcel()))).await;
+            assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Silence { .. })), "{verdicts:?}");
+            assert!(begin.elapsed() < S * 16, "{trouble}: {:?}", begin.elapsed());
+            // The uplink rests, and knocks with one.
+            let probe = transport.send(parcel()).await;
+            assert_eq!(matches!(probe, Verdict::Accepted { .. }), goes, "{trouble}: {probe:?}");
+            assert!(begin.elapsed() < S * 31, "{trouble}: {:?}", begin.elapsed());
+            join_all((0..6).map(|_| transport.send(parcel()))).await;
+            let bound = if goes { S * 31 } else { S * 46 };
+            assert!(begin.elapsed() < bound, "{trouble}: {:?}", begin.elapsed());
+            assert_eq!(inner.sent.load(SeqCst), if goes { 7 } else { 0 });
+        });
+    }
 }
 
 /// Whoever falls while it says something leaves nothing behind that others would wait for.

@@ -18,6 +18,8 @@ pub struct Vitals {
     pub time_to_full_s: Option<f64>,
     /// Most bytes a second the backlog may leave with; None: no limit.
     pub link_budget: Option<u64>,
+    /// What is left of the link's budgets, bytes, by exporter and period.
+    pub link_left: Vec<(String, String, u64)>,
     /// Exporters, and whether their far ends take data.
     pub links: Vec<(String, bool)>,
     /// Falls of posts since the process began.
@@ -31,6 +33,7 @@ const BYTES: &str = "tfo_agent_spool_bytes";
 const OLDEST: &str = "tfo_agent_oldest_waiting_seconds";
 const FULL: &str = "tfo_agent_spool_seconds_to_full";
 const UP: &str = "tfo_agent_uplink_up";
+const LEFT: &str = "tfo_agent_link_budget_left_bytes";
 const FALLS: &str = "tfo_agent_post_falls";
 const LOST: &str = "tfo_agent_items_lost";
 
@@ -40,7 +43,7 @@ impl Vitals {
     pub fn read(metrics: &Metrics) -> Vitals {
         let mut vitals = Vitals::default();
         let mut lost = BTreeMap::<String, u64>::new();
-        for series in metrics.look(&[ITEMS, BYTES, OLDEST, FULL, UP, FALLS, LOST]) {
+        for series in metrics.look(&[ITEMS, BYTES, OLDEST, FULL, UP, LEFT, FALLS, LOST]) {
             let Series { name, value, .. } = &series;
             let (label, count) = (|key: &str| series.label(key).unwrap_or_default().to_owned(), whole(*value));
             match name.as_str() {
@@ -49,6 +52,7 @@ impl Vitals {
                 OLDEST => vitals.oldest_s = vitals.oldest_s.max(*value),
                 FULL => vitals.time_to_full_s = Some(vitals.time_to_full_s.unwrap_or(f64::MAX).min(*value)),
                 UP => vitals.links.push((label("exporter"), *value > 0.0)),
+                LEFT => vitals.link_left.push((label("exporter"), label("period"), count)),
                 FALLS => vitals.restarts += count,
                 _ => *lost.entry(label("reason")).or_default() += count,
             }
@@ -93,12 +97,14 @@ mod tests {
             });
         }
         metrics.gauges(UP, "Help.", &["exporter"]).with(&["a"]).set_count(1);
+        metrics.gauges(LEFT, "Help.", &["exporter", "period"]).with(&["a", "day"]).set_count(900);
         let wanted = Vitals {
             backlog_items: 12,
             backlog_bytes: 150,
             oldest_s: 90.0,
             time_to_full_s: Some(60.0),
             link_budget: None,
+            link_left: vec![("a".to_owned(), "day".to_owned(), 900)],
             links: vec![("a".to_owned(), true)],
             restarts: 3,
             lost: vec![("evicted".to_owned(), 10)],

@@ -44,6 +44,27 @@ pub(crate) enum Fate {
     Burnt,
 }
 
+/// Items of a settlement that had a fate of their own before: one of several endpoints took them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Before {
+    /// Arrived.
+    pub(crate) delivered: u64,
+    /// Refused by that endpoint in a partial success.
+    pub(crate) rejected: u64,
+}
+
+impl Before {
+    pub(crate) fn items(self) -> u64 {
+        self.delivered + self.rejected
+    }
+
+    /// No more than there are.
+    pub(crate) fn of(self, items: u32) -> Before {
+        let delivered = self.delivered.min(items.into());
+        Before { delivered, rejected: self.rejected.min(u64::from(items) - delivered) }
+    }
+}
+
 /// Counters of settled items, by fate. They never fall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counts {
@@ -123,6 +144,8 @@ fn common(a: &Range<u64>, b: &Range<u64>) -> u64 {
 struct Held {
     part: Range<u64>,
     fate: Fate,
+    /// Those of its items that have another fate already.
+    before: Before,
     /// The commit being written is its own: the record in it says that the part is settled.
     writing: bool,
     /// What became of that of it which gave way meanwhile, should the settlement fail.
@@ -408,8 +431,14 @@ impl Cursor {
         if !inside || taken {
             return Err(NotOut);
         }
-        self.held.push(Held { part: part.clone(), fate, writing: false, gone: Fate::Lost(Reason::Evicted) });
+        let gone = Fate::Lost(Reason::Evicted);
+        self.held.push(Held { part: part.clone(), fate, before: Before::default(), writing: false, gone });
         Ok(part)
+    }
+
+    /// Some of what [`Cursor::settle`] reserved arrived before; its fate is that of the others.
+    pub(crate) fn in_part(&mut self, part: &Range<u64>, before: Before) {
+        self.held.iter_mut().filter(|h| h.part == *part).for_each(|h| h.before = before);
     }
 
     /// The fate of what [`Cursor::settle`] reserved is another one.
@@ -443,7 +472,9 @@ impl Cursor {
                 insert(&mut w.settled, here);
             }
         }
-        self.counts.add(len(&held.part), held.fate);
+        let Before { delivered, rejected } = held.before;
+        self.counts.add(delivered + rejected, Fate::Delivered { rejected });
+        self.counts.add(len(&held.part) - held.before.items(), held.fate);
     }
 
     /// A held settlement failed: the part waits again. What of it was evicted meanwhile is lost.

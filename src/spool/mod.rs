@@ -199,6 +199,15 @@ pub enum Outcome {
     },
     /// Given up, and said so.
     Lost(Reason),
+    /// Some of them were taken before, by one of several endpoints; what is said of the others is all that moves or is given up.
+    InPart {
+        /// The far end has so many,
+        delivered: u32,
+        /// and threw away so many, which are lost{rejected}.
+        rejected: u32,
+        /// What became of the others.
+        rest: Box<Outcome>,
+    },
 }
 
 /// Why accepted items will never arrive (promise P2).

@@ -32,7 +32,7 @@ use self::caps::Weights;
 pub(crate) use self::mending::{Mended, What, Which, meant};
 use self::suspects::{DEATH_EVIDENCE, Suspects};
 use super::block::{self, frame};
-use super::cursor::Fate;
+use super::cursor::{Before, Fate};
 use super::disk::{Disk, DiskSettings, Limits, StartError, clear};
 use super::gaps::{Dates, Loss};
 use super::ledger::{Came, Ledger, Side, subtract};
@@ -89,6 +89,8 @@ struct Entered {
     part: Range<u64>,
     /// When its items came from.
     dates: Option<Dates>,
+    /// It moves data, and some of its items are lost beside that.
+    also_loses: bool,
 }
 
 impl Entered {
@@ -358,6 +360,12 @@ impl Spool {
         Ok(())
     }
 
+    fn write_books(&self) {
+        if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
+            tracing::debug!(%error, "spool cursor not written; the next commit does");
+        }
+    }
+
     fn release(&self, entered: &[Entered]) {
         let mut ledger = lock(&self.ledger);
         entered.iter().for_each(|e| e.end(&mut ledger, false));
@@ -491,12 +499,15 @@ impl Store for Spool {
             Ok(()) if blocks.is_empty() => {
                 // Without data of its own a settlement needs no disk now: the cursor goes with the next commit.
                 self.confirm(&entered);
-                if let Err(error) = self.shelf.append(Vec::new(), &Books::of(self), false) {
-                    tracing::debug!(%error, "spool cursor not written; the next commit does");
-                }
+                self.write_books();
                 Ok(())
             }
-            Ok(()) => self.put(blocks, &entered).map_err(|e| LeaseError::Unavailable(e.to_string())),
+            Ok(()) => self.put(blocks, &entered).map_err(|e| LeaseError::Unavailable(e.to_string())).inspect(|()| {
+                // Counts are in the commit, dates are made after it.
+                if entered.iter().any(|e| e.also_loses) {
+                    self.write_books();
+                }
+            }),
         };
         self.forget_done();
         self.work.send_modify(|n| *n += 1);
@@ -574,15 +585,13 @@ impl Spool {
             return Err(LeaseError::Retired);
         }
         let signal = ledger.lane_signal(s.lane).unwrap_or(Signal::Logs);
-        let (fate, moved) = match s.outcome {
-            Outcome::Delivered { rejected } => (Fate::Delivered { rejected: rejected.into() }, None),
-            Outcome::Lost(reason) => (Fate::Lost(reason), None),
-            Outcome::Parked { raw } => (Fate::Parked, Some((Side::Park, raw))),
-            Outcome::DeadLetter { raw, answer } => {
-                tracing::warn!(lane = ledger.lane_name(s.lane), items = s.items, %answer, "items refused by the far end are kept as dead letters");
-                (Fate::DeadLetter, Some((Side::Dead, raw)))
-            }
-        };
+        let mut before = Before::default();
+        let (fate, moved) = read(s.outcome, &mut before);
+        let before = before.of(s.items);
+        let items = s.items - u32::try_from(before.items()).expect("no more than there are");
+        if let Some((Side::Dead, _, answer)) = &moved {
+            tracing::warn!(lane = ledger.lane_name(s.lane), items, %answer, "items refused by the far end are kept as dead letters");
+        }
         let cursor = ledger.cursor_mut(s.owner.exporter, s.lane).ok_or(LeaseError::Retired)?;
         let reserved = cursor.settle(&part, fate).map_err(|_| not_leased)?;
         let whole = reserved == part;
@@ -590,14 +599,17 @@ impl Spool {
             // Its beginning was evicted meanwhile and is counted; moving the rest of a request is not worth its cutting.
             cursor.refate(&reserved, Fate::Lost(Reason::Evicted));
         }
-        if let Some((side, raw)) = moved.filter(|_| whole) {
+        if whole {
+            cursor.in_part(&reserved, before);
+        }
+        if let Some((side, raw, _)) = moved.filter(|_| whole && items > 0) {
             let lane = ledger.side_lane(side, s.owner.exporter, s.lane);
             drop(ledger); // compression takes a while
             blocks.push(NewBlock {
                 lane,
                 signal,
                 block_id: lock(&self.dice).id128(),
-                items: s.items,
+                items,
                 raw_len: u32::try_from(raw.len()).unwrap_or(u32::MAX),
                 // What moves elsewhere is as old as it was.
                 accepted: came.accepted,
@@ -606,7 +618,8 @@ impl Spool {
                 framed: frame(&raw),
             });
         }
-        Ok(Entered { exporter: s.owner.exporter, lane: s.lane, part: reserved, dates })
+        let also_loses = before.rejected > 0;
+        Ok(Entered { exporter: s.owner.exporter, lane: s.lane, part: reserved, dates, also_loses })
     }
 
     /// Drops the places of windows that are done.
@@ -616,5 +629,20 @@ impl Spool {
             let cursor = ledger.cursor_mut(*exporter, *lane);
             cursor.is_some_and(|c| c.windows.iter().any(|w| w.index.end == *end && w.out && !w.done()))
         });
+    }
+}
+
+/// The fate an outcome means and what moves where, with the far end's words. What arrived before is added to `before`.
+fn read(outcome: Outcome, before: &mut Before) -> (Fate, Option<(Side, bytes::Bytes, String)>) {
+    match outcome {
+        Outcome::Delivered { rejected } => (Fate::Delivered { rejected: rejected.into() }, None),
+        Outcome::Lost(reason) => (Fate::Lost(reason), None),
+        Outcome::Parked { raw } => (Fate::Parked, Some((Side::Park, raw, String::new()))),
+        Outcome::DeadLetter { raw, answer } => (Fate::DeadLetter, Some((Side::Dead, raw, answer))),
+        Outcome::InPart { delivered, rejected, rest } => {
+            before.delivered += u64::from(delivered);
+            before.rejected += u64::from(rejected);
+            read(*rest, before)
+        }
     }
 }

@@ -112,6 +112,10 @@ fn part_of(lease: &Lease, at: usize, n: usize) -> Option<(Range<Pos>, Vec<u64>)>
     Some((first..after(last), taken.into_iter().map(|(_, n)| n).collect()))
 }
 
+fn seconds(pairs: Vec<(u32, u64)>) -> Vec<u64> {
+    pairs.into_iter().map(|(_, item)| item).collect()
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     /// To which lanes (bits), how many items each.
@@ -135,7 +139,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (1..4_u8, 1..30_u8).prop_map(|(l, n)| Op::Commit(l, n)),
         1 => (1..9_u8).prop_map(Op::CommitTwice),
         6 => (0..2_usize, 0..2_usize, pick()).prop_map(|(e, l, pick)| Op::Lease(e, l, pick)),
-        9 => (i(), i(), 1..20_u8, 0..8_u8).prop_map(|(a, b, n, f)| Op::Settle(a, b, n, f)),
+        9 => (i(), i(), 1..20_u8, 0..11_u8).prop_map(|(a, b, n, f)| Op::Settle(a, b, n, f)),
         2 => i().prop_map(Op::GiveBack),
         1 => (0..2_usize).prop_map(Op::Reown),
         4 => Just(Op::Upkeep),
@@ -265,11 +269,15 @@ impl Run {
             return;
         }
         let Some((range, items)) = part_of(lease, from.index(open), n.into()) else { return };
+        let key = (*exporter, *lane);
+        let all = u32::try_from(items.len()).expect("small");
+        // From 8 on every second item was delivered before, but for one that was thrown away.
+        let (before, items): (Vec<_>, Vec<_>) = (0..).zip(items).partition(|(n, _)| fate >= 8 && n % 2 == 0);
+        let (before, items): (Vec<u64>, Vec<u64>) = (seconds(before), seconds(items));
         let raw: bytes::Bytes =
             items.iter().flat_map(|n| [*n, 0, 0]).flat_map(u64::to_le_bytes).collect::<Vec<u8>>().into();
-        let key = (*exporter, *lane);
         let count = items.len() as u64;
-        let outcome = match fate {
+        let rest = match fate % 8 {
             0 => Outcome::Parked { raw },
             1 => {
                 *self.model.dead.entry(key).or_default() += count;
@@ -284,14 +292,17 @@ impl Run {
                 Outcome::Delivered { rejected: 0 }
             }
         };
-        lease.settled.push(range.clone());
-        let settlement = Settlement {
-            owner: self.owners[*exporter],
-            lane: lease.lane,
-            range,
-            items: u32::try_from(count).expect("small"),
-            outcome,
+        let outcome = match before.split_last() {
+            None => rest,
+            Some((_, delivered)) => {
+                self.model.delivered.entry(key).or_default().extend(delivered);
+                *self.model.lost.entry(key).or_default() += 1;
+                let delivered = u32::try_from(delivered.len()).expect("small");
+                Outcome::InPart { delivered, rejected: 1, rest: Box::new(rest) }
+            }
         };
+        lease.settled.push(range.clone());
+        let settlement = Settlement { owner: self.owners[*exporter], lane: lease.lane, range, items: all, outcome };
         self.store().settle(vec![settlement]).expect("the part is out");
     }
 

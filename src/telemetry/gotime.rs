@@ -1,5 +1,6 @@
 //! Times and durations as Go prints them, because 0.88's log lines and health answers are read by programs.
 
+use crate::base::civil::{DAY_S, Date};
 use std::time::Duration;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -74,17 +75,8 @@ fn zone(offset_s: i32, colon: &str) -> String {
 fn civil(wall_ns: u64, offset_s: i32) -> (String, u64) {
     let ns = wall_ns % SECOND_NS;
     let local_s = i64::try_from(wall_ns / SECOND_NS).expect("2^64 ns are 585 years of seconds") + i64::from(offset_s);
-    let (days, of_day) = (local_s.div_euclid(86_400), local_s.rem_euclid(86_400));
-    // Days to a date of the Gregorian calendar, with years that begin in March so that the leap day is the last:
-    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
-    let z = days + 719_468;
-    let (era, of_era) = (z.div_euclid(146_097), z.rem_euclid(146_097));
-    let of_era_year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * of_era_year + of_era_year / 4 - of_era_year / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = of_era_year + era * 400 + i64::from(month <= 2);
+    let (days, of_day) = (local_s.div_euclid(DAY_S), local_s.rem_euclid(DAY_S));
+    let Date { year, month, day } = Date::of_days(days);
     let (h, m, s) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
     (format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}"), ns)
 }

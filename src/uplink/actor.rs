@@ -19,7 +19,7 @@ use super::due::{dues, trigger};
 use super::fate::{Fate, Told};
 use super::flow::{Do, Flow};
 use super::gap::{self, Heard, Pace};
-use super::link::Link;
+use super::link::{Link, Trouble};
 use super::pack::Packer;
 use super::prepare::{cut, prepare};
 use super::retry::OnExpiry;
@@ -113,7 +113,8 @@ impl Uplink {
         let parks = settings.lanes.iter().map(|lane| park_desk(lane, &settings.drain));
         let desks = desks.chain(parks).collect();
         let flow = Flow::new(desks, settings.retry, settings.budget, Dice::seeded(dice.u64()))
-            .limited(settings.drain.max_rate, Instant::now());
+            .limited(settings.drain.max_rate, Instant::now())
+            .weighing(lines.purse.as_ref().and_then(|purse| purse.rules().weights()));
         let count = settings.lanes.len();
         Uplink {
             lanes: settings.lanes.clone(),
@@ -225,7 +226,8 @@ impl Uplink {
         let waits = self.lines.depot.waiting(owner, self.lanes[at].lane).items > 0;
         if waits && first > Instant::now() {
             self.lines.metrics.held_back(&self.lanes[at].name, first - Instant::now());
-            self.flow.desk_mut(at).leave_the_spool_until(first);
+            self.flow.desk_mut(at).leave_the_backlog_until(first);
+            self.look_at(at);
         }
     }
 
@@ -284,6 +286,7 @@ impl Uplink {
         }
         desk.set_due(due);
         desk.set_backlog_due(backlog);
+        desk.waits(waiting.items);
         desk.asked(waiting.asked, Instant::now());
     }
 
@@ -294,6 +297,7 @@ impl Uplink {
         }
         let mut rest = Some(Instant::now()); // more to do, after others were heard
         for _ in 0..STEPS_MAX {
+            self.count_money(ctx);
             match self.flow.next(Instant::now()) {
                 Do::Send(at, key) => self.send(at, key, ctx),
                 Do::Lease(at, pick) => self.lease(at, pick, ctx),
@@ -309,11 +313,24 @@ impl Uplink {
                 }
             }
         }
+        if let Some(purse) = &self.lines.purse {
+            purse.held(self.flow.too_long(), Instant::now());
+        }
         self.wake_at(rest, ctx);
         self.settle(false, ctx);
         self.settle(true, ctx);
         self.show();
         self.tell_those_who_drain();
+    }
+
+    /// What the link budget lets through by now, after what was sent.
+    fn count_money(&mut self, ctx: &mut Context<Self>) {
+        let Some(purse) = &self.lines.purse else { return };
+        self.flow.set_gates(purse.gates(Instant::now()));
+        if let Some(write) = purse.due(Instant::now()) {
+            let written = tokio::task::spawn_blocking(write);
+            ctx.spawn(written.into_actor(self).map(|_, uplink, ctx| uplink.step(ctx)));
+        }
     }
 
     fn wake_at(&mut self, rest: Option<Instant>, ctx: &mut Context<Self>) {
@@ -394,12 +411,20 @@ impl Uplink {
             origin: Some(Origin { lane: self.lanes[at].lane, pieces: upload.part.pieces.clone() }),
         };
         self.lines.metrics.sent(&parcel.body);
+        if let Some(purse) = &self.lines.purse {
+            purse.pay(parcel.signal, parcel.body.bytes.len(), Instant::now());
+        }
         let sent = self.transport.send(parcel);
         ctx.spawn(sent.into_actor(self).map(move |verdict, uplink, ctx| uplink.answered(at, key, &verdict, ctx)));
     }
 
     fn answered(&mut self, at: usize, key: Pos, verdict: &Verdict, ctx: &mut Context<Self>) {
         let before = self.links();
+        if let (Some(purse), Verdict::Silence { trouble: Trouble::Unreachable, .. }) = (&self.lines.purse, verdict)
+            && let Some(upload) = self.flow.desk(at).upload(key)
+        {
+            purse.give_back(self.lanes[at].signal, upload.body.bytes.len(), Instant::now());
+        }
         if !matches!(verdict, Verdict::Accepted { .. }) {
             verdict.why().clone_into(&mut self.last_failure);
         }
@@ -546,7 +571,9 @@ impl Uplink {
     /// links nor their uploads know of it.
     fn report_gaps(&mut self, ctx: &mut Context<Self>) {
         let (Some(owner), Some(pace)) = (self.owner, &self.gaps) else { return };
-        if !self.flow.link().is_up() {
+        let metrics = self.flow.desks().iter().position(|desk| desk.signal() == Signal::Metrics);
+        let may = metrics.is_none_or(|at| self.flow.lets_through(at, Instant::now()));
+        if !self.flow.link().is_up() || !may {
             ctx.run_later(pace.idle(), Self::report_gaps);
             return;
         }
@@ -640,7 +667,10 @@ impl Uplink {
         // What is being leased waits no more and is not in hand yet.
         let has = |desk: &Desk| desk.due().is_some() || desk.is_leasing() || !desk.is_empty();
         let takes = |desk: &Desk| !desk.is_parked() && desk.link().is_up() && has(desk);
-        let flushing = self.settings.flush_at_stop && self.flow.link().is_up() && self.flow.desks().iter().any(takes);
+        let now = Instant::now();
+        let some =
+            self.flow.desks().iter().enumerate().any(|(at, desk)| takes(desk) && self.flow.lets_through(at, now));
+        let flushing = self.settings.flush_at_stop && self.flow.link().is_up() && some;
         if !flushing {
             self.flow.close(true);
             for done in self.drained.drain(..) {
@@ -713,10 +743,17 @@ impl Handler<Drain> for Uplink {
         let (done, drained) = oneshot::channel();
         self.drained.push(done);
         self.flow.close(!self.settings.flush_at_stop);
+        self.flow.hurry();
         if self.owner.is_none() {
             self.drained.clear(); // it has never begun
         }
         self.look(ctx);
-        Box::pin(async move { drop(drained.await) })
+        let purse = self.lines.purse.clone();
+        Box::pin(async move {
+            drop(drained.await);
+            if let Some(purse) = purse {
+                drop(tokio::task::spawn_blocking(move || purse.close()).await);
+            }
+        })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What always holds:
 //! * Nothing found, or nobody to ask, changes nothing: those of before stay.
-//! * A look goes beside the uploads; only the very first is waited for.
+//! * A look goes beside the uploads; only the very first is waited for. One at a time, and one that fell is followed by the next.
 //! * An endpoint that stays keeps its way, with its connections and what is believed of it.
 
 use super::endpoint::Rules;
@@ -12,8 +12,9 @@ use super::ring::Ring;
 use super::transport::Transport;
 use super::way::Way;
 use crate::base::Dice;
+use crate::supervise::contain;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::time::Instant;
 
 /// Makes the transport to the endpoint of this name.
@@ -72,16 +73,16 @@ impl Backends {
         match self.known() {
             (Some(fleet), false) => Ok(fleet),
             (Some(fleet), true) => {
-                let (resolver, this) = (self.resolver.clone(), Arc::downgrade(self));
+                let (resolver, looking) = (self.resolver.clone(), Looking(Arc::downgrade(self)));
                 // Ends by itself; it may wait for minutes until something changes, and holds nobody.
                 tokio::spawn(async move {
-                    let found = resolver.look().await;
-                    this.upgrade().map(|this| this.learn(found))
+                    let found = look(&resolver).await;
+                    looking.0.upgrade().map(|this| this.learn(found))
                 });
                 Ok(fleet)
             }
             (None, _) => {
-                let found = self.resolver.look().await;
+                let found = look(&self.resolver).await;
                 self.learn(found)
             }
         }
@@ -102,7 +103,6 @@ impl Backends {
 
     fn learn(&self, found: Result<Vec<String>, String>) -> Result<Arc<Fleet>, String> {
         let mut now = self.lock();
-        now.looking = false;
         now.looked_at = Some(Instant::now());
         let kind = self.resolver.kind();
         match found {
@@ -136,6 +136,22 @@ impl Backends {
 
     fn lock(&self) -> MutexGuard<'_, Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A panic over an answer is an answer that could not be read: those of before stay, and it is asked again.
+async fn look(resolver: &Resolver) -> Result<Vec<String>, String> {
+    contain("look for endpoints", resolver.look()).await.unwrap_or_else(|panic| Err(format!("panic: {panic}")))
+}
+
+/// Somebody looks; however that ends, the next one may.
+struct Looking(Weak<Backends>);
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        if let Some(backends) = self.0.upgrade() {
+            backends.lock().looking = false;
+        }
     }
 }
 

@@ -4,32 +4,41 @@
 //!                       ┌─ items of a ─▶ a ── taken ────────────────────┐
 //! Parcel ─ keys, ring ──┼─ items of b ─▶ b ── silence ─▶ a, c: taken ───┼─▶ all taken? Accepted
 //!                       └─ items of c ─▶ c ── later ────────────────────┘   else the verdict that helps; what was taken
-//!                                                                           is remembered and does not go again
+//!                                        └─ refused ─▶ a, or b: taken       is remembered and does not go again
+//!                                                      └─ refused: it is the items
 //! ```
 //!
 //! What always holds:
 //! * The uplink sees one far end: it is away when no endpoint answers. The books and the spool know uploads as they were
 //!   leased; one is settled when all of it was taken.
 //! * The share of an endpoint that is away goes to the others on the ring, and back to it when it is back.
+//! * One that asks for patience gets nothing until then: its share goes to the others at once, and the exporter rests for it
+//!   only when all of them ask for that.
+//! * What one endpoint refuses is offered to another one, once. If that takes it, it is the first that takes nothing; only if
+//!   that refuses it too, or nobody else is there, it is the items ([`super::split`]). So a search costs two requests for one.
 //! * A part bears the upload's id and a digest of what is in it, so that a part that is sent again is known again.
-//! * What was taken of an upload is known while the process lives. After a crash it goes again: at worst what was leased.
+//! * What was taken of an upload is known until the books know it, and is left out of what is parked or set aside
+//!   ([`super::remainder`]). After a crash it goes again: at worst what was leased.
 
 use super::backends::{Backends, Fleet, Path};
 use super::config::{ResolverConfig, RoutingKey};
+use super::depot::Depot;
 use super::endpoint::Rules;
 use super::link::Trouble;
-use super::metrics::{BackendMetrics, EndpointMetrics};
+use super::metrics::{BackendMetrics, EndpointMetrics, UplinkMetrics};
 use super::pack::Packer;
+use super::remainder::Remainder;
 use super::resolver::Resolver;
 use super::ring::places;
 use super::taken::{Known, Taken};
 use super::transport::{Parcel, Transport};
 use super::verdict::Verdict;
+use super::way::together;
 use crate::base::Dice;
 use crate::otlp::{Cutter, Malformed};
 use crate::supervise::contained;
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -46,6 +55,12 @@ impl Balance {
     #[must_use]
     pub fn new(routing: Option<RoutingKey>, rules: Rules) -> Balance {
         Balance { routing, rules, taken: Arc::default() }
+    }
+
+    /// Settles by way of `depot`, but for what was taken already.
+    #[must_use]
+    pub fn settling(&self, depot: Arc<dyn Depot>, metrics: UplinkMetrics) -> Arc<dyn Depot> {
+        Arc::new(Remainder::new(depot, self.taken.clone(), metrics))
     }
 }
 
@@ -100,10 +115,12 @@ struct Outcome {
     known: Vec<Known>,
     /// Answered with something that only time, a person or a cut can change.
     stuck: Vec<bool>,
+    /// The endpoint that refused it; a second one is asked before that is believed.
+    refused_by: Vec<Option<usize>>,
+    /// What each of those said last.
+    refusals: BTreeMap<usize, Verdict>,
     /// Endpoints that are not asked again, by their place in the fleet.
     closed: Vec<bool>,
-    /// What those say that want nothing for a while.
-    refusals: Vec<Option<Verdict>>,
     /// Of what is stuck, and of what found nobody.
     verdicts: [Option<Verdict>; 2],
     message: String,
@@ -133,7 +150,7 @@ impl Inner {
             outcome.known = self.taken().of(origin);
         }
         loop {
-            outcome.hear_refusals(&fleet);
+            outcome.hear_rests(&fleet);
             let shares = match self.shares(&parcel, &fleet, &mut outcome) {
                 Ok(shares) => shares,
                 Err(why) => return Verdict::Split { too_large: false, why },
@@ -152,13 +169,10 @@ impl Inner {
                 outcome.learn(&fleet, at, &items, verdict, elsewhere);
             }
             if let Some(origin) = &parcel.origin {
-                self.taken().remember(origin, &outcome.known);
+                self.taken().remember(parcel.signal, origin, &outcome.known);
             }
         }
-        if let (Some(origin), true) = (&parcel.origin, outcome.is_done()) {
-            self.taken().forget(origin);
-        }
-        outcome.verdict()
+        outcome.verdict(&fleet)
     }
 
     /// What goes where next; nothing when all of it went, or can go nowhere.
@@ -177,14 +191,15 @@ impl Inner {
         };
         outcome.is_of(places.len());
         let mut by_way: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
-        for (n, place) in (0..).zip(&places) {
-            if outcome.is_open(n)
-                && let Some(to) = outcome.owner(fleet, *place)
-            {
-                by_way.entry(to).or_default().push(n);
+        let mut alone: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+        for (n, place) in (0..).zip(&places).filter(|(n, _)| outcome.is_open(*n)) {
+            match (outcome.owner(fleet, n, *place), outcome.refused_by[n as usize]) {
+                (Some(to), _) => by_way.entry(to).or_default().push(n),
+                (None, Some(by)) => alone.entry(by).or_default().push(n),
+                (None, None) => {}
             }
         }
-        by_way.retain(|to, items| !outcome.is_refused(fleet, *to, items));
+        alone.into_iter().for_each(|(by, items)| outcome.stay_refused(fleet, by, &items));
         let share = |(to, items): (usize, Vec<u32>)| {
             let parcel = if items.len() == places.len() { parcel.clone() } else { self.part(parcel, &cutter, &items) };
             Share { to, items, parcel }
@@ -211,6 +226,7 @@ impl Outcome {
             self.known = vec![Known::Nothing; items];
         }
         self.stuck.resize(items, false);
+        self.refused_by.resize(items, None);
     }
 
     fn is_open(&self, item: u32) -> bool {
@@ -221,32 +237,64 @@ impl Outcome {
         self.known.iter().all(|known| *known != Known::Nothing)
     }
 
-    /// Whose it is: of those that are open, else of those that were not asked yet.
-    fn owner(&self, fleet: &Fleet, place: u32) -> Option<usize> {
-        let open = |at: usize| !self.closed[at] && fleet.ways[at].is_open();
-        fleet.ring.owner(place, open).or_else(|| fleet.ring.owner(place, |at| !self.closed[at]))
+    /// Whose it is: of those that are open, else of those that were not asked yet. A second opinion is asked of one that is open.
+    fn owner(&self, fleet: &Fleet, item: u32, place: u32) -> Option<usize> {
+        let refused_by = self.refused_by[item as usize];
+        let open = |at: usize| !self.closed[at] && refused_by != Some(at) && fleet.ways[at].is_open();
+        let any = |at: usize| !self.closed[at] && refused_by.is_none();
+        fleet.ring.owner(place, open).or_else(|| fleet.ring.owner(place, any))
     }
 
     /// Asks no endpoint that asked for patience.
-    fn hear_refusals(&mut self, fleet: &Fleet) {
-        self.refusals = vec![None; fleet.ways.len()];
-        for (at, way) in fleet.ways.iter().enumerate() {
-            match way.refusal() {
-                _ if self.closed[at] => {}
-                None => {}
-                Some((verdict, true)) => {
-                    self.closed[at] = true;
-                    self.told(1, verdict.at(&way.name));
-                }
-                Some((verdict, false)) => self.refusals[at] = Some(verdict),
+    fn hear_rests(&mut self, fleet: &Fleet) {
+        for (at, way) in fleet.ways.iter().enumerate().filter(|(at, _)| !self.closed[*at]).collect::<Vec<_>>() {
+            if let Some(rest) = way.refusal() {
+                self.closed[at] = true;
+                self.told(1, rest.at(&way.name));
             }
         }
     }
 
-    fn is_refused(&mut self, fleet: &Fleet, to: usize, items: &[u32]) -> bool {
-        let Some(verdict) = self.refusals[to].take() else { return false };
-        self.learn(fleet, to, items, verdict, false);
-        true
+    /// Nobody else can be asked about what this one refused.
+    fn stay_refused(&mut self, fleet: &Fleet, by: usize, items: &[u32]) {
+        let way = &fleet.ways[by];
+        let Some(refusal) = self.refusals.get(&by).cloned() else { return };
+        items.iter().for_each(|item| self.stuck[*item as usize] = true);
+        if way.is_credible() || fleet.ways.len() == 1 {
+            way.upheld(&refusal);
+            self.told(0, refusal.at(&way.name));
+        } else {
+            // Others took what it refused before, and cannot be asked now.
+            self.told(0, refusal.in_doubt().at(&way.name));
+        }
+    }
+
+    /// One endpoint refused these: another one is asked, and what it refuses too is refused.
+    fn refused(&mut self, fleet: &Fleet, by: usize, items: &[u32], refusal: Verdict) {
+        self.refusals.insert(by, refusal.clone());
+        let mut agreed = BTreeSet::new();
+        for item in items.iter().map(|item| *item as usize) {
+            match self.refused_by[item] {
+                None => self.refused_by[item] = Some(by),
+                Some(first) => {
+                    self.stuck[item] = true;
+                    agreed.extend([first, by]);
+                }
+            }
+        }
+        for at in agreed {
+            let Some(refusal) = self.refusals.get(&at).cloned() else { continue };
+            fleet.ways[at].upheld(&refusal);
+            self.told(0, refusal.at(&fleet.ways[at].name));
+        }
+    }
+
+    /// These were taken: whoever refused some of them before is overruled.
+    fn overrule(&mut self, fleet: &Fleet, items: &[u32]) {
+        let by: BTreeSet<usize> = items.iter().filter_map(|item| self.refused_by[*item as usize]).collect();
+        for at in by {
+            self.refusals.get(&at).into_iter().for_each(|refusal| fleet.ways[at].overruled(refusal));
+        }
     }
 
     fn learn(&mut self, fleet: &Fleet, at: usize, items: &[u32], verdict: Verdict, elsewhere: bool) {
@@ -258,11 +306,13 @@ impl Outcome {
                 for (n, item) in each.enumerate() {
                     self.known[item] = if n < kept { Known::Taken } else { Known::Rejected };
                 }
+                self.overrule(fleet, items);
                 if self.message.is_empty() {
                     self.message = message;
                 }
                 self.oddity = self.oddity.or(oddity);
             }
+            refusal @ Verdict::Split { .. } => self.refused(fleet, at, items, refusal),
             verdict if elsewhere => {
                 self.closed[at] = true;
                 self.told(1, verdict.at(&fleet.ways[at].name));
@@ -281,19 +331,13 @@ impl Outcome {
         });
     }
 
-    fn verdict(mut self) -> Verdict {
+    fn verdict(mut self, fleet: &Fleet) -> Verdict {
         if self.is_done() {
             let rejected = self.known.iter().filter(|known| **known == Known::Rejected).count() as u64;
             return Verdict::Accepted { rejected, message: self.message, oddity: self.oddity };
         }
         let [stuck, nobody] = self.verdicts.each_mut().map(Option::take);
         let nothing = || Verdict::Silence { trouble: Trouble::Unreachable, why: "there is no endpoint".to_owned() };
-        match stuck.or(nobody).unwrap_or_else(nothing) {
-            // One endpoint's wish is not the lane's: the others go on, and it is kept there.
-            Verdict::Later { why, .. } if self.known.iter().any(|known| *known != Known::Nothing) => {
-                Verdict::Later { after: None, why }
-            }
-            verdict => verdict,
-        }
+        together(&fleet.ways, stuck.or(nobody).unwrap_or_else(nothing))
     }
 }

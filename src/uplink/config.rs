@@ -3,6 +3,7 @@
 
 mod drain;
 mod failover;
+mod link_budget;
 mod load_balancing;
 mod oauth2;
 mod otlp_grpc;
@@ -14,6 +15,7 @@ pub use oauth2::{Credential, OAuth2Config};
 pub use otlp_grpc::{Balancer, Endpoint, Keepalive, OtlpGrpcConfig, Place};
 pub use source::SourceConfig;
 
+use super::budget::LinkBudget;
 use super::drain::Drain;
 use crate::base::backoff::Curve;
 use crate::config::{Headers, Id, Section, TlsClient, authenticator};
@@ -72,6 +74,8 @@ pub struct OtlpHttpConfig {
     pub gap_report: GapReportConfig,
     /// `drain`, ours.
     pub drain: Drain,
+    /// `link_budget`, ours; None: the link costs nothing.
+    pub link_budget: Option<LinkBudget>,
 }
 
 impl Default for OtlpHttpConfig {
@@ -101,6 +105,7 @@ impl Default for OtlpHttpConfig {
             sending_queue: QueueConfig::default(),
             gap_report: GapReportConfig::default(),
             drain: Drain::default(),
+            link_budget: None,
         }
     }
 }
@@ -366,6 +371,7 @@ impl OtlpHttpConfig {
             sending_queue: s.section("sending_queue", QueueConfig::read),
             gap_report: s.section("gap_report", GapReportConfig::read),
             drain: s.section("drain", Drain::read),
+            link_budget: s.section_if_there("link_budget", LinkBudget::read),
             ..default
         }
     }
@@ -590,7 +596,8 @@ mod tests {
                                        max_interval: 9s, max_elapsed_time: 0, on_expiry: drop, reconnect_spread: 1m}, \
                     sending_queue: {enabled: true, num_consumers: 3, queue_size: 4, storage: file_storage/x}, \
                     gap_report: {enabled: false, interval: 7s}, \
-                    drain: {order: newest_first, metrics_order: live_first, backlog_share: 0.25, max_rate: 512KiB/s, priority: [metrics, logs]}}";
+                    drain: {order: newest_first, metrics_order: live_first, backlog_share: 0.25, max_rate: 512KiB/s, priority: [metrics, logs]},
+                    link_budget: {rate: 1MiB/s}}";
         let (config, told) = try_out(yaml, &[], OtlpHttpConfig::read);
         assert_eq!(told, "");
         let secs = Duration::from_secs;
@@ -642,6 +649,7 @@ mod tests {
                 max_rate: Some(512 << 10),
                 priority: vec![Signal::Metrics, Signal::Logs],
             },
+            link_budget: Some(LinkBudget { rate: Some(1 << 20), ..LinkBudget::default() }),
         };
         assert_eq!(config, expected);
     }

@@ -20,6 +20,8 @@
 //! theirs together; whose turn it is and what is fetched next is decided apart.
 //!
 //! What always holds:
+//! * A lane that keeps its order sends at least as fast as its data comes in: what holds backlogs back (`max_rate`, `priority`, the
+//!   pace of a link budget) holds back what is more than that. Else such a lane, once behind, would fall behind for good.
 //! * A lane in strict order has one upload out. An upload is passed over only as a suspect of poison, or when it has held
 //!   the lane up for a window (at most [`PARK_AFTER`](super::retry::PARK_AFTER)): then the next *item* finds out whether it
 //!   is the upload or the far end. So what the far end gets out of order at its return is one item, and a bad upload
@@ -105,6 +107,14 @@ pub struct Desk {
     backlog_due: Option<Instant>,
     /// The spool could not answer: it is left alone until then, whatever the news.
     not_before: Option<Instant>,
+    /// The backlog waits for its turn in the fleet until then.
+    backlog_not_before: Option<Instant>,
+    /// Items that came in and may go at once, in a lane that keeps its order.
+    keeps_up: u64,
+    /// Items that were fetched, ever, less those given back.
+    fetched: u64,
+    /// The same and those that wait in the spool, when it was last looked.
+    known: Option<u64>,
     leasing: bool,
     /// Guilty items found, by hunt; a hunt is named by where the refused upload began.
     hunts: BTreeMap<Pos, u32>,
@@ -190,6 +200,10 @@ impl Desk {
             due: None,
             backlog_due: None,
             not_before: None,
+            backlog_not_before: None,
+            keeps_up: 0,
+            fetched: 0,
+            known: None,
             leasing: false,
             hunts: BTreeMap::new(),
             ceiling: None,
@@ -269,16 +283,31 @@ impl Desk {
 
     /// When the spool will have enough for an upload.
     pub fn set_due(&mut self, due: Option<Instant>) {
-        self.due = self.not_too_early(due);
+        // In a lane that keeps its order live data cannot overtake what waits for its turn.
+        let turn = self.backlog_not_before.filter(|_| !self.manner.splits());
+        self.due = due.map(|due| due.max(self.not_before.max(turn).unwrap_or(due)));
     }
 
     /// When it will have enough of the backlog.
     pub fn set_backlog_due(&mut self, due: Option<Instant>) {
-        self.backlog_due = self.not_too_early(due);
+        self.backlog_due = due.map(|due| due.max(self.not_before.max(self.backlog_not_before).unwrap_or(due)));
     }
 
-    fn not_too_early(&self, due: Option<Instant>) -> Option<Instant> {
-        due.map(|due| self.not_before.map_or(due, |then| due.max(then)))
+    /// So many items wait in the spool.
+    pub fn waits(&mut self, items: u64) {
+        if self.leasing {
+            return; // those are neither there nor here
+        }
+        let known = items.saturating_add(self.fetched);
+        let came = self.known.map_or(0, |before| known.saturating_sub(before));
+        self.known = Some(known);
+        // What came in while nobody took anything is a backlog like any other.
+        self.keeps_up = if self.link.is_up() { self.keeps_up.saturating_add(came) } else { 0 };
+    }
+
+    /// Nothing could be sent for a while: what came in meanwhile is a backlog too.
+    pub fn falls_behind(&mut self) {
+        self.keeps_up = 0;
     }
 
     /// The spool could not answer: it is not asked before that, whatever the news.
@@ -286,6 +315,11 @@ impl Desk {
         self.not_before = Some(at);
         self.set_due(Some(at));
         self.set_backlog_due(Some(at));
+    }
+
+    /// Its backlog waits for its turn in the fleet until then.
+    pub fn leave_the_backlog_until(&mut self, at: Instant) {
+        self.backlog_not_before = Some(at);
     }
 
     /// When the spool will have enough for an upload, of whatever kind.
@@ -319,6 +353,7 @@ impl Desk {
             return;
         }
         self.windows.push(window);
+        self.fetched += uploads.iter().map(|(part, _)| u64::from(part.items())).sum::<u64>();
         let fresh_until = self.manner.fresh_until(age, now);
         for (part, body) in uploads {
             self.hand.put(Upload::new(part, body, fresh_until, now));
@@ -370,6 +405,7 @@ impl Desk {
     /// The far end was away: begin gently.
     pub fn slow_start(&mut self) {
         self.ramp = 1;
+        self.falls_behind();
     }
 
     /// What to do next while the far end is up.
@@ -448,7 +484,8 @@ impl Desk {
         if out >= self.ramp.min(self.most) as usize {
             return Step::Rest(None);
         }
-        let may = |backlog: bool| !backlog || world.backlog_from.is_some_and(|from| from <= world.now);
+        let open = world.backlog_from.is_some_and(|from| from <= world.now) || self.keeps_up > 0;
+        let may = |backlog: bool| !backlog || open;
         if let Some(key) = self.sendable(world, |upload| may(upload.backlog)) {
             return self.send(key, world);
         }
@@ -609,7 +646,8 @@ impl Desk {
     pub fn gave_back(&mut self, window: &Range<u64>, now: Instant) {
         self.windows.retain(|other| other != window);
         let keys: Vec<Pos> = self.hand.within(window).map(|(key, _)| key).collect();
-        keys.into_iter().for_each(|key| drop(self.hand.take(key)));
+        let items = keys.into_iter().filter_map(|key| self.hand.take(key)).map(|upload| u64::from(upload.part.items()));
+        self.fetched = self.fetched.saturating_sub(items.sum());
         *(if self.manner.splits() { &mut self.backlog_due } else { &mut self.due }) = Some(now);
     }
 
@@ -618,6 +656,10 @@ impl Desk {
         self.hand.set(key, State::Out { taken: world.taken, taken_of_all: world.taken_of_all });
         self.probes = self.probes.wrapping_add(u32::from(!(world.link_up && self.link.is_up())));
         if let Some(upload) = self.hand.get_mut(key) {
+            upload.keeps_up = self.keeps_up > 0 && !self.manner.splits();
+            if upload.tried.is_none() {
+                self.keeps_up = self.keeps_up.saturating_sub(upload.part.items().into());
+            }
             upload.tried = Some(world.now);
             let (backlog, bytes) = (upload.backlog, upload.body.bytes.len());
             let other = self.hand.count(!backlog) > 0 || (!backlog && self.backlog_due.is_some());
@@ -794,7 +836,7 @@ impl Desk {
 
     /// Nobody waits for better times any more: the end is near.
     pub fn hurry(&mut self) {
-        self.not_before = None;
+        (self.not_before, self.backlog_not_before) = (None, None);
     }
 
     /// An upload is two now: it was refused, or said to be cut.

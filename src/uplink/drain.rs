@@ -216,6 +216,22 @@ impl Bucket {
         if self.left > 0.0 { now } else { now + Duration::from_secs_f64((1.0 - self.left) / self.rate) }
     }
 
+    /// So many bytes went, all of which are owed.
+    pub fn owe(&mut self, bytes: u64, now: Instant) {
+        self.fill(now);
+        #[allow(clippy::cast_precision_loss)] // nobody minds a byte in 2^53
+        let bytes = bytes as f64;
+        self.left -= bytes;
+    }
+
+    /// So many bytes did not go after all.
+    pub fn give_back(&mut self, bytes: u64, now: Instant) {
+        self.fill(now);
+        #[allow(clippy::cast_precision_loss)] // nobody minds a byte in 2^53
+        let bytes = bytes as f64;
+        self.left = (self.left + bytes).min(self.rate);
+    }
+
     /// An upload of so many bytes goes. What is owed is never more than that upload, or a second: knocks at a far end that is away
     /// are counted too, and an outage must not be paid for after it.
     pub fn take(&mut self, bytes: usize, now: Instant) {

@@ -12,10 +12,12 @@
 //! * Backlogs are fetched into half of that memory, and live data finds half as much more when it is used up. Backlogs keep below `max_rate` together, and those of a lane that goes before go before.
 //! * Lanes take turns, so none waits for another's backlog; bodies in memory stay below `budget` plus one window for
 //!   each lane that has nothing in hand. A lane that is down leaves the others that have something their shares of it.
+//! * What the link budget does not let through is neither fetched nor sent, nor does it probe (`budget.rs`).
 
 use super::assemble::Part;
+use super::budget::Gate;
 use super::desk::{Desk, Step, World};
-use super::drain::Bucket;
+use super::drain::{Bucket, STALE_AFTER};
 use super::fate::{Blame, Fate};
 use super::link::{Link, Seen, Trouble};
 use super::pack::Body;
@@ -31,6 +33,9 @@ use tokio::time::Instant;
 /// 1 Mbit/s half a minute of sending.
 pub const BUDGET: usize = 4 << 20;
 
+/// How far behind its part of the link a signal may fall and still catch up: 4 MiB of it.
+const OWED_MAX: f64 = (4 << 20) as f64;
+
 /// What the uplink of one exporter has in hand.
 #[derive(Debug)]
 pub struct Flow {
@@ -41,6 +46,15 @@ pub struct Flow {
     budget: usize,
     /// What backlogs may still send; `None`: as much as they like.
     bucket: Option<Bucket>,
+    /// What the link budget lets through now, by signal.
+    gates: [Gate; 3],
+    /// Signals whose next upload is longer than what is left.
+    too_long: [bool; 3],
+    /// What each signal is to get of the link, and what it got for it; `None`: lanes take turns.
+    weights: Option<[f64; 3]>,
+    got: [f64; 3],
+    /// The end is near, and what stays here is lost.
+    hurries: bool,
     down_since: Option<Instant>,
     /// Uploads taken, ever, by signal.
     taken: [u64; 3],
@@ -80,6 +94,11 @@ impl Flow {
             dice,
             budget,
             bucket: None,
+            gates: [Gate::OPEN; 3],
+            too_long: [false; 3],
+            weights: None,
+            got: [0.0; 3],
+            hurries: false,
             down_since: None,
             taken: [0; 3],
             turn: 0,
@@ -100,6 +119,33 @@ impl Flow {
             (Some(bucket), Some(rate)) => bucket.turn_to(rate, now),
             (bucket, rate) => *bucket = rate.map(|rate| Bucket::new(rate, now)),
         }
+    }
+
+    /// Each signal gets of the link by its weight.
+    #[must_use]
+    pub fn weighing(self, weights: Option<[f64; 3]>) -> Flow {
+        Flow { weights, ..self }
+    }
+
+    /// What the link budget lets through from now on.
+    pub fn set_gates(&mut self, gates: [Gate; 3]) {
+        self.gates = gates;
+    }
+
+    /// Signals whose next upload was longer than what is left of the link budget, since it was last asked.
+    pub fn too_long(&mut self) -> [bool; 3] {
+        std::mem::take(&mut self.too_long)
+    }
+
+    /// The link budget lets something of this lane through now, or in a moment.
+    #[must_use]
+    pub fn lets_through(&self, at: usize, now: Instant) -> bool {
+        self.gates[signal_index(&self.desks[at])].live_from.is_none_or(|from| from <= now + STALE_AFTER)
+    }
+
+    /// Nothing waits for its turn any more: what is not sent now is lost.
+    pub fn hurry(&mut self) {
+        self.hurries = true;
     }
 
     /// One lane more; returns its place.
@@ -159,8 +205,15 @@ impl Flow {
         // Whatever is sent, it will not arrive where nobody is; but silence may be about what was sent.
         let explore = self.down_since.filter(|_| link.trouble() == Some(Trouble::NoAnswer));
         let mut rest: Option<Instant> = None;
-        for i in 0..self.desks.len() {
-            let at = (self.turn + i) % self.desks.len();
+        for at in self.turns() {
+            let gate = self.gates[signal_index(&self.desks[at])];
+            if let Some(from) = gate.live_from.filter(|from| *from > now) {
+                if from > now + STALE_AFTER {
+                    self.desks[at].falls_behind();
+                }
+                rest = rest.into_iter().chain([from]).min();
+                continue;
+            }
             let busy = probing && self.out() > 0;
             let step = self.with_desk_and(at, now, room, |desk, world| match link {
                 Link::Resting { until, .. } if explore.is_some() => Step::Rest(Some(until)),
@@ -170,6 +223,10 @@ impl Flow {
                 Link::Probing { .. } | Link::Up => desk.next(world),
             });
             match step {
+                Step::Send(key) if self.length(at, key) > gate.most => {
+                    self.too_long[signal_index(&self.desks[at])] = true;
+                    rest = rest.into_iter().chain(gate.again.filter(|again| *again > now)).min();
+                }
                 Step::Send(key) => {
                     self.turn = at + 1;
                     self.with_desk(at, now, |desk, world| desk.sent(key, world));
@@ -200,11 +257,37 @@ impl Flow {
         Do::Rest(rest)
     }
 
-    /// What goes of a backlog comes out of the bucket.
+    /// The desks, in the order in which they are asked.
+    fn turns(&self) -> Vec<usize> {
+        let count = self.desks.len();
+        let mut turns: Vec<usize> = (0..count).map(|i| (self.turn + i) % count).collect();
+        if self.weights.is_some() {
+            // Stable: lanes of one signal go on taking turns.
+            let got = |at: &usize| self.got[signal_index(&self.desks[*at])];
+            turns.sort_by(|a, b| got(a).total_cmp(&got(b)));
+        }
+        turns
+    }
+
+    /// Bytes of an upload.
+    fn length(&self, at: usize, key: Pos) -> u64 {
+        self.desks[at].upload(key).map_or(0, |upload| upload.body.bytes.len() as u64)
+    }
+
+    /// What goes of a backlog comes out of the bucket; and what goes at all, out of its signal's part of the link.
     fn charge(&mut self, at: usize, key: Pos, now: Instant) {
-        let upload = self.desks[at].upload(key).filter(|upload| upload.backlog);
-        if let (Some(bucket), Some(upload)) = (&mut self.bucket, upload) {
-            bucket.take(upload.body.bytes.len(), now);
+        let Some(upload) = self.desks[at].upload(key) else { return };
+        let bytes = upload.body.bytes.len();
+        if let Some(bucket) = self.bucket.as_mut().filter(|_| upload.backlog && !upload.keeps_up) {
+            bucket.take(bytes, now);
+        }
+        if let Some(weights) = self.weights {
+            let signal = signal_index(&self.desks[at]);
+            #[allow(clippy::cast_precision_loss)] // of bytes in memory
+            let got = self.got[signal] + bytes as f64 / weights[signal];
+            self.got[signal] = got;
+            // Who had nothing to send is not owed what it did not want.
+            self.got.iter_mut().for_each(|other| *other = other.max(got - OWED_MAX));
         }
     }
 
@@ -220,10 +303,14 @@ impl Flow {
     fn backlog_from(&mut self, at: usize, now: Instant) -> Option<Instant> {
         let rank = self.desks[at].manner().rank;
         let goes_before = |desk: &Desk| desk.manner().rank < rank && desk.has_backlog(now);
+        if self.hurries {
+            return Some(now);
+        }
         if rank > 0 && self.desks.iter().any(goes_before) {
             return None;
         }
-        Some(self.bucket.as_mut().map_or(now, |bucket| bucket.ready_at(now)))
+        let ready = self.bucket.as_mut().map_or(now, |bucket| bucket.ready_at(now));
+        Some(self.gates[signal_index(&self.desks[at])].backlog_from.map_or(ready, |from| from.max(ready)))
     }
 
     /// What becomes of an upload with this verdict; `None` if it is none of ours (any more).

@@ -25,6 +25,8 @@ pub struct Upload {
     pub backlog: bool,
     /// or will have then.
     fresh_until: Instant,
+    /// It went as fast as its lane's data comes in, whatever a backlog may.
+    pub keeps_up: bool,
     state: State,
     pub(super) patience: Patience,
     /// When it was sent last.
@@ -63,6 +65,7 @@ impl Upload {
             body,
             backlog: fresh_until <= now,
             fresh_until,
+            keeps_up: false,
             state: State::Ready { at: now },
             patience: Patience::default(),
             tried: None,

@@ -172,6 +172,16 @@ impl UplinkMetrics {
         }
     }
 
+    /// Items of an upload that is parked, set aside or given up, which an endpoint of several took before.
+    pub fn delivered_before(&self, signal: Signal, items: u32, rejected: u32) {
+        self.outcome("delivered", items);
+        self.otelcol.sent(signal, items.into());
+        if rejected > 0 {
+            self.outcome("rejected", rejected);
+            self.otelcol.send_failed(signal, rejected.into());
+        }
+    }
+
     /// An upload failed and stays in hand.
     pub fn kept(&self, signal: Signal, items: u32, blame: &Blame, why: &str) {
         let (verdict, rest) = match blame {

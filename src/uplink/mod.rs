@@ -36,9 +36,11 @@
 //! | `gap.rs` | saying what will never arrive |
 //! | `depot.rs`, `transport.rs` | what is asked of the spool and of the network |
 //! | `otlp_http.rs`, `otlp_grpc.rs`, `client.rs` | OTLP over HTTP and gRPC, and what both share |
+//! | `budget.rs` | what the link may cost: metered, kept, given out by signal |
 //! | `oauth2.rs` | a token that a server gives |
 //! | `failover.rs`, `way.rs`, `endpoint.rs` | several endpoints in order of preference; the way to one; what is believed of it |
-//! | `balanced.rs`, `ring.rs`, `taken.rs` | one upload to several endpoints by keys; who gets what; what is not sent again |
+//! | `balanced.rs`, `ring.rs` | one upload to several endpoints by keys; who gets what |
+//! | `taken.rs`, `remainder.rs` | what was taken of it; what is left when it is parked or set aside |
 //! | `backends.rs`, `resolver.rs`, `k8s.rs` | who those endpoints are |
 //! | `wiring.rs`, `actor.rs`, `metrics.rs` | the actor, what it is told, what it tells |
 //! | `debug.rs` | the `logging` and `debug` exporters |
@@ -47,6 +49,7 @@ pub mod actor;
 pub mod assemble;
 pub mod backends;
 pub mod balanced;
+pub mod budget;
 pub mod client;
 pub mod config;
 pub mod debug;
@@ -69,6 +72,7 @@ pub mod otlp_http;
 pub mod pace;
 pub mod pack;
 pub mod prepare;
+mod remainder;
 mod resolver;
 pub mod retry;
 pub mod ring;

@@ -15,6 +15,7 @@
 //! * A request that the far end says it has not looked at (GOAWAY without an error, REFUSED_STREAM) is sent again at
 //!   once, once: a server that restarts politely is no trouble.
 
+use super::budget::{Counted, Meter, Wire, head_len};
 use super::client::{
     CONNECT_MAX, ClientError, Elsewhere, Names, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, Turn, headers,
     install_provider, leaving_from, may_show_another, setting, show, silence, system_names, user_agent, with_tls,
@@ -50,6 +51,10 @@ const ANSWER_MAX: u64 = 4 << 20;
 const RING_MAX: usize = 8;
 /// Uploads remembered for having been called out of range.
 const OUT_OF_RANGE_MAX: usize = 32;
+/// What HTTP/2 adds to a request: two frame heads of 9 bytes, the message's prefix, `:method` and the like, User-Agent;
+const OWN_HEAD: usize = 18 + 5 + 20 + 56;
+/// and to an answer: three frame heads and the trailers, most of them one byte each after the first.
+const ANSWER_HEAD: usize = 27 + 5 + 20;
 /// Tries of a request that the far end has not looked at, or whose token it refused.
 const TRIES: u32 = 2;
 
@@ -73,6 +78,7 @@ struct Inner {
     clock: Clock,
     /// Ids of uploads that were called out of range: tonic's servers mean their size by that.
     out_of_range: Mutex<VecDeque<String>>,
+    meter: Meter,
 }
 
 impl OtlpGrpc {
@@ -81,7 +87,7 @@ impl OtlpGrpc {
     /// # Errors
     /// When a certificate cannot be read, or a setting cannot be meant.
     pub fn new(config: &OtlpGrpcConfig, clock: Clock, shown: Option<Shown>) -> Result<OtlpGrpc, ClientError> {
-        OtlpGrpc::asking(config, clock, shown, system_names)
+        OtlpGrpc::asking(config, clock, shown, system_names, Meter::default())
     }
 
     pub(super) fn asking(
@@ -89,6 +95,7 @@ impl OtlpGrpc {
         clock: Clock,
         shown: Option<Shown>,
         names: Names,
+        meter: Meter,
     ) -> Result<OtlpGrpc, ClientError> {
         install_provider();
         let base = base(config)?;
@@ -106,6 +113,7 @@ impl OtlpGrpc {
             timeout: config.timeout.unwrap_or(TIMEOUT_MAX),
             clock,
             out_of_range: Mutex::default(),
+            meter,
             config: config.clone(),
         };
         let first = inner.build(0)?;
@@ -124,6 +132,7 @@ impl Inner {
             .timeout(self.timeout)
             .connect_timeout(self.timeout.min(CONNECT_MAX))
             .tcp_keepalive(TCP_KEEPALIVE)
+            .connector_layer(Counted { meter: self.meter.clone(), way: self.way() })
             .pool_idle_timeout(None);
         if let Some(keepalive) = &config.keepalive {
             builder = builder
@@ -154,6 +163,10 @@ impl Inner {
         };
         let builder = leaving_from(builder, &config.source)?;
         with_tls(builder, &config.tls, config.encrypted())?.build().map_err(|e| setting("client", e))
+    }
+
+    fn way(&self) -> Wire {
+        if self.config.encrypted() { Wire::Tls } else { Wire::Plain }
     }
 
     /// The client whose turn it is.
@@ -196,9 +209,14 @@ impl Inner {
                 Ok(request) => request,
                 Err(verdict) => return verdict,
             };
+            let bytes = OWN_HEAD + url.as_str().len() + head_len(&headers) + parcel.body.bytes.len();
             let request = self.client().post(url.clone()).headers(headers).body(framed(&parcel.body));
-            let error = match request.send().await {
-                Ok(response) => match read(response).await {
+            let sent = request.send().await;
+            if sent.as_ref().map_or_else(|error| !error.is_connect(), |_| true) {
+                self.meter.message(Some(parcel.signal), self.way(), bytes);
+            }
+            let error = match sent {
+                Ok(response) => match self.read(parcel.signal, response).await {
                     Ok(answer)
                         if tries > 0
                             && is_unauthenticated(&answer)
@@ -220,6 +238,17 @@ impl Inner {
                 Unanswered::Silence => return silence(&error),
             }
         }
+    }
+
+    async fn read(&self, signal: Signal, response: reqwest::Response) -> Result<GrpcAnswer, reqwest::Error> {
+        let head = ANSWER_HEAD + head_len(response.headers());
+        let answer = read(response).await?;
+        self.meter.message(
+            Some(signal),
+            self.way(),
+            head.saturating_add(usize::try_from(answer.len).unwrap_or(usize::MAX)),
+        );
+        Ok(answer)
     }
 
     /// OUT_OF_RANGE once is about the moment, by the letter; again for the same upload it is about its size.
@@ -255,6 +284,8 @@ pub struct GrpcRecipe {
     pub clock: Clock,
     /// See [`OtlpGrpc::new`].
     pub shown: Option<Shown>,
+    /// Where its bytes on the wire are counted.
+    pub meter: Meter,
 }
 
 impl Recipe for GrpcRecipe {
@@ -267,7 +298,8 @@ impl Recipe for GrpcRecipe {
     }
 
     fn client(&self) -> Result<Arc<dyn Transport>, ClientError> {
-        Ok(Arc::new(OtlpGrpc::new(&self.config, self.clock.clone(), self.shown.clone())?))
+        let (clock, shown) = (self.clock.clone(), self.shown.clone());
+        Ok(Arc::new(OtlpGrpc::asking(&self.config, clock, shown, system_names, self.meter.clone())?))
     }
 }
 

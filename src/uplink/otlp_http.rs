@@ -12,6 +12,7 @@
 //!   are followed to the same scheme, host and port only.
 //! * No secret appears in an error or a log line.
 
+use super::budget::{Counted, Meter, Wire, head_len};
 use super::client::{
     CONNECT_MAX, ClientError, Elsewhere, Recipe, Shown, TCP_KEEPALIVE, TIMEOUT_MAX, headers, install_provider,
     leaving_from, may_show_another, setting, show, silence, system_names, user_agent, with_tls,
@@ -32,6 +33,11 @@ use tokio::sync::Semaphore;
 
 /// Tries of an upload: a second one, with another token, when the far end refuses the first.
 const TRIES: u32 = 2;
+/// What the client writes before and beside our headers: the first line, Host (whose name is counted apart), Content-Length,
+/// Accept, User-Agent.
+const OWN_HEAD: usize = 17 + 8 + 24 + 13 + 56;
+/// `HTTP/1.1 200 OK` and two line ends.
+const STATUS_LINE: usize = 19;
 /// Most redirects of one request; a far end that sends us in circles is as good as silent.
 const REDIRECTS_MAX: usize = 5;
 
@@ -48,6 +54,7 @@ pub struct OtlpHttp {
     clock: Clock,
     /// `max_conns_per_host`: one place for each upload on the way.
     places: Option<Arc<Semaphore>>,
+    meter: Meter,
 }
 
 impl OtlpHttp {
@@ -56,6 +63,19 @@ impl OtlpHttp {
     /// # Errors
     /// When a certificate cannot be read, or a setting cannot be meant.
     pub fn new(config: &OtlpHttpConfig, consumers: u32, clock: Clock) -> Result<OtlpHttp, ClientError> {
+        OtlpHttp::metered(config, consumers, clock, Meter::default())
+    }
+
+    /// The same, whose bytes on the wire are counted.
+    ///
+    /// # Errors
+    /// As [`OtlpHttp::new`].
+    pub fn metered(
+        config: &OtlpHttpConfig,
+        consumers: u32,
+        clock: Clock,
+        meter: Meter,
+    ) -> Result<OtlpHttp, ClientError> {
         install_provider();
         let own = [&config.traces_endpoint, &config.metrics_endpoint, &config.logs_endpoint];
         let base = config.endpoint.as_deref().filter(|_| own.into_iter().any(Option::is_none));
@@ -84,13 +104,15 @@ impl OtlpHttp {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let encrypted = urls.iter().flatten().any(|url| url.scheme() == "https");
+        let way = if encrypted { Wire::Tls } else { Wire::Plain };
+        builder = builder.connector_layer(Counted { meter: meter.clone(), way });
         builder = with_tls(leaving_from(builder, &config.source)?, &config.tls, encrypted)?;
         if let (Some(name), true) = (&config.tls.server_name_override, encrypted) {
             (builder, headers) = with_name(builder, headers, name, &mut urls)?;
         }
         let client = builder.build().map_err(|e| setting("client", e))?;
         let json = (config.format == Format::Json).then_some(config.compression_level.unwrap_or(LEVEL));
-        Ok(OtlpHttp { client, urls, json, headers, shown: None, clock, places: places(config) })
+        Ok(OtlpHttp { client, urls, json, headers, shown: None, clock, places: places(config), meter })
     }
 
     /// Posts something else than an upload, with the headers and the manners of one. `path` is put behind `endpoint`.
@@ -106,12 +128,32 @@ impl OtlpHttp {
         let this = self.clone();
         async move {
             this.with_ours(&mut headers).await?;
-            match this.client.post(url).headers(headers).body(body).send().await {
-                Ok(response) => Ok(read(response).await),
-                Err(error) => Err(silence(&error)),
-            }
+            let answer = this.exchange(None, url, headers, body).await;
+            answer.map_err(|error| silence(&error))
         }
         .boxed()
+    }
+
+    /// One request and its answer, metered.
+    async fn exchange(
+        &self,
+        signal: Option<Signal>,
+        url: Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<HttpAnswer, reqwest::Error> {
+        let way = Wire::of(url.scheme());
+        let names = url.path().len() + 2 * url.authority().len();
+        let bytes = names + OWN_HEAD + head_len(&headers) + body.len();
+        let response = self.client.post(url).headers(headers).body(body).send().await;
+        if response.as_ref().map_or_else(|error| !error.is_connect(), |_| true) {
+            self.meter.message(signal, way, bytes);
+        }
+        let response = response?;
+        let head = STATUS_LINE + head_len(response.headers());
+        let answer = read(response).await;
+        self.meter.message(signal, way, head + answer.body.len());
+        Ok(answer)
     }
 
     /// The operator's headers win. What is shown of credentials.
@@ -136,13 +178,20 @@ pub struct HttpRecipe {
     shown: Option<Shown>,
     /// Of all clients that are made by it.
     places: Option<Arc<Semaphore>>,
+    meter: Meter,
 }
 
 impl HttpRecipe {
     /// See [`OtlpHttp::new`].
     #[must_use]
     pub fn new(config: &OtlpHttpConfig, consumers: u32, clock: Clock, shown: Option<Shown>) -> HttpRecipe {
-        HttpRecipe { config: config.clone(), consumers, clock, shown, places: places(config) }
+        HttpRecipe { config: config.clone(), consumers, clock, shown, places: places(config), meter: Meter::default() }
+    }
+
+    /// The same, whose clients' bytes are counted.
+    #[must_use]
+    pub fn metered(self, meter: Meter) -> HttpRecipe {
+        HttpRecipe { meter, ..self }
     }
 }
 
@@ -156,7 +205,7 @@ impl Recipe for HttpRecipe {
     }
 
     fn client(&self) -> Result<Arc<dyn Transport>, ClientError> {
-        let client = OtlpHttp::new(&self.config, self.consumers, self.clock.clone())?;
+        let client = OtlpHttp::metered(&self.config, self.consumers, self.clock.clone(), self.meter.clone())?;
         Ok(Arc::new(OtlpHttp { places: self.places.clone(), ..client.showing(self.shown.clone()) }))
     }
 }
@@ -166,13 +215,19 @@ fn places(config: &OtlpHttpConfig) -> Option<Arc<Semaphore>> {
 }
 
 impl OtlpHttp {
-    async fn post(&self, url: Url, headers: HeaderMap, body: Bytes) -> Result<HttpAnswer, reqwest::Error> {
+    async fn post(
+        &self,
+        signal: Signal,
+        url: Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<HttpAnswer, reqwest::Error> {
         // Held until the answer is read. (Places are never closed.)
         let _place = match &self.places {
             Some(places) => places.acquire().await.ok(),
             None => None,
         };
-        Ok(read(self.client.post(url).headers(headers).body(body).send().await?).await)
+        self.exchange(Some(signal), url, headers, body).await
     }
 }
 
@@ -191,6 +246,7 @@ impl Transport for OtlpHttp {
         if let Some(id) = parcel.id() {
             headers.insert(UPLOAD_ID, id);
         }
+        let signal = parcel.signal;
         let body = match self.json.map(|level| in_json(&parcel, level)) {
             None => parcel.body.bytes,
             Some(Ok(body)) => body,
@@ -205,7 +261,7 @@ impl Transport for OtlpHttp {
                     Ok(shown) => shown,
                     Err(verdict) => return verdict,
                 };
-                let answer = match this.post(url.clone(), headers.clone(), body.clone()).await {
+                let answer = match this.post(signal, url.clone(), headers.clone(), body.clone()).await {
                     Ok(answer) => answer,
                     Err(error) => return silence(&error),
                 };

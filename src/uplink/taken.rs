@@ -6,15 +6,17 @@
 //! ```
 //!
 //! What always holds:
-//! * It is remembered by items and not by uploads, so it outlives a cut.
+//! * It is remembered by items and not by uploads, so it outlives a cut; and until the books know ([`super::remainder`]), so it
+//!   outlives the uplink's fall.
 //! * Memory alone: after a crash what was taken of uploads under way goes again (at least once).
 //! * Bounded: beyond [`RUNS_MAX`] the oldest is forgotten, which costs duplicates and nothing else.
 
 use super::assemble::Piece;
 use super::transport::Origin;
-use crate::spool::Lane;
+use crate::otlp::Signal;
+use crate::spool::{Lane, Pos};
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 /// Runs of items that are remembered, 16 bytes each: 2 MiB. Ten uploads of 8,192 items, each of them in turn taken and
 /// not, make 40,960.
@@ -23,8 +25,17 @@ const RUNS_MAX: usize = 1 << 17;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    blocks: BTreeMap<(Lane, u64), Vec<Run>>,
+    blocks: BTreeMap<(Lane, u64), Block>,
+    /// In all of them, and one for each of them.
     runs: usize,
+}
+
+#[derive(Debug)]
+struct Block {
+    signal: Signal,
+    /// From the first item that an upload had of it to the last, but for those that are forgotten.
+    seen: Range<u32>,
+    runs: Vec<Run>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,51 +63,97 @@ impl Taken {
     pub(super) fn of(&self, origin: &Origin) -> Vec<Known> {
         let mut known = Vec::new();
         for piece in &origin.pieces {
-            let start = known.len();
-            known.resize(start + piece.items.len(), Known::Nothing);
-            for run in self.blocks.get(&(origin.lane, piece.index)).into_iter().flatten() {
-                let items = run.items.start.max(piece.items.start)..run.items.end.min(piece.items.end);
-                for item in items {
-                    let at = start + (item - piece.items.start) as usize;
-                    known[at] = if run.rejected { Known::Rejected } else { Known::Taken };
-                }
-            }
+            let block = self.blocks.get(&(origin.lane, piece.index));
+            push(&mut known, &piece.items, block.map_or(&[], |block| &block.runs));
         }
         known
     }
 
+    /// What is known of each of the `items` in this range of a lane, and what they are; `None` when nothing is.
+    #[must_use]
+    pub(super) fn within(&self, lane: Lane, range: &Range<Pos>, items: u32) -> Option<(Signal, Vec<Known>)> {
+        let (mut known, mut signal) = (Vec::new(), None);
+        for (index, here) in blocks_of(range, self.blocks.range(span(lane, range)).map(|((_, index), _)| *index)) {
+            let block = &self.blocks[&(lane, index)];
+            let here = here.start.max(block.seen.start)..here.end.min(block.seen.end);
+            if here.start < here.end {
+                push(&mut known, &here, &block.runs);
+                signal = Some(block.signal);
+            }
+        }
+        // Should it not be all of them, nobody knows which they are.
+        let is_known = known.len() == items as usize && known.iter().any(|known| *known != Known::Nothing);
+        signal.filter(|_| is_known).map(|signal| (signal, known))
+    }
+
     /// Remembers these, of the items an upload has.
-    pub(super) fn remember(&mut self, origin: &Origin, known: &[Known]) {
+    pub(super) fn remember(&mut self, signal: Signal, origin: &Origin, known: &[Known]) {
+        if known.iter().all(|known| *known == Known::Nothing) {
+            return;
+        }
         let mut known = known.iter();
         for Piece { index, items } in &origin.pieces {
             let runs = runs(items.clone(), &mut known);
-            let before = match self.blocks.get_mut(&(origin.lane, *index)) {
-                Some(before) => before,
-                None if runs.is_empty() => continue,
-                None => self.blocks.entry((origin.lane, *index)).or_default(),
-            };
-            self.runs -= before.len();
-            cut_out(before, items);
-            before.extend(runs);
-            self.runs += before.len();
+            let block = self.blocks.entry((origin.lane, *index)).or_insert_with(|| {
+                self.runs += 1;
+                Block { signal, seen: items.clone(), runs: Vec::new() }
+            });
+            block.seen = block.seen.start.min(items.start)..block.seen.end.max(items.end);
+            self.runs -= block.runs.len();
+            cut_out(&mut block.runs, items);
+            block.runs.extend(runs);
+            self.runs += block.runs.len();
         }
         while self.runs > RUNS_MAX {
             let Some((_, oldest)) = self.blocks.pop_first() else { break };
-            self.runs -= oldest.len();
+            self.runs -= 1 + oldest.runs.len();
         }
     }
 
-    /// The upload is gone: nothing of it needs to be known any more.
-    pub(super) fn forget(&mut self, origin: &Origin) {
-        for piece in &origin.pieces {
-            let key = (origin.lane, piece.index);
-            let Some(runs) = self.blocks.get_mut(&key) else { continue };
-            self.runs -= runs.len();
-            cut_out(runs, &piece.items);
-            self.runs += runs.len();
-            if runs.is_empty() {
-                self.blocks.remove(&key);
+    /// The books have what became of this range: nothing of it needs to be known any more.
+    pub(super) fn forget(&mut self, lane: Lane, range: &Range<Pos>) {
+        let known: Vec<u64> = self.blocks.range(span(lane, range)).map(|((_, index), _)| *index).collect();
+        for (index, items) in blocks_of(range, known.into_iter()) {
+            let Some(block) = self.blocks.get_mut(&(lane, index)) else { continue };
+            self.runs -= block.runs.len();
+            cut_out(&mut block.runs, &items);
+            self.runs += block.runs.len();
+            if items.start <= block.seen.start {
+                block.seen.start = block.seen.start.max(items.end);
             }
+            if items.end >= block.seen.end {
+                block.seen.end = block.seen.end.min(items.start);
+            }
+            if block.seen.start >= block.seen.end {
+                self.runs -= 1 + block.runs.len();
+                self.blocks.remove(&(lane, index));
+            }
+        }
+    }
+}
+
+/// The keys of the blocks that a range touches.
+fn span(lane: Lane, range: &Range<Pos>) -> RangeInclusive<(Lane, u64)> {
+    (lane, range.start.index)..=(lane, range.end.index.max(range.start.index))
+}
+
+/// Which items of these blocks lie in a range.
+fn blocks_of(range: &Range<Pos>, blocks: impl Iterator<Item = u64>) -> impl Iterator<Item = (u64, Range<u32>)> {
+    blocks.map(|index| {
+        let from = if index == range.start.index { range.start.item } else { 0 };
+        let to = if index == range.end.index { range.end.item } else { u32::MAX };
+        (index, from..to)
+    })
+}
+
+/// What these runs say of each of the items.
+fn push(known: &mut Vec<Known>, items: &Range<u32>, runs: &[Run]) {
+    let start = known.len();
+    known.resize(start + items.len(), Known::Nothing);
+    for run in runs {
+        for item in run.items.start.max(items.start)..run.items.end.min(items.end) {
+            let at = start + (item - items.start) as usize;
+            known[at] = if run.rejected { Known::Rejected } else { Known::Taken };
         }
     }
 }
@@ -136,21 +193,44 @@ mod tests {
         Origin { lane: Lane(1), pieces: pieces.iter().map(piece).collect() }
     }
 
+    fn range(from: (u64, u32), to: (u64, u32)) -> Range<Pos> {
+        let pos = |(index, item)| Pos { index, item };
+        pos(from)..pos(to)
+    }
+
     #[test]
     fn what_was_taken_is_known_of_the_upload_and_of_its_halves() {
         let mut taken = Taken::default();
         let whole = origin(&[(4, 7..10), (5, 0..4)]);
         assert_eq!(taken.of(&whole), [N; 7]);
-        taken.remember(&whole, &[T, N, R, R, T, N, N]);
+        assert_eq!(taken.within(Lane(1), &range((4, 0), (6, 0)), 7), None);
+        taken.remember(Signal::Logs, &whole, &[T, N, R, R, T, N, N]);
         assert_eq!(taken.of(&whole), [T, N, R, R, T, N, N]);
         assert_eq!(taken.of(&origin(&[(4, 7..9)])), [T, N]);
         assert_eq!(taken.of(&origin(&[(4, 9..10), (5, 0..4)])), [R, R, T, N, N]);
         assert_eq!(taken.of(&Origin { lane: Lane(2), ..whole.clone() }), [N; 7], "another lane");
-        taken.remember(&origin(&[(5, 2..4)]), &[T, N]);
+        taken.remember(Signal::Logs, &origin(&[(5, 2..4)]), &[T, N]);
         assert_eq!(taken.of(&whole), [T, N, R, R, T, T, N]);
-        taken.forget(&origin(&[(4, 7..10), (5, 0..1)]));
+        for (from, to, known) in [
+            ((4, 0), (6, 0), Some(&[T, N, R, R, T, T, N][..])), // as a window has it
+            ((4, 7), (5, 4), Some(&[T, N, R, R, T, T, N])),
+            ((4, 8), (5, 1), Some(&[N, R, R])),
+            ((5, 0), (6, 0), Some(&[R, T, T, N])),
+            ((5, 3), (6, 0), None), // nothing is known of it
+        ] {
+            let items = known.map_or(1, |known| u32::try_from(known.len()).expect("few"));
+            let found = taken.within(Lane(1), &range(from, to), items);
+            assert_eq!(found, known.map(|known| (Signal::Logs, known.to_vec())), "{from:?}..{to:?}");
+            assert_eq!(
+                taken.within(Lane(1), &range(from, to), items + 1),
+                None,
+                "of another number nobody knows which"
+            );
+        }
+        taken.forget(Lane(1), &range((4, 7), (5, 1)));
         assert_eq!(taken.of(&whole), [N, N, N, N, T, T, N]);
-        taken.forget(&whole);
+        assert_eq!(taken.within(Lane(1), &range((5, 1), (6, 0)), 3), Some((Signal::Logs, vec![T, T, N])));
+        taken.forget(Lane(1), &range((4, 0), (6, 0)));
         assert!(taken.blocks.is_empty() && taken.runs == 0);
     }
 
@@ -168,20 +248,21 @@ mod tests {
             let places =
                 usize::try_from(from).expect("small")..usize::try_from(index * 100 + u64::from(end)).expect("small");
             if dice.chance(1, 4) {
-                taken.forget(&part);
+                let (from, to) = (Pos { index, item: items }, Pos { index, item: end });
+                taken.forget(Lane(1), &(from..to));
                 table[places].fill(N);
             } else {
                 let known: Vec<Known> =
                     table[places.clone()].iter().map(|before| if dice.chance(1, 2) { T } else { *before }).collect();
-                taken.remember(&part, &known);
+                taken.remember(Signal::Logs, &part, &known);
                 table[places].copy_from_slice(&known);
             }
             assert_eq!(taken.of(&origin(&[(0, 0..100), (1, 0..100), (2, 0..100), (3, 0..100)])), table);
-            assert_eq!(taken.runs, taken.blocks.values().map(Vec::len).sum::<usize>());
+            assert_eq!(taken.runs, taken.blocks.values().map(|block| 1 + block.runs.len()).sum::<usize>());
         }
         let checkered: Vec<Known> = (0..100_000).map(|n| if n % 2 == 0 { T } else { N }).collect();
         for index in 0..20 {
-            taken.remember(&origin(&[(index, 0..100_000)]), &checkered);
+            taken.remember(Signal::Logs, &origin(&[(index, 0..100_000)]), &checkered);
             assert!(taken.runs <= RUNS_MAX);
         }
         assert_eq!(taken.of(&origin(&[(19, 0..2)])), [T, N], "the newest is known");

@@ -157,6 +157,15 @@ impl Verdict {
         }
     }
 
+    /// A refusal that may be about the endpoint and not about the upload: as if it had asked to come back.
+    #[must_use]
+    pub fn in_doubt(self) -> Verdict {
+        match self {
+            Verdict::Split { why, .. } => Verdict::Later { after: None, why },
+            other => other,
+        }
+    }
+
     /// What a gRPC status means (opentelemetry-proto, docs/specification.md, "Failures", OTLP/gRPC).
     #[must_use]
     pub fn of_grpc(code: Code, message: &str, retry_info: Option<Duration>) -> Verdict {

@@ -1,5 +1,6 @@
 //! What an uplink is told at its start: what to send, how, and whom it speaks to.
 
+use super::budget::Purse;
 use super::depot::Depot;
 use super::drain::Drain;
 use super::link::Link;
@@ -76,6 +77,8 @@ pub struct Lines {
     pub metrics: UplinkMetrics,
     /// Stamps.
     pub clock: Clock,
+    /// `link_budget`; `None`: the link costs nothing.
+    pub purse: Option<Arc<Purse>>,
     /// Where the present view of the far end is shown.
     pub view: Arc<watch::Sender<View>>,
 }

@@ -54,6 +54,8 @@ pub(crate) struct Link {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) carried: AtomicU64,
+    /// Of our link only: bytes of all packets that were carried, their IP heads included.
+    pub(crate) bytes: AtomicU64,
     pub(crate) lost: AtomicU64,
 }
 
@@ -254,6 +256,7 @@ fn carry(
             }
             held.fetch_add(1, Relaxed);
             counts.carried.fetch_add(1, Relaxed);
+            counts.bytes.fetch_add(len as u64, Relaxed);
             if put.send((free + delay, packet[..len].to_vec())).is_err() {
                 return;
             }

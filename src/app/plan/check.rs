@@ -12,6 +12,7 @@ use crate::processors::attributes::matching::Matching;
 use crate::processors::batch::groups::MARK;
 use crate::receivers::tls;
 use crate::telemetry::config::MetricsLevel;
+use crate::uplink::budget::LinkBudget;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -166,6 +167,12 @@ fn link_storages(config: &mut Config, exporters: &BTreeSet<Id>, top: &Section<'_
     for id in exporters {
         let Some(exporter) = config.exporters.get(id) else { continue };
         let Some(queue) = exporter.queue() else { continue };
+        let is_kept = queue.enabled && queue.storage.is_some();
+        if !is_kept && crate::app::exporters::link_budget(exporter).is_some_and(LinkBudget::has_periods) {
+            let key = &*exporter.path_of("link_budget");
+            let message = "is counted from zero after each restart: what was used is kept beside the queue, and `sending_queue.storage` is not given";
+            tell(top, "exporters", id, key, |s, at, path| s.warn(at, path, message));
+        }
         let Some(storage) = queue.storage.as_ref().filter(|_| queue.enabled) else { continue };
         let key = &*exporter.path_of("sending_queue.storage");
         match config.extensions.get(storage) {

@@ -99,7 +99,7 @@ impl Spool {
             for open in subtract(part, &taken) {
                 // Not out: somebody gave the window back meanwhile, and it will come again.
                 if let Ok(part) = cursor.settle(&open, Fate::Quarantined) {
-                    entered.push(Entered { exporter: owner.exporter, lane, part, dates });
+                    entered.push(Entered { exporter: owner.exporter, lane, part, dates, also_loses: false });
                 }
             }
             to

@@ -3,6 +3,7 @@
 use super::{Compression, FailoverConfig, GapReportConfig, QueueConfig, RetryConfig, SourceConfig, compression_level};
 use crate::config::problems::At;
 use crate::config::{Headers, Id, Section, TlsClient, authenticator};
+use crate::uplink::budget::LinkBudget;
 use crate::uplink::drain::Drain;
 use std::fmt;
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub struct OtlpGrpcConfig {
     pub gap_report: GapReportConfig,
     /// `drain`, ours.
     pub drain: Drain,
+    /// `link_budget`, ours; None: the link costs nothing.
+    pub link_budget: Option<LinkBudget>,
 }
 
 /// One of several far ends.
@@ -128,6 +131,7 @@ impl Default for OtlpGrpcConfig {
             sending_queue: QueueConfig::default(),
             gap_report: GapReportConfig::default(),
             drain: Drain::default(),
+            link_budget: None,
         }
     }
 }
@@ -229,6 +233,7 @@ impl OtlpGrpcConfig {
             sending_queue: s.section("sending_queue", QueueConfig::read),
             gap_report: s.section("gap_report", GapReportConfig::read),
             drain: s.section("drain", Drain::read),
+            link_budget: s.section_if_there("link_budget", LinkBudget::read),
             ..default
         }
     }
@@ -442,7 +447,7 @@ mod tests {
         let yaml = "{endpoint: 'https://c:1', failover: {endpoints: ['d:1'], after: 1m, probe_interval: 2m}, authority: a, headers: {k: v}, compression: zstd, compression_params: {level: 3}, timeout: 0, \
                     balancer_name: round_robin, proxy_url: 'http://p:1', interface: eth1, keepalive: {time: 20s, timeout: 3s, permit_without_stream: true}, \
                     tls: {insecure_skip_verify: true}, retry_on_failure: {enabled: false}, \
-                    sending_queue: {num_consumers: 3}, gap_report: {enabled: false, interval: 7s}, drain: {max_rate: 1MB/s}}";
+                    sending_queue: {num_consumers: 3}, gap_report: {enabled: false, interval: 7s}, drain: {max_rate: 1MB/s}, link_budget: {per_day: 5MB}}";
         let (config, told) = try_out(yaml, &[], OtlpGrpcConfig::read);
         assert_eq!(told, "");
         let secs = Duration::from_secs;
@@ -469,6 +474,7 @@ mod tests {
             sending_queue: QueueConfig { num_consumers: 3, ..QueueConfig::default() },
             gap_report: GapReportConfig { enabled: false, interval: secs(7) },
             drain: Drain { max_rate: Some(1_000_000), ..Drain::default() },
+            link_budget: Some(LinkBudget { per_day: Some(5_000_000), ..LinkBudget::default() }),
         };
         assert_eq!(config, expected);
     }

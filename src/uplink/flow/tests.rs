@@ -8,8 +8,10 @@ use crate::base::backoff::Curve;
 use crate::base::{Clock, Stamp};
 use crate::otlp::Signal;
 use crate::spool::{Cut, Lane, Owner, Settlement, Store as _, Waiting};
+use crate::telemetry::{Health, Metrics};
 use crate::testing::far_end::{self, Act, Collector, Script, UPLOAD_ID};
 use crate::testing::numbered::{Mark, Numbered, Source};
+use crate::uplink::budget::{LinkBudget, Meter, Purse, Wire};
 use crate::uplink::desk::Order;
 use crate::uplink::drain::{Drain, DrainOrder, Manner};
 use crate::uplink::due::dues;
@@ -53,6 +55,8 @@ struct Sim {
     most_out: usize,
     /// Bytes a second, one upload after the other; and when the last one is through.
     link: Option<(u64, Instant)>,
+    /// What the link may cost, and where it is counted.
+    purse: Option<(Purse, Meter)>,
 }
 
 /// A way that carries one request after the other, and when it is free.
@@ -124,6 +128,7 @@ impl Sim {
             line: None,
             most_out: 0,
             link: None,
+            purse: None,
         }
     }
 
@@ -144,6 +149,16 @@ impl Sim {
         sim.link = Some((rate, sim.start));
         sim.cut = Cut { enough_items: 100, max_items: 0, max_bytes: 4 << 20 };
         sim
+    }
+
+    /// Whose link costs what these rules say.
+    fn paying(mut self, rules: LinkBudget) -> Sim {
+        let metrics = Metrics::detached();
+        let (meter, health) = (Meter::new(&metrics, "otlphttp"), Health::starting(self.clock.clone()));
+        self.flow = self.flow.weighing(rules.weights());
+        let board = (&metrics, &health, "otlphttp");
+        self.purse = Some((Purse::new(rules, meter.clone(), None, self.clock.clone(), board, self.now), meter));
+        self
     }
 
     /// From now on: every second a request of ten items into this lane, for so long; how long each took to arrive.
@@ -193,6 +208,10 @@ impl Sim {
                 let due = dues(waiting, desk.manner(), self.cut, Duration::ZERO, self.clock.now(), self.now);
                 desk.set_due(due[0]);
                 desk.set_backlog_due(due[1]);
+                desk.waits(waiting.items);
+            }
+            if let Some((purse, _)) = &self.purse {
+                self.flow.set_gates(purse.gates(self.now));
             }
             let next = match self.flow.next(self.now) {
                 Do::Rest(next) => next,
@@ -250,6 +269,10 @@ impl Sim {
         let mut request = far_end::post(self.flow.desk(at).signal(), &upload.body.bytes);
         request.headers.push(("Content-Encoding".to_owned(), "gzip".to_owned()));
         request.headers.push((UPLOAD_ID.to_owned(), upload.part.upload_id("spool", self.lanes[at])));
+        if let Some((purse, _)) = &self.purse {
+            let bytes = upload.body.bytes.len();
+            purse.pay(self.flow.desk(at).signal(), bytes, self.now);
+        }
         self.sent.push(self.now - self.start);
         self.most_out = self.most_out.max(self.answers.len() + 1);
         let arrives = self.line.as_mut().map_or(self.now, |line| {
@@ -265,6 +288,13 @@ impl Sim {
         }
         let answer = self.collector.answer(self.now, &request);
         let (after, verdict) = told(&answer, TIMEOUT, self.clock.now().wall_ns);
+        if let Some((purse, meter)) = &self.purse {
+            let (signal, bytes) = (self.flow.desk(at).signal(), upload.body.bytes.len());
+            match verdict {
+                Verdict::Silence { .. } => purse.give_back(signal, bytes, self.now),
+                _ => meter.message(Some(signal), Wire::Tls, bytes + 300),
+            }
+        }
         let mut through = arrives;
         if let Some((rate, free)) = &mut self.link {
             let time = Duration::from_secs_f64(upload.body.bytes.len() as f64 / *rate as f64);
@@ -991,4 +1021,90 @@ fn the_backlog_gets_its_share_of_a_crowded_link() {
     assert_eq!(sim.requests(when + S, when + 99 * S), 0, "neither kind goes before");
     sim.run_dry(3_000 * S);
     sim.assert_all_delivered();
+}
+
+/// Goal: a lane that keeps its order never falls behind for what holds its backlog back, and catches up by what is more than that.
+#[test]
+fn a_lane_in_order_sends_as_fast_as_its_data_comes_in() {
+    let drain = Drain { max_rate: Some(300), priority: vec![Signal::Logs], ..Drain::default() };
+    let mut sim = Sim::draining(Script::new().lasting(300 * S, Act::Refuse), &drain, 4, 1_000_000);
+    let waiting = |sim: &Sim| sim.store.waiting(sim.owner, sim.lanes[METRICS]).items;
+    let feed = |sim: &mut Sim, seconds: u32| {
+        let from = sim.now - sim.start;
+        for i in 0..seconds {
+            sim.put(METRICS, 100); // some 3 kB/s, packed: ten times the rate
+            sim.put(LOGS, 10);
+            sim.run(from + S * (i + 1));
+        }
+    };
+    feed(&mut sim, 340);
+    let before = waiting(&sim);
+    assert!(before > 20_000, "{before}");
+    feed(&mut sim, 300);
+    let after = waiting(&sim);
+    assert!(after <= before, "{before} waited, {after} do after five minutes");
+    assert!(before - after < 4_000, "what came in during the outage is a backlog: {before} to {after}");
+    sim.run_dry(9_000 * S);
+    sim.assert_all_delivered();
+}
+
+/// Goal: over three days with an outage the day's budget holds, to the byte on the wire; live data arrives all day, and the backlog
+/// takes no more than what is left of an even use.
+#[test]
+fn a_backlog_leaves_the_days_budget_to_live_data() {
+    const DAY: u64 = 86_400;
+    const LIMIT: u64 = 2_000_000;
+    /// It was 2023-11-14 22:13:20.
+    const FIRST_DAY: u64 = 6_400;
+    let outage = 26 * 3_600 * S; // until shortly after midnight
+    let rules = LinkBudget { per_day: Some(LIMIT), ..LinkBudget::default() };
+    let mut sim =
+        Sim::draining(Script::new().lasting(outage, Act::Refuse), &Drain::default(), 4, 100_000).paying(rules);
+    let mut late = 0;
+    for n in 1..=74 * 12 {
+        let before = sim.loads.len();
+        sim.put(LOGS, 50); // 1.6 MB a day on the wire
+        sim.run(300 * S * n);
+        let is_fresh = sim.loads[before..].iter().any(|load| !load.backlog);
+        late += u32::from(300 * S * n > outage + 300 * S && !is_fresh);
+    }
+    let mut days = std::collections::BTreeMap::<u64, u64>::new();
+    for load in sim.loads.iter().filter(|load| load.at >= outage) {
+        *days.entry((load.at.as_secs() + DAY - FIRST_DAY) / DAY).or_default() += load.bytes as u64 + 300;
+    }
+    let waiting = sim.store.waiting_items();
+    println!("bytes by day {days:?}, {waiting} items wait");
+    assert!(days.values().all(|bytes| *bytes <= LIMIT), "{days:?}");
+    assert_eq!(late, 0, "times without live data; {days:?}");
+    assert!(days[&2] > LIMIT / 100 * 85, "the backlog uses what is left: {days:?}");
+    assert!(waiting > 1_000, "and no more: {waiting}");
+}
+
+/// Goal: on a link that is too slow for both each signal gets its share, and a signal that is idle leaves its own to the others.
+#[test]
+fn signals_get_their_shares_of_the_link() {
+    let rules = LinkBudget { rate: Some(2_000), shares: [0.0, 0.2, 0.6], ..LinkBudget::default() };
+    let mut sim = Sim::draining(Script::new(), &Drain::default(), 2, 1_000_000).paying(rules);
+    for i in 0..600 {
+        (0..3).for_each(|lane| sim.put(lane, 300)); // each alone is more than the link may carry
+        sim.run(S * (i + 1));
+    }
+    let sent = |sim: &Sim, from: Duration| {
+        let of = |lane: usize| {
+            sim.loads
+                .iter()
+                .filter(|load| load.lane == lane && load.at >= from)
+                .map(|load| load.bytes as u64)
+                .sum::<u64>()
+        };
+        [LOGS, TRACES, METRICS].map(of)
+    };
+    let by = sent(&sim, 60 * S);
+    let all: u64 = by.iter().sum();
+    let parts = by.map(|bytes| 100 * bytes / all);
+    assert!(
+        (55..=65).contains(&parts[0]) && (15..=25).contains(&parts[1]) && (15..=25).contains(&parts[2]),
+        "{parts:?} %"
+    );
+    assert!((1_700..=2_050).contains(&(all / 540)), "{} B/s", all / 540);
 }

@@ -4,10 +4,12 @@ use super::world::{LOGS, METRICS, MS, SOURCE, TRACES, Ways, World, quick, run};
 use crate::base::{Clock, Dice};
 use crate::config::TlsClient;
 use crate::otlp::Signal;
+use crate::supervise::Sabotage;
 use crate::testing::far_end::{Act, FarEnd, Script};
 use crate::testing::numbered::Mark;
 use crate::uplink::backends::Path;
 use crate::uplink::balanced::{Balance, Balanced};
+use crate::uplink::budget::Meter;
 use crate::uplink::client::{Maker, system_names};
 use crate::uplink::config::{Endpoint, OtlpGrpcConfig, Place};
 use crate::uplink::endpoint::Rules;
@@ -15,16 +17,22 @@ use crate::uplink::metrics::UplinkMetrics;
 use crate::uplink::otlp_grpc::GrpcRecipe;
 use crate::uplink::pack::{Encoding, LEVEL, Packer};
 use crate::uplink::resolver::Resolver;
+use crate::uplink::retry::{OnExpiry, Retry};
 use crate::uplink::verdict::Verdict;
+use crate::uplink::wiring::UplinkSettings;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+
+fn ways(resolver: Resolver, after: Duration, clock: &Clock, metrics: &UplinkMetrics) -> Ways {
+    made(resolver, after, clock, metrics).0
+}
 
 /// As `app` makes it of the section, with short rests.
-fn ways(resolver: Resolver, after: Duration, clock: &Clock, metrics: &UplinkMetrics) -> Ways {
+fn made(resolver: Resolver, after: Duration, clock: &Clock, metrics: &UplinkMetrics) -> (Ways, Balance) {
     let clock = clock.clone();
     let path: Path = Arc::new(move |name| {
         let addr: SocketAddr = name.parse().expect("an address");
@@ -35,16 +43,17 @@ fn ways(resolver: Resolver, after: Duration, clock: &Clock, metrics: &UplinkMetr
         };
         let place = Place::Net { host: addr.ip().to_string(), port: addr.port() };
         let config = template.to(Endpoint { place, https: false });
-        let recipe = GrpcRecipe { config, clock: clock.clone(), shown: None };
+        let recipe = GrpcRecipe { config, clock: clock.clone(), shown: None, meter: Meter::default() };
         Arc::new(Maker::new(recipe).expect("a client")).make()
     });
     let balance = Balance::new(None, Rules { after, curve: quick().curve });
-    let metrics = metrics.backends();
-    Arc::new(move || {
+    let (metrics, shared) = (metrics.backends(), balance.clone());
+    let ways: Ways = Arc::new(move || {
         let packer = Packer::new(Encoding::Gzip, LEVEL);
         let dice = Dice::seeded(5);
-        Arc::new(Balanced::over(&balance, resolver.clone(), path.clone(), packer, metrics.clone(), dice))
-    })
+        Arc::new(Balanced::over(&shared, resolver.clone(), path.clone(), packer, metrics.clone(), dice))
+    });
+    (ways, balance)
 }
 
 fn list(ends: &[SocketAddr]) -> Resolver {
@@ -55,15 +64,15 @@ fn list(ends: &[SocketAddr]) -> Resolver {
 
 /// An uplink with these beside its first far end.
 fn world(script: Script, others: &[&FarEnd], after: Duration) -> World {
-    World::by(
-        script,
-        |_| {},
-        |first, clock, metrics| {
-            let ends: Vec<SocketAddr> =
-                std::iter::once(first.addr()).chain(others.iter().map(|end| end.addr())).collect();
-            ways(list(&ends), after, &clock, metrics)
-        },
-    )
+    world_with(script, others, after, |_| {})
+}
+
+fn world_with(script: Script, others: &[&FarEnd], after: Duration, set: impl FnOnce(&mut UplinkSettings)) -> World {
+    World::around(script, set, |first, clock, metrics, depot| {
+        let ends: Vec<SocketAddr> = std::iter::once(first.addr()).chain(others.iter().map(|end| end.addr())).collect();
+        let (ways, balance) = made(list(&ends), after, &clock, metrics);
+        (ways, balance.settling(depot, metrics.clone()))
+    })
 }
 
 fn put_all(world: &mut World, times: u32, items: u32) {
@@ -152,6 +161,64 @@ fn the_share_of_one_that_is_away_goes_to_the_others_and_comes_back() {
     }
 }
 
+/// Goal: one that refuses everything costs nobody's data: no item is a dead letter, each is at another endpoint, the board names
+/// who it is, and it has its share again when it takes something.
+#[test]
+fn one_that_refuses_what_the_others_take_is_the_guilty_one() {
+    for status in [400, 413] {
+        run(async {
+            let others = others(2);
+            let mut world = world(Script::new().always(Act::status(status)), &[&others[0], &others[1]], 100 * MS);
+            let away = format!("otlphttp/{}", world.far_end.addr());
+            let mut rounds = 0;
+            world
+                .until("it is on the board", |w| {
+                    put_all(w, 1, 40);
+                    rounds += 1;
+                    w.troubles().iter().any(|(what, why)| *what == away && why.contains("refus"))
+                })
+                .await;
+            world.until_dry().await;
+            assert_eq!(world.booked(|book| book.dead_letters), 0, "{status}");
+            assert_each_arrived_once(&[&others[0], &others[1]], rounds * 40);
+            assert!(world.view.borrow().link.is_up(), "{status}");
+            world.far_end.play(Script::new());
+            world
+                .until("it has its share again", |w| {
+                    w.put(LOGS, 10);
+                    w.troubles().is_empty() && taken(&w.far_end) > 0
+                })
+                .await;
+            world.until_dry().await;
+            assert_eq!(world.booked(|book| book.delivered), world.booked(|book| book.accepted), "{status}");
+        });
+    }
+}
+
+/// Goal: the word of one whom others overruled condemns nothing, while those others cannot be asked.
+#[test]
+fn one_that_was_overruled_condemns_nothing_alone() {
+    run(async {
+        let others = others(1);
+        let mut world = world(Script::new().always(Act::status(400)), &[&others[0]], 60_000 * MS);
+        world
+            .until("it was overruled", |w| {
+                w.put(LOGS, 40);
+                w.far_end.seen().len() > 2
+            })
+            .await;
+        world.until_dry().await;
+        others[0].play(Script::new().always(Act::Refuse));
+        sleep(20 * MS).await;
+        (0..10).for_each(|_| world.put(LOGS, 40));
+        sleep(400 * MS).await;
+        others[0].play(Script::new());
+        world.until_dry().await;
+        assert_eq!(world.booked(|book| book.dead_letters), 0);
+        assert_eq!(world.booked(|book| book.delivered), world.booked(|book| book.accepted));
+    });
+}
+
 /// Goal: an upload of which a part was not taken is settled when all of it was; what was taken does not go again, also where
 /// the upload is cut meanwhile.
 #[test]
@@ -171,7 +238,59 @@ fn what_was_taken_of_an_upload_does_not_go_again() {
     }
 }
 
-/// Goal: one that asks for patience gets nothing until then, while the others get theirs.
+/// Goal: of an upload that steps aside (parked, given up, a dead letter) only what nobody took does so; nothing goes twice, also
+/// not from the park lane in another life of the uplink, and the books agree with the endpoints.
+/// Method: whatever bears one item is refused, so that the others of its upload are taken and it is not; three answers, of
+/// which the first two end its window and the last is about the item.
+#[test]
+fn only_what_nobody_took_of_an_upload_steps_aside() {
+    const GUILTY: Mark = Mark { source: SOURCE, seq: 37 };
+    for (status, expiry) in [(503, OnExpiry::Park), (503, OnExpiry::Drop), (400, OnExpiry::Park)] {
+        run(async {
+            let poison = || Script::new().poison(Signal::Logs, GUILTY).poison_status(status);
+            let others = others(2);
+            others.iter().for_each(|end| end.play(poison()));
+            let mut world = world_with(poison(), &[&others[0], &others[1]], 60_000 * MS, |settings| {
+                settings.retry = Retry { max_elapsed: Some(100 * MS), on_expiry: expiry, ..settings.retry };
+            });
+            let stepped = |w: &World| match (status, expiry) {
+                (400, _) => w.booked(|book| book.dead_letters),
+                (_, OnExpiry::Drop) => w.booked(|book| book.lost.iter().sum()),
+                _ => w.shown("tfo_agent_uplink_items{exporter=\"otlphttp\",outcome=\"parked\""),
+            };
+            for _ in 0..2_000 {
+                world.put(LOGS, 100);
+                sleep(5 * MS).await;
+                if stepped(&world) > 0 {
+                    break;
+                }
+            }
+            world.until("all is settled but what stepped aside", |w| w.booked(|book| book.waiting) < 100).await;
+            sleep(400 * MS).await;
+            let what = format!("{status} {expiry:?}");
+            let ends = [&world.far_end, &others[0], &others[1]];
+            let arrived: u64 = ends.iter().map(|end| end.report().arrived()).sum();
+            let accepted = world.booked(|book| book.accepted);
+            let aside = accepted - world.booked(|book| book.delivered);
+            assert!(0 < aside && aside < 100, "{what}: {aside} of {accepted}");
+            assert_eq!(arrived, world.booked(|book| book.delivered), "{what}: what arrived is booked");
+            let sent = world.shown("otelcol_exporter_sent_log_records{");
+            assert_eq!(sent, world.booked(|book| book.delivered), "{what}: and counted");
+            // Another life begins with what is parked.
+            ends.iter().for_each(|end| end.play(Script::new()));
+            assert!(world.supervisor.lookout().sabotage("uplink/otlphttp", Sabotage::PanicInHandler));
+            world.until_dry().await;
+            let homes = homes(&[&world.far_end, &others[0], &others[1]], accepted);
+            let (twice, once) =
+                (homes.iter().any(|homes| *homes > 1), homes.iter().filter(|homes| **homes == 1).count());
+            assert!(!twice, "{what}: {homes:?}");
+            let parked = (status, expiry) == (503, OnExpiry::Park);
+            assert_eq!(once as u64, if parked { accepted } else { accepted - aside }, "{what}");
+        });
+    }
+}
+
+/// Goal: one that asks for patience gets nothing until then, its share goes to the others at once, and it has its share again.
 #[test]
 fn one_that_asks_for_patience_does_not_stop_the_others() {
     run(async {
@@ -180,17 +299,58 @@ fn one_that_asks_for_patience_does_not_stop_the_others() {
         let mut world = world(busy, &[&others[0], &others[1]], 60_000 * MS);
         world.put(LOGS, 200);
         world.until("it said so", |w| !w.far_end.seen().is_empty()).await;
-        let (start, first) = (tokio::time::Instant::now(), others.iter().map(taken).collect::<Vec<_>>());
+        let start = Instant::now();
         world.put(LOGS, 200);
-        world
-            .until("the others have theirs", |_| others.iter().zip(&first).all(|(end, first)| taken(end) > *first))
-            .await;
+        world.until_dry().await;
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         assert_eq!(world.far_end.seen().len(), 1, "it is left alone");
-        world.until_dry().await;
+        assert_eq!(others.iter().map(taken).sum::<u64>(), 400);
+        world
+            .until("it has its share again", |w| {
+                w.put(LOGS, 10);
+                taken(&w.far_end) > 0
+            })
+            .await;
         assert!(start.elapsed() > Duration::from_millis(1_500), "{:?}", start.elapsed());
-        let homes = homes(&[&world.far_end, &others[0], &others[1]], 400);
-        assert!(homes[800..].iter().all(|homes| *homes == 1), "{homes:?}");
+    });
+}
+
+/// Goal: an hour of patience for one endpoint is no rest of the exporter, also where one key has all of an upload.
+#[test]
+fn the_patience_of_one_is_not_the_exporters() {
+    run(async {
+        let others = others(2);
+        let hour = Script::new().always(Act::status(429).retry_after(3_600));
+        let mut world = world(hour, &[&others[0], &others[1]], 5_000 * MS);
+        for _ in 0..10 {
+            let start = Instant::now();
+            put_all(&mut world, 1, 20);
+            world.until_dry().await;
+            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        }
+        // One for each signal may be out when it says so.
+        assert!((1..=3).contains(&world.far_end.seen().len()), "{}", world.far_end.seen().len());
+        assert_each_arrived_once(&[&others[0], &others[1]], 200);
+    });
+}
+
+/// Goal: when all ask for patience, none of them is asked before the first can be.
+#[test]
+fn when_all_ask_for_patience_the_exporter_has_it() {
+    run(async {
+        let others = others(1);
+        let hour = || Script::new().always(Act::status(429).retry_after(3_600));
+        others[0].play(hour());
+        let mut world = world(hour(), &[&others[0]], 5_000 * MS);
+        let ends = [&world.far_end.addr(), &others[0].addr()].map(|addr| format!("otlphttp/{addr}"));
+        // Metrics have one key here, and so one endpoint.
+        world.put(METRICS, 20);
+        world.until("both have been asked", |w| w.troubles().len() >= 2).await;
+        assert!(ends.iter().all(|end| world.troubles().iter().any(|(what, _)| what == end)), "{:?}", world.troubles());
+        let seen = |w: &World| w.far_end.seen().len() + others[0].seen().len();
+        (0..10).for_each(|_| world.put(LOGS, 10));
+        sleep(400 * MS).await;
+        assert_eq!(seen(&world), 2, "one upload each, and no question before its time");
     });
 }
 
@@ -300,6 +460,46 @@ fn endpoints_follow_the_addresses_of_a_name() {
         assert_eq!((taken(&world.far_end), taken(&others[0])), before);
         let arrived: u64 = [&world.far_end, &others[0], &others[1]].iter().map(|end| end.report().arrived()).sum();
         assert_eq!(arrived, world.booked(|book| book.accepted), "each once");
+    });
+}
+
+static LOOKS: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+
+/// Says the first address of those that are left each time, and panics where there is none.
+fn falls(_: Arc<str>, _: u16) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> {
+    async {
+        let next = LOOKS.lock().expect("nobody panics in there").pop();
+        Ok(vec![next.filter(|addr| addr.port() != 0).expect("an address")])
+    }
+    .boxed()
+}
+
+/// Goal: a look that falls is followed by the next one.
+#[test]
+fn endpoints_are_looked_for_again_after_a_panic() {
+    run(async {
+        let others = others(1);
+        let resolver = Resolver::Dns {
+            host: "collectors.example".into(),
+            port: 4_317,
+            interval: 20 * MS,
+            timeout: 100 * MS,
+            names: falls,
+        };
+        let mut world =
+            World::by(Script::new(), |_| {}, |_, clock, metrics| ways(resolver.clone(), 200 * MS, &clock, metrics));
+        let nothing = SocketAddr::from(([127, 0, 0, 1], 0));
+        // Last first: at the beginning it falls too, and then in the middle.
+        LOOKS.lock().expect("free").extend([others[0].addr(), nothing, world.far_end.addr(), nothing]);
+        world
+            .until("the last one is found", |w| {
+                w.put(LOGS, 10);
+                taken(&others[0]) > 0
+            })
+            .await;
+        assert_eq!(world.supervisor.watch().seat("uplink/otlphttp").map(|seat| seat.falls), Some(0));
+        assert!(taken(&world.far_end) > 0, "the one before");
+        world.until_dry().await;
     });
 }
 

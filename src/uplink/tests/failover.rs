@@ -6,6 +6,7 @@ use crate::config::TlsClient;
 use crate::otlp::Signal;
 use crate::testing::far_end::{Act, FarEnd, Script};
 use crate::testing::numbered::Mark;
+use crate::uplink::budget::Meter;
 use crate::uplink::client::{Maker, Recipe};
 use crate::uplink::config::{FailoverConfig, OtlpGrpcConfig, OtlpHttpConfig, Place};
 use crate::uplink::endpoint::Rules;
@@ -51,7 +52,7 @@ fn ways(speech: Speech, timeout: Duration, ends: &[SocketAddr], clock: &Clock, m
                 timeout: Some(timeout),
                 ..OtlpGrpcConfig::default()
             };
-            let recipe = |config| GrpcRecipe { config, clock: clock.clone(), shown: None };
+            let recipe = |config| GrpcRecipe { config, clock: clock.clone(), shown: None, meter: Meter::default() };
             of(section.each().into_iter().map(|(name, alone)| (name, recipe(alone))), metrics)
         }
     }
@@ -148,6 +149,58 @@ fn whoever_is_there_gets_the_data_and_the_preferred_one_when_it_is_back() {
                 assert_eq!(world.booked(|book| book.delivered), world.booked(|book| book.accepted));
             });
         }
+    }
+}
+
+/// Goal: a preferred one that asks for an hour's patience has it, and nobody else waits for that; when all ask, the exporter rests.
+#[test]
+fn the_patience_of_the_preferred_one_is_not_the_exporters() {
+    for speech in BOTH {
+        run(async {
+            let busy = || Script::new().always(Act::status(429).retry_after(3_600));
+            let second = FarEnd::start(Script::new()).expect("a port");
+            let mut world = world(speech, busy(), &[&second]);
+            let start = Instant::now();
+            for _ in 0..10 {
+                put_all(&mut world, 10);
+                world.until_dry().await;
+            }
+            assert!(start.elapsed() < Duration::from_secs(3), "{speech:?}: {:?}", start.elapsed());
+            assert_eq!(taken(&second), 300, "{speech:?}");
+            let asked = world.far_end.seen().len();
+            assert!((1..=3).contains(&asked), "{speech:?}: one for each signal that was out, not {asked}");
+            second.play(busy());
+            let before = second.seen().len();
+            (0..10).for_each(|_| put_all(&mut world, 10));
+            sleep(500 * MS).await;
+            assert_eq!(world.far_end.seen().len(), asked, "{speech:?}");
+            let more = second.seen().len() - before;
+            assert!((1..=9).contains(&more), "{speech:?}: as many as may be out, not {more}");
+            assert!(world.booked(|book| book.waiting) > 0);
+        });
+    }
+}
+
+/// Goal: a preferred one that refuses everything holds nothing up and costs nobody's data; what both refuse is a dead letter.
+#[test]
+fn what_the_preferred_one_refuses_is_offered_to_the_next() {
+    for speech in BOTH {
+        run(async {
+            let guilty = Mark { source: SOURCE, seq: 3 };
+            let second = FarEnd::start(Script::new().poison(Signal::Logs, guilty)).expect("a port");
+            let mut world = world(speech, Script::new().always(Act::status(400)), &[&second]);
+            let preferred = format!("otlphttp/{}", world.far_end.addr());
+            world
+                .until("the preferred one is on the board", |w| {
+                    put_all(w, 10);
+                    w.troubles().iter().any(|(what, why)| *what == preferred && why.contains("refus"))
+                })
+                .await;
+            world.until_dry().await;
+            let (dead, delivered) = (world.booked(|book| book.dead_letters), world.booked(|book| book.delivered));
+            assert_eq!((dead, delivered), (1, world.booked(|book| book.accepted) - 1), "{speech:?}");
+            assert_eq!((taken(&world.far_end), taken(&second)), (0, delivered), "{speech:?}");
+        });
     }
 }
 

@@ -413,6 +413,7 @@ impl Inner {
         let signal = self.lanes[at].signal;
         let items = u64::from(s.items);
         match s.outcome {
+            Outcome::InPart { .. } => unreachable!("one far end takes an upload or does not"),
             Outcome::Delivered { rejected } => {
                 self.outcomes.delivered += items - u64::from(rejected);
                 self.outcomes.rejected += u64::from(rejected);

@@ -6,6 +6,7 @@ use crate::config::{Pem, Secret, TlsClient};
 use crate::otlp::Signal;
 use crate::testing::far_end::{Act, FarEnd, Script, Seen};
 use crate::testing::numbered::{Mark, Numbered, Source};
+use crate::uplink::budget::Meter;
 use crate::uplink::client::{Maker, Shown};
 use crate::uplink::config::{Balancer, Keepalive, OtlpGrpcConfig, Place};
 use crate::uplink::link::Trouble;
@@ -350,7 +351,7 @@ fn a_dead_connection_is_left_behind() {
         far_end.play(Script::new().times(1, Act::Slow(300 * MS)));
         let (addr, connections) = relay("127.0.0.1:0", far_end.addr(), 1).await;
         let config = OtlpGrpcConfig { timeout: Some(250 * MS), ..plain(addr) };
-        let recipe = GrpcRecipe { config, clock: Clock::system(), shown: None };
+        let recipe = GrpcRecipe { config, clock: Clock::system(), shown: None, meter: Meter::default() };
         let transport = Arc::new(Maker::new(recipe).expect("a client")).make();
         let verdict = transport.send(parcel(Signal::Logs, Encoding::Gzip)).await;
         assert_eq!(short(&verdict), "silence no_answer");
@@ -390,7 +391,7 @@ fn addresses_are_used_as_the_balancer_says() {
             second.store(0, SeqCst);
             let endpoint = Some(Place::Net { host: "collector.example".to_owned(), port });
             let config = OtlpGrpcConfig { endpoint, balancer, ..plain(far_end.addr()) };
-            let client = OtlpGrpc::asking(&config, Clock::system(), None, two).expect("a client");
+            let client = OtlpGrpc::asking(&config, Clock::system(), None, two, Meter::default()).expect("a client");
             for _ in 0..6 {
                 assert!(accepted(&client.send(parcel(Signal::Logs, Encoding::Gzip)).await));
             }
@@ -584,7 +585,7 @@ mod tls {
             config.tls.common.cert = Some(Pem::File(at("cert")));
             config.tls.common.key = Some(Pem::File(at("key")));
             config.tls.common.reload_interval = 50 * MS;
-            let recipe = GrpcRecipe { config, clock: Clock::system(), shown: None };
+            let recipe = GrpcRecipe { config, clock: Clock::system(), shown: None, meter: Meter::default() };
             let transport = Arc::new(Maker::new(recipe).expect("it is there")).make();
             let sends = async || {
                 tokio::time::sleep(60 * MS).await;
@@ -666,7 +667,7 @@ fn world(script: Script) -> World {
         |endpoint, clock| {
             let addr = endpoint.trim_start_matches("http://").parse().expect("an address");
             let config = OtlpGrpcConfig { timeout: Some(400 * MS), ..plain(addr) };
-            GrpcRecipe { config, clock, shown: None }
+            GrpcRecipe { config, clock, shown: None, meter: Meter::default() }
         },
     )
 }

@@ -4,6 +4,7 @@ use super::world::{LOGS, METRICS, MS, TRACES, World, run};
 use crate::base::Clock;
 use crate::config::{Secret, TlsClient};
 use crate::testing::far_end::{Act, FarEnd, Script};
+use crate::uplink::budget::Meter;
 use crate::uplink::client::Shown;
 use crate::uplink::config::{Credential, OAuth2Config, OtlpGrpcConfig, Place};
 use crate::uplink::link::Trouble;
@@ -130,7 +131,7 @@ fn world(grpc: bool, config: &OAuth2Config) -> World {
                     tls: TlsClient { insecure: true, ..TlsClient::default() },
                     ..OtlpGrpcConfig::default()
                 };
-                GrpcRecipe { config, clock, shown: Some(shown) }
+                GrpcRecipe { config, clock, shown: Some(shown), meter: Meter::default() }
             },
         ),
     }

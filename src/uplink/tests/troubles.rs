@@ -10,6 +10,7 @@ use crate::config::{Pem, Secret, TlsClient};
 use crate::otlp::Signal;
 use crate::testing::far_end::Script;
 use crate::testing::numbered::{Numbered, Source};
+use crate::uplink::budget::Meter;
 use crate::uplink::client::{ClientError, Recipe};
 use crate::uplink::config::{OtlpGrpcConfig, OtlpHttpConfig, Place};
 use crate::uplink::link::Trouble;
@@ -279,7 +280,7 @@ impl Recipe for Named {
     }
 
     fn client(&self) -> Result<Arc<dyn Transport>, ClientError> {
-        Ok(Arc::new(OtlpGrpc::asking(&self.config, self.clock.clone(), None, names)?))
+        Ok(Arc::new(OtlpGrpc::asking(&self.config, self.clock.clone(), None, names, Meter::default())?))
     }
 }
 

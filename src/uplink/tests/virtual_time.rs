@@ -314,25 +314,28 @@ fn an_idle_uplink_does_nothing() {
     });
 }
 
-/// Promise P9. Goal: what waited at the start of a process goes in its turn, by lane; what comes in where nothing waited goes at
-/// once, and a stop waits for no turn.
+/// Promises P6 and P9. Goal: what waited at the start of a process goes in its turn, by lane; what comes in goes at once, also
+/// beside what waits.
 #[test]
 fn a_backlog_at_the_start_waits_for_its_turn() {
     run(async {
         let mut quiet = Quiet::new(Script::new(), |settings| {
-            settings.first_at = Some(Instant::now() + 40 * S);
+            settings.first_at = Some(Instant::now() + 100 * S);
             settings.flush_at_stop = true;
         });
         quiet.put_into(0, 10);
+        quiet.pass(60 * S).await;
         let uplink = quiet.begin();
         quiet.pass(S).await;
         quiet.put_into(1, 10);
-        quiet.pass(38 * S).await;
+        quiet.pass(30 * S).await;
         assert_eq!(quiet.store.outcomes().delivered, 10, "the other lane");
         quiet.put_into(0, 10);
-        quiet.pass(S / 2).await;
-        assert_eq!(quiet.store.outcomes().delivered, 10, "company changes nothing");
         quiet.pass(2 * S).await;
+        assert_eq!(quiet.store.outcomes().delivered, 20, "fresh data waits for no turn");
+        quiet.pass(6 * S).await;
+        assert_eq!(quiet.store.outcomes().delivered, 20);
+        quiet.pass(3 * S).await;
         quiet.assert_all_delivered();
         assert!(uplink.connected());
     });

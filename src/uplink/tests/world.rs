@@ -95,7 +95,7 @@ pub(super) type Ways = Arc<dyn Fn() -> Arc<dyn Transport> + Send + Sync>;
 
 /// Lines to a depot and a far end, with metrics that nobody scrapes but the test.
 pub(super) fn lines(depot: Arc<dyn Depot>, recipe: impl Recipe, clock: Clock) -> (Lines, Metrics, Health) {
-    lines_by(depot, clock, |_| ways(recipe))
+    lines_by(depot, clock, |_, depot| (ways(recipe), depot))
 }
 
 fn ways(recipe: impl Recipe) -> Ways {
@@ -106,18 +106,14 @@ fn ways(recipe: impl Recipe) -> Ways {
 fn lines_by(
     depot: Arc<dyn Depot>,
     clock: Clock,
-    ways: impl FnOnce(&UplinkMetrics) -> Ways,
+    make: impl FnOnce(&UplinkMetrics, Arc<dyn Depot>) -> (Ways, Arc<dyn Depot>),
 ) -> (Lines, Metrics, Health) {
     let metrics = Metrics::detached();
     let health = Health::starting(clock.clone());
     let own = UplinkMetrics::new(&metrics, &health, "otlphttp");
-    let lines = Lines {
-        depot,
-        transport: ways(&own),
-        metrics: own,
-        clock,
-        view: Arc::new(watch::Sender::new(View::default())),
-    };
+    let (transport, depot) = make(&own, depot);
+    let view = Arc::new(watch::Sender::new(View::default()));
+    let lines = Lines { depot, transport, metrics: own, clock, purse: None, view };
     (lines, metrics, health)
 }
 
@@ -168,6 +164,15 @@ impl World {
         set: impl FnOnce(&mut UplinkSettings),
         ways: impl FnOnce(&FarEnd, Clock, &UplinkMetrics) -> Ways,
     ) -> World {
+        World::around(script, set, |far_end, clock, metrics, depot| (ways(far_end, clock, metrics), depot))
+    }
+
+    /// With anything that sends, and something around the spool.
+    pub(super) fn around(
+        script: Script,
+        set: impl FnOnce(&mut UplinkSettings),
+        make: impl FnOnce(&FarEnd, Clock, &UplinkMetrics, Arc<dyn Depot>) -> (Ways, Arc<dyn Depot>),
+    ) -> World {
         let far_end = FarEnd::start(script).expect("a port");
         let clock = Clock::system();
         let spool = Arc::new(Spool::in_memory(Bytes::mib(256), clock.clone(), Dice::seeded(3)));
@@ -177,7 +182,8 @@ impl World {
         // A new exporter starts at the tip: join before the first item comes.
         spool.own("otlphttp", &lanes);
         let depot = Arc::new(Direct::to(spool.clone()));
-        let (lines, metrics, health) = lines_by(depot, clock.clone(), |metrics| ways(&far_end, clock.clone(), metrics));
+        let (lines, metrics, health) =
+            lines_by(depot, clock.clone(), |metrics, depot| make(&far_end, clock.clone(), metrics, depot));
         let view = lines.view.subscribe();
         let supervisor = Supervisor::start(Roster(&ROSTER), Settings::default()).expect("a watchdog");
         let settings = Arc::new(settings);
