@@ -37,8 +37,8 @@ impl Disk {
             |disk, _| if disk.settings.seal { disk.seal_one() } else { Ok(false) },
             Disk::copy_some,
         ];
-        if lock(&self.measured).is_none() {
-            self.measure(); // nothing gives way for what was guessed at the start
+        if lock(&self.row).values().any(|e| e.guessed) {
+            self.count(); // nothing gives way for what was guessed at the start
         }
         // What fails keeps nothing else from being done, and neither does a bin that fills as fast as it is emptied: on a full
         // disk that is every segment somebody tries to make.
@@ -241,6 +241,10 @@ impl Disk {
             }
             *measured = Some(now);
         }
+        self.count();
+    }
+
+    fn count(&self) {
         let changes = |e: &Entry| e.state != State::Sealed || e.guessed;
         let nos: Vec<No> = lock(&self.row).iter().filter(|(_, e)| changes(e)).map(|(no, _)| *no).collect();
         let sizes: Vec<(No, u64)> = nos.into_iter().map(|no| (no, allocated(&self.path(no)))).collect();
