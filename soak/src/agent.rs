@@ -261,6 +261,11 @@ impl Agent {
         })
     }
 
+    /// From now on the peak of its memory is that of what follows.
+    pub(crate) fn forget_peak(&self) -> io::Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")
+    }
+
     pub(crate) fn kill(self) -> io::Result<()> {
         self.child.kill()
     }

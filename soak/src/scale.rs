@@ -3,7 +3,7 @@
 
 use crate::agent::{Agent, Rig, Seen};
 use crate::plot::{Plot, page};
-use crate::runs::{drained, first_answer, load, until};
+use crate::runs::{first_answer, load, until};
 use crate::shim::{Shim, Trouble};
 use crate::sink::Sink;
 use clap::Args;
@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tfo_otel_agent::testing::child;
 
 /// How far to go.
 #[derive(Debug, Clone, Args)]
@@ -75,17 +76,48 @@ impl fmt::Display for Table {
 /// One backlog after the other, from empty.
 pub(crate) async fn scale(rig: &Rig, scale: &Scale) -> io::Result<Table> {
     let mut table = Table::default();
+    let mut drains = Vec::new();
     for mib in &scale.mib {
         eprintln!("soak: a backlog of {mib} MiB");
-        table.add(&backlog(rig, *mib).await?);
+        let (row, looks) = backlog(rig, *mib).await?;
+        table.add(&row);
+        drains.push((*mib, looks));
     }
     fs::create_dir_all(&scale.report)?;
     fs::write(scale.report.join("scale.json"), serde_json::to_string_pretty(&table.json())?)?;
-    fs::write(scale.report.join("scale.html"), html(&table)?)?;
+    fs::write(scale.report.join("scale.html"), html(&table, &drains)?)?;
     Ok(table)
 }
 
-async fn backlog(rig: &Rig, mib: u64) -> io::Result<Vec<(&'static str, f64)>> {
+/// One look at an agent that drains.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    /// Millions of records drained by then.
+    drained: f64,
+    rss_mib: f64,
+    /// MiB that are allocated: the rest of RSS is the binary's, the stacks', and what the allocator keeps.
+    in_use_mib: f64,
+}
+
+/// Waits until nothing waits; what memory was like meanwhile.
+async fn watch(rig: &Rig, agent: &Agent, waiting: f64) -> io::Result<Vec<Look>> {
+    let mut looks = Vec::new();
+    until("the drain", async || {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let metrics = child::metrics(rig.metrics).await?;
+        let left = child::sum(&metrics, "tfo_agent_items_waiting");
+        looks.push(Look {
+            drained: (waiting - left) / 1e6,
+            rss_mib: agent.see()?.rss_mib,
+            in_use_mib: child::sum(&metrics, "otelcol_process_runtime_heap_alloc_bytes") / 1_048_576.0,
+        });
+        Ok(left < 1.0)
+    })
+    .await?;
+    Ok(looks)
+}
+
+async fn backlog(rig: &Rig, mib: u64) -> io::Result<(Vec<(&'static str, f64)>, Vec<Look>)> {
     rig.forget_spool()?;
     let sink = Sink::start()?;
     sink.be_away(true);
@@ -106,6 +138,7 @@ async fn backlog(rig: &Rig, mib: u64) -> io::Result<Vec<(&'static str, f64)>> {
     agent.kill()?;
     let mut starts = Vec::new();
     for _ in 0..3 {
+        rustix::fs::sync(); // else its commits wait for the backlog that is still being written back
         let (agent, times) = first_answer(rig).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
         agent.kill()?;
@@ -115,15 +148,16 @@ async fn backlog(rig: &Rig, mib: u64) -> io::Result<Vec<(&'static str, f64)>> {
     let (agent, _) = first_answer(rig).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let (resting, waiting) = (agent.see()?, rig.metric("tfo_agent_items_waiting").await?);
+    agent.forget_peak()?;
     sink.be_away(false);
     let began = Instant::now();
-    drained(rig).await?;
+    let looks = watch(rig, &agent, waiting).await?;
     let (drain, after) = (began.elapsed().as_secs_f64(), agent.see()?);
     tokio::time::sleep(Duration::from_secs(8)).await;
     let left = rig.allocated() as f64;
     agent.stop().await?;
     let millions = records / 1e6;
-    Ok(vec![
+    let row = vec![
         ("backlog, MiB", on_disk / 1_048_576.0),
         ("records, M", millions),
         ("intake, k records/s", records / accepting / 1e3),
@@ -132,15 +166,21 @@ async fn backlog(rig: &Rig, mib: u64) -> io::Result<Vec<(&'static str, f64)>> {
         ("disk, B/record", on_disk / records),
         ("write(2) over blocks", (taken_in.written - before.written) / blocks.max(1.0)),
         ("first durable answer, ms", starts[1]),
+        ("start, peak RSS MiB", resting.peak_mib),
         ("resting RSS, MiB", resting.rss_mib),
         ("drain, k records/s", waiting / drain / 1e3),
         ("drain, CPU-s/M", (after.cpu_s - resting.cpu_s) / (waiting / 1e6)),
         ("drain, peak RSS MiB", after.peak_mib),
+        ("drain, peak in use MiB", looks.iter().map(|look| look.in_use_mib).fold(0.0, f64::max)),
         ("left, KiB", left / 1_024.0),
-    ])
+    ];
+    Ok((row, looks))
 }
 
-fn html(table: &Table) -> io::Result<String> {
+/// What a plot shows of a look.
+type Of = fn(&Look) -> f64;
+
+fn html(table: &Table, drains: &[(u64, Vec<Look>)]) -> io::Result<String> {
     let mut body =
         "<h1>What grows with the backlog</h1>\n<p>One run of <code>soak scale</code>; x is logarithmic.</p>\n"
             .to_owned();
@@ -155,6 +195,20 @@ fn html(table: &Table) -> io::Result<String> {
             shades: Vec::new(),
             span: None,
             log_x: true,
+        };
+        body += &plot.svg()?;
+    }
+    body += "<h1>Memory while it drains</h1>\n";
+    let of: [(&str, Of); 2] = [("Resident", |look| look.rss_mib), ("In use", |look| look.in_use_mib)];
+    for ((mib, looks), (what, value)) in drains.iter().flat_map(|drain| of.map(|of| (drain, of))) {
+        let plot = Plot {
+            title: format!("{what}, of {mib} MiB"),
+            x: "million records drained".to_owned(),
+            unit: "MiB".to_owned(),
+            points: looks.iter().map(|look| (look.drained, value(look))).collect(),
+            shades: Vec::new(),
+            span: None,
+            log_x: false,
         };
         body += &plot.svg()?;
     }

@@ -72,6 +72,9 @@ const FILL_FAST: Duration = Duration::from_secs(10);
 const FILL_SLOW: Duration = Duration::from_secs(120);
 /// A consumed active segment larger than this is replaced when nothing waits, so that a drained spool is small.
 const IDLE_KEEP: u64 = 512 << 10;
+/// So many bytes of control records make the active segment full, however few blocks are in it. Cursors are written with every window,
+/// and fjall keeps every version of them in memory: a drain would grow by what it has drained (some 500 bytes a window and write).
+const NOTES_MAX: u64 = 1 << 20;
 /// When no new segment can be made, the active one grows to so many times its size, and then intake is refused.
 const TOO_LARGE: u64 = 4;
 
@@ -246,6 +249,8 @@ struct Entry {
     spans: Option<Spans>,
     /// Allocated on the disk, as last measured.
     bytes: u64,
+    /// That is a guess: it was not measured in this life.
+    guessed: bool,
     door: Door,
     /// When it got its state.
     since: Stamp,
@@ -253,6 +258,8 @@ struct Entry {
     unfit: bool,
     /// So many blocks of it were needed when they were found to be too much for a copy.
     heavy: Option<u64>,
+    /// So many blocks of it were needed at every look since then.
+    stood: Option<(u64, Stamp)>,
     /// Every byte of it was read in this life, and was what it should be.
     proved: bool,
     /// It is damaged: it is read as a wreck, and kept for whoever wants to know why.
@@ -267,10 +274,12 @@ impl Entry {
             state,
             spans,
             bytes,
+            guessed: false,
             door,
             since,
             unfit: false,
             heavy: None,
+            stood: None,
             proved: false,
             damaged: false,
             trouble: None,
@@ -288,10 +297,19 @@ struct Active {
     open: Option<(No, Arc<Segment>)>,
     /// Turn to the next segment when so many bytes were appended.
     full_at: u64,
+    /// Bytes of control records appended since it began with the whole book.
+    notes: u64,
     /// When the last block was appended.
     last_block: Stamp,
     /// It is full and written all the same, which was said.
     overfull: bool,
+}
+
+impl Active {
+    /// `book`: bytes of all control records, with which the next segment begins.
+    fn is_full(&self, book: u64) -> bool {
+        self.notes >= NOTES_MAX.max(book * 4) || self.open.as_ref().is_none_or(|(_, s)| s.appended() >= self.full_at)
+    }
 }
 
 /// Segments of one number that may lie in the bin at a time.
@@ -393,14 +411,16 @@ impl Disk {
     fn roll(&self, active: &mut Active) -> Result<(), SegmentError> {
         let _phase = during(Phase::Roll);
         let (no, segment) = self.take_spare()?;
+        let is_filled = active.open.as_ref().is_some_and(|(_, s)| s.appended() >= active.full_at);
         let mut row = lock(&self.row);
         let later = row.range((Excluded(no), Unbounded)).any(|(_, e)| !e.is_to_be());
         assert!(!later, "the active segment stands behind every segment that was written: the last book counts");
         if let Some((old, _)) = active.open.take()
             && let Some(entry) = row.get_mut(&old)
         {
-            let filled_in = self.clock.now().since(entry.since);
-            self.resize(filled_in);
+            if is_filled {
+                self.resize(self.clock.now().since(entry.since));
+            }
             entry.state = State::Closed;
             entry.since = self.clock.now();
         }
@@ -410,6 +430,7 @@ impl Disk {
         *active = Active {
             open: Some((no, segment)),
             full_at: self.target.load(Relaxed),
+            notes: 0,
             last_block: active.last_block,
             overfull: false,
         };
@@ -527,7 +548,7 @@ impl Shelf for Disk {
     fn append(&self, blocks: Vec<(Header, Vec<u8>)>, books: &dyn Bookkeeper, sync: bool) -> Result<(), ShelfError> {
         let _phase = during(if blocks.is_empty() { Phase::Cursor } else { Phase::Commit });
         let mut active = lock(&self.active);
-        let full = active.open.as_ref().is_none_or(|(_, s)| s.appended() >= active.full_at);
+        let full = active.is_full(self.book.load(Relaxed));
         if !blocks.is_empty() && !self.has_room(&blocks, full) {
             self.choked.store(true, Relaxed);
             return Err(self.full());
@@ -563,8 +584,9 @@ impl Shelf for Disk {
         if records.is_empty() && blocks.is_empty() {
             return if sync { segment.sync().map_err(|e| self.lost_active(&mut active, &e)) } else { Ok(()) };
         }
+        let notes: u64 = records.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum();
         if all {
-            self.book.store(records.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum(), Relaxed);
+            self.book.store(notes, Relaxed);
         }
         let headers: Vec<Header> = blocks.iter().map(|(h, _)| *h).collect();
         let block_bytes: u64 = blocks.iter().map(|(_, v)| v.len() as u64).sum();
@@ -586,6 +608,7 @@ impl Shelf for Disk {
                 resume_unwind(panic);
             }
         }
+        active.notes += if all { 0 } else { notes };
         // The blocks can be found before the books name them: a reader that is told of them must not miss them.
         if let Some(entry) = lock(&self.row).get_mut(&no) {
             entry.bytes += bytes;

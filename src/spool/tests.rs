@@ -452,6 +452,33 @@ pub(super) fn upkeep(store: &Spool) {
     while store.upkeep().expect("the disk is well") {}
 }
 
+/// Goal: a start does not walk through every segment of a backlog to learn how large it is; housekeeping does, before anything can
+/// give way for it.
+#[test]
+fn a_start_guesses_how_large_a_backlog_is_and_housekeeping_measures() {
+    let (dir, clock) = (scratch(), Clock::by_hand(Stamp { wall_ns: 1 << 60, mono_ms: 5_000 }));
+    let store = open(dir.path(), &clock);
+    let lane = store.lane("logs", Signal::Logs);
+    store.own("otlphttp", &[lane]);
+    for round in 0..20 {
+        fill(&store, lane, &clock, 20, round * 20);
+        clock.advance(Duration::from_secs(10));
+        upkeep(&store);
+    }
+    let (before, segments) = (store.usage().bytes.0, store.usage().segments);
+    drop(store);
+    let store = open(dir.path(), &clock);
+    let guessed = store.usage().bytes.0;
+    assert!(segments > 10 && guessed < before, "{segments} segments: {guessed} guessed, {before} measured");
+    assert!(guessed > before / 4, "{guessed} guessed, {before} measured");
+    store.upkeep().expect("the disk is well");
+    let counts = |name: &str| name.starts_with("seg-") || name == "reserve";
+    let entries = std::fs::read_dir(dir.path().join("spool")).expect("there").map(|e| e.expect("readable"));
+    let counted = entries.filter(|e| counts(&e.file_name().to_string_lossy()));
+    let real: u64 = counted.map(|e| super::disk::allocated(&e.path())).sum();
+    assert_eq!(store.usage().bytes.0, real, "after the first round of housekeeping");
+}
+
 /// A backlog over many segments is sealed, survives a restart, comes back in order, and leaves nothing behind.
 #[test]
 fn a_drained_spool_gives_its_space_back() {

@@ -145,7 +145,9 @@ pub async fn metrics(port: u16) -> io::Result<String> {
     Ok(text)
 }
 
-fn sum(text: &str, name: &str) -> f64 {
+/// One metric in what [`metrics`] gave, summed over its series.
+#[must_use]
+pub fn sum(text: &str, name: &str) -> f64 {
     let ends = |rest: &str| rest.starts_with(['{', ' ', ',', '}']);
     let values = text.lines().filter(|line| line.strip_prefix(name).is_some_and(ends));
     values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()

@@ -9,7 +9,9 @@
 //! letter leaves, cost the disk their frame (some 130 KiB) and not their data, so four neighbours go together. *Eager* is more than
 //! usual: at a start if `on_start` says so, and on a rebound (much is allocated, little is live).
 //!
-//! A copy is made beside the active segment, so that intake waits for no more than the commit that syncs the cursors.
+//! A copy is made beside the active segment, so that intake waits for no more than the commit that syncs the cursors. It lies in
+//! memory while it is made. So what is being read to its end is left alone: the last quarter of each segment would be copied for
+//! nothing, in every drain at random, and memory would follow how long the drain lasts (promise P5).
 
 use super::upkeep::Evidence;
 use super::{Compaction, Disk, Door, Entry, No, Span, Spans, State, allocated, extend, name};
@@ -24,6 +26,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A segment is copied when less than this part of its blocks is needed,
 const USUAL: (u64, u64) = (1, 4);
@@ -36,6 +39,11 @@ const SMALL: u64 = 8;
 /// A copy holds at most this part of the largest segment: it lies in memory while it is made.
 const COPY_AT_MOST: u64 = 4;
 
+/// So little is copied at once. More than that only out of a segment that stands still.
+const AT_ONCE: u64 = 1 << 20;
+/// A segment of which nothing was consumed for so long stands still: longer than one upload takes on a link worth the name.
+const STILL: Duration = Duration::from_secs(30);
+
 /// Blocks by their keys.
 pub(super) type Live = BTreeMap<Vec<u8>, bytes::Bytes>;
 
@@ -47,6 +55,8 @@ type Weighed = (No, Vec<(Lane, Span)>, Candidate);
 struct Candidate {
     /// It may be copied at all: sealed, and it is known what is in it.
     fit: bool,
+    /// Somebody is reading it to its end, or may be.
+    moves: bool,
     /// On the disk.
     bytes: u64,
     blocks: u64,
@@ -60,12 +70,16 @@ impl Candidate {
     fn is_consumed(&self, part: (u64, u64)) -> bool {
         self.needed * part.1 < self.blocks * part.0
     }
+
+    fn may_go(&self) -> bool {
+        self.fit && !self.moves && self.needed > 0
+    }
 }
 
 /// Which neighbours are copied next: into one segment of at most `most` bytes.
 fn plan(row: &[Candidate], small: u64, most: u64, eager: bool) -> Option<Range<usize>> {
     let (part, together) = if eager { (EAGER, 2) } else { (USUAL, TOGETHER) };
-    let joins = |c: &Candidate| c.fit && c.needed > 0 && (c.is_consumed(part) || c.live < small);
+    let joins = |c: &Candidate| c.may_go() && (c.is_consumed(part) || c.live < small);
     let mut from = 0;
     while from < row.len() {
         let (mut to, mut sum) = (from, 0);
@@ -118,7 +132,8 @@ impl Disk {
             candidate.fit &= heavy != Some(candidate.needed);
             (no, lanes, candidate)
         };
-        let row: Vec<Weighed> = row.into_iter().map(weigh).collect();
+        let mut row: Vec<Weighed> = row.into_iter().map(weigh).collect();
+        self.watch(&mut row);
         let live: u64 = row.iter().map(|(_, _, c)| if c.fit { c.live } else { c.bytes }).sum();
         let is_rebound =
             on_rebound.is_some_and(|(needed, trigger)| self.used.load(Relaxed) > needed.0 && live < trigger.0);
@@ -127,10 +142,26 @@ impl Disk {
         let most = (self.limits.get().segment_max.0 / COPY_AT_MOST).max(small);
         let candidates: Vec<Candidate> = row.iter().map(|(_, _, c)| *c).collect();
         let Some(range) = plan(&candidates, small, most, eager) else {
-            self.eager.store(false, Relaxed); // what was found at the start is done
+            // What was found at the start is done, but for what could not be told yet.
+            let all_told = !candidates.iter().any(|c| c.fit && c.moves && c.is_consumed(EAGER));
+            self.eager.fetch_and(!all_told, Relaxed);
             return Ok(false);
         };
         self.copy(&row[range], most, books)
+    }
+
+    /// Notes how much is needed of each, and finds out which of them move.
+    fn watch(&self, weighed: &mut [Weighed]) {
+        let now = self.clock.now();
+        let mut row = lock(&self.row);
+        for (no, _, candidate) in weighed.iter_mut().filter(|(_, _, c)| c.fit && c.live > AT_ONCE) {
+            let Some(entry) = row.get_mut(no) else { continue };
+            let (needed, since) = *entry.stood.get_or_insert((candidate.needed, now));
+            if needed != candidate.needed {
+                entry.stood = Some((candidate.needed, now));
+            }
+            candidate.moves = needed != candidate.needed || now.since(since) < STILL;
+        }
     }
 
     fn copy(&self, segments: &[Weighed], most: u64, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
@@ -232,7 +263,7 @@ mod tests {
     /// Sizes in KiB.
     fn of(bytes: u64, blocks: u64, needed: u64) -> Candidate {
         let bytes = bytes << 10;
-        Candidate { fit: true, bytes, blocks, needed, live: bytes * needed / blocks.max(1) }
+        Candidate { fit: true, moves: false, bytes, blocks, needed, live: bytes * needed / blocks.max(1) }
     }
 
     #[test]
@@ -240,6 +271,7 @@ mod tests {
     fn what_is_mostly_consumed_goes_alone_and_small_neighbours_together() {
         let (full, most, small) = (of(2_048, 100, 100), of(2_048, 100, 20), of(130, 1, 1));
         let (half, unfit) = (of(2_048, 100, 60), Candidate { fit: false, ..of(130, 1, 1) });
+        let moves = Candidate { moves: true, ..most };
         for (row, usual, eager) in [
             (vec![],                                        None,       None),
             (vec![full, full],                              None,       None),
@@ -255,6 +287,8 @@ mod tests {
             (vec![small, most, small, small],               Some(0..4), Some(0..4)),
             (vec![small],                                   None,       None),
             (vec![of(400, 10, 5), full],                    None,       Some(0..1)),
+            (vec![moves, full],                             None,       None),
+            (vec![moves, most],                             Some(1..2), Some(1..2)),
         ] {
             assert_eq!(plan(&row, 256 << 10, 1_024 << 10, false), usual, "{row:?}");
             assert_eq!(plan(&row, 256 << 10, 1_024 << 10, true), eager, "eager: {row:?}");

@@ -12,6 +12,7 @@ use crate::spool::survey::{self, Contents, Found};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -228,10 +229,23 @@ pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
     }
     let entry = |(no, state)| {
         let spans = (state == State::Spare).then(Spans::new);
-        let bytes = allocated(&dir.join(name(no)));
-        (no, Entry::new(state, spans, bytes, Arc::default(), Stamp::default()))
+        let path = dir.join(name(no));
+        let guess = if state == State::Sealed { guess(&path) } else { None };
+        let bytes = guess.unwrap_or_else(|| allocated(&path));
+        let entry = Entry::new(state, spans, bytes, Arc::default(), Stamp::default());
+        (no, Entry { guessed: guess.is_some(), ..entry })
     };
     Ok(arranged.row.into_iter().map(entry).collect())
+}
+
+/// What a sealed segment occupies at least: its table. To ask it of each of its files and directories takes fifty calls, 0.1 ms a
+/// segment, and the first client would wait for all of them (promise P5); it is the first thing that housekeeping does. `None`:
+/// its table has another name than most.
+fn guess(path: &Path) -> Option<u64> {
+    // Ours is the second keyspace; a flush that was not finished may have taken the first number.
+    let tables = path.join("keyspaces/1/tables");
+    let table = ["0", "1"].into_iter().find_map(|n| fs::metadata(tables.join(n)).ok().filter(|m| m.blocks() > 0))?;
+    Some(table.blocks() * 512)
 }
 
 fn is_sealed(path: &Path) -> bool {

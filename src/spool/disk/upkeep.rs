@@ -37,6 +37,9 @@ impl Disk {
             |disk, _| if disk.settings.seal { disk.seal_one() } else { Ok(false) },
             Disk::copy_some,
         ];
+        if lock(&self.row).values().any(|e| e.guessed) {
+            self.count(); // nothing gives way for what was guessed at the start
+        }
         // What fails keeps nothing else from being done, and neither does a bin that fills as fast as it is emptied: on a full
         // disk that is every segment somebody tries to make.
         let (mut failed, more) = match self.empty_bin() {
@@ -238,13 +241,17 @@ impl Disk {
             }
             *measured = Some(now);
         }
-        let nos: Vec<No> =
-            lock(&self.row).iter().filter(|(_, e)| e.state != State::Sealed).map(|(no, _)| *no).collect();
+        self.count();
+    }
+
+    fn count(&self) {
+        let changes = |e: &Entry| e.state != State::Sealed || e.guessed;
+        let nos: Vec<No> = lock(&self.row).iter().filter(|(_, e)| changes(e)).map(|(no, _)| *no).collect();
         let sizes: Vec<(No, u64)> = nos.into_iter().map(|no| (no, allocated(&self.path(no)))).collect();
         let mut row = lock(&self.row);
         for (no, bytes) in sizes {
             if let Some(entry) = row.get_mut(&no) {
-                entry.bytes = bytes;
+                (entry.bytes, entry.guessed) = (bytes, false);
             }
         }
         let (reserve, aside) = (self.reserve.load(Relaxed), self.aside_bytes.load(Relaxed));

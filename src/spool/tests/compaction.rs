@@ -175,3 +175,71 @@ fn a_large_block_is_passed_over() {
     assert!(run.store.usage().segments < 10, "{:?}", segments(dir.path()));
     assert_eq!(run.drain(1), [large, slow].concat());
 }
+
+/// Goal: a segment that is being read to its end is not copied meanwhile, for memory would hold the copy; one whose reader has
+/// stopped is.
+/// Method: one segment of 8 MiB, its blocks settled one after the other. Of its last quarter a reader is at work until he rests.
+#[test]
+fn what_is_read_to_its_end_is_not_copied_meanwhile() {
+    const BLOCKS: u64 = 60;
+    const ITEMS: u64 = 8_000;
+    let (dir, clock) = (scratch(), by_hand());
+    let begin = || {
+        let settings =
+            DiskSettings { segment_min: Bytes::mib(32), segment_max: Bytes::mib(48), ..settings(dir.path()) };
+        let store = Spool::on_disk(settings, clock.clone(), Dice::seeded(7)).expect("it always starts");
+        let lane = store.lane(FAST, Signal::Logs);
+        let owner = store.own("fast", &[lane]);
+        (store, lane, owner)
+    };
+    let (store, lane, _) = begin();
+    for n in 0..BLOCKS {
+        let items: Vec<u64> = (n * ITEMS..(n + 1) * ITEMS).collect();
+        store.commit(vec![block(lane, &items, u128::from(n) + 1, &clock)]).expect("space");
+    }
+    drop(store);
+    let (store, lane, owner) = begin();
+    let read_one = || {
+        let cut = Cut { enough_items: 1, ..CUT };
+        let lease = store.lease(owner, lane, cut).expect("readable").expect("there is more");
+        store.handled(owner, lane, lease.window.clone());
+        let range = Pos { index: lease.window.start, item: 0 }..Pos { index: lease.window.end, item: 0 };
+        let items = lease.blocks.iter().map(|b| b.items).sum();
+        let outcome = Outcome::Delivered { rejected: 0 };
+        store.settle(vec![Settlement { owner, lane, range, items, outcome }]).expect("ours");
+    };
+    let copies = || segments(dir.path()).iter().filter(|s| s.extension().is_some()).count();
+    for _ in 0..48 {
+        read_one();
+        clock.advance(Duration::from_secs(7));
+        upkeep(&store);
+        assert_eq!(copies(), 0, "somebody reads it");
+    }
+    clock.advance(Duration::from_secs(29));
+    upkeep(&store);
+    assert_eq!(copies(), 0, "he may come back");
+    clock.advance(Duration::from_secs(2));
+    upkeep(&store);
+    assert_eq!(copies(), 1, "{:?}", segments(dir.path()));
+    assert_eq!(drain_all(&store, owner, lane), (48 * ITEMS..BLOCKS * ITEMS).collect::<Vec<u64>>());
+}
+
+/// Goal: the cursors that a long drain writes are not kept in memory for as long as nothing comes in.
+/// Method: 4,000 windows of one block are leased and settled; every version of a cursor is a record in the open segment.
+#[test]
+fn a_long_drain_leaves_its_notes_behind() {
+    let (dir, clock) = (scratch(), by_hand());
+    let settings = DiskSettings { segment_min: Bytes::mib(32), segment_max: Bytes::mib(48), ..settings(dir.path()) };
+    let store = Spool::on_disk(settings, clock.clone(), Dice::seeded(7)).expect("it always starts");
+    let lane = store.lane(FAST, Signal::Logs);
+    let owner = store.own("fast", &[lane]);
+    fill(&store, lane, &clock, 4_000, 0);
+    let numbers = || segments(dir.path()).len();
+    let (before, written) = (numbers(), store.usage().written.0);
+    assert_eq!(drain_all(&store, owner, lane).len(), 4_000 * 20);
+    let notes = store.usage().written.0 - written;
+    assert!(notes > 1 << 20, "{notes} bytes of cursors: too few to tell");
+    assert_eq!(numbers() - before, usize::try_from(notes >> 20).expect("few"), "a segment for each MiB of them");
+    upkeep(&store);
+    assert!(numbers() <= 3, "what holds nothing but old cursors goes: {:?}", segments(dir.path()));
+}
