@@ -228,6 +228,11 @@ service:
         allocated(&self.spool())
     }
 
+    /// The same without what was set aside as damaged: that is kept as evidence, up to a limit of its own.
+    pub(crate) fn left(&self) -> u64 {
+        self.allocated().saturating_sub(allocated(&self.spool().join("quarantine")))
+    }
+
     pub(crate) fn forget_spool(&self) -> io::Result<()> {
         match fs::remove_dir_all(self.spool()) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),

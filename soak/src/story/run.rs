@@ -426,10 +426,10 @@ service:
         self.outcome.drain = begun.elapsed();
         // Housekeeping gives the disk back a few seconds later.
         let begun = Instant::now();
-        while self.rig.allocated() > 1 << 20 && begun.elapsed() < Duration::from_secs(20) {
+        while self.rig.left() > 1 << 20 && begun.elapsed() < Duration::from_secs(20) {
             self.pass(LOOK, load).await?;
         }
-        self.outcome.left_bytes = self.rig.allocated();
+        self.outcome.left_bytes = self.rig.left();
         Ok(())
     }
 
