@@ -25,8 +25,10 @@ pub const PIECE_MIN: usize = 512;
 const SHRINK: usize = 4;
 /// A size that was too slow is doubled after so long: 10 min. If it is too slow still, one timeout in ten minutes is the cost.
 pub const LASTS: Duration = Duration::from_secs(600);
-/// A piece that is answered within so long is small enough for one of twice its size: 2 s.
+/// A piece that is answered within so long is small enough for one of twice its size: 2 s,
 const QUICK: Duration = Duration::from_secs(2);
+/// or half as long again as the quickest one took, where the way alone is longer than that (two satellites, a queue in a modem).
+const LONG_WAY: f64 = 1.5;
 /// From this size on nothing is cut for the link's sake: 4 MiB, what a batch is at most where nothing else is said.
 const LARGE: usize = 4 << 20;
 
@@ -36,6 +38,8 @@ pub struct Size {
     known: Option<Known>,
     /// One was not answered, nothing was taken since, and nothing is concluded from that.
     once: Option<Instant>,
+    /// What the quickest piece took, since pieces are cut.
+    quickest: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,12 +97,17 @@ impl Size {
         let most = self.most(now);
         self.once = None;
         let Some((known, most)) = self.known.as_mut().zip(most) else {
-            self.known = None;
+            (self.known, self.quickest) = (None, None);
             return;
         };
         known.taken = true;
+        if len >= known.too_much {
+            known.too_much = usize::MAX; // that was an accident, or is over
+        }
+        let quickest = self.quickest.map_or(took, |before| before.min(took));
+        self.quickest = Some(quickest);
         let larger = len.saturating_mul(2);
-        if took <= QUICK && larger > most && larger <= known.too_much / 2 {
+        if took <= QUICK.max(quickest.mul_f64(LONG_WAY)) && larger > most && larger <= known.too_much / 2 {
             (known.bytes, known.since) = (larger, now);
         }
     }
@@ -247,6 +256,22 @@ mod tests {
             let (_, timeouts, _) = back.carry(&mut size, 800_000, later, 10 * S);
             assert_eq!((timeouts, size.first(16_000, 800_000, later + 10 * S)), (0, None), "{before}");
         }
+    }
+
+    /// Goal: where the way alone takes longer than what is quick elsewhere, sizes grow back all the same.
+    #[test]
+    fn a_long_way_is_no_slow_one() {
+        let (mut size, start) = (Size::default(), Instant::now());
+        let bad = Path { rate: 100, way: 3 * S, swallows: 700, timeout: 10 * S };
+        bad.carry(&mut size, 800_000, start, 900 * S);
+        let later = start + 900 * S;
+        assert!(size.most(later).is_some_and(|most| most <= 2_000), "{:?}", size.most(later));
+        let good = Path { rate: 8_000, way: 3 * S, swallows: usize::MAX, timeout: 10 * S };
+        let (arrived, timeouts, largest) = good.carry(&mut size, 800_000, later + LASTS, 120 * S);
+        assert!(
+            largest >= 8_000 && arrived >= 150_000 && timeouts <= 2,
+            "{largest} bytes at a time, {arrived} in all, {timeouts} timeouts"
+        );
     }
 
     /// Goal: what ends early says nothing of its size, ten at once say it once, and one item is never cut.

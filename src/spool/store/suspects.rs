@@ -1,4 +1,4 @@
-//! Suspects: promise P8, a block that makes us fall does so at most twice.
+//! Suspects: promise P8, a block that makes us fall does so at most twice, and one over which the process dies at most eight times.
 
 use super::{Entered, Spool, subtract};
 use crate::spool::block::Header;
