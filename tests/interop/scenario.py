@@ -110,6 +110,10 @@ CERTIFICATES = HERE.parents[1] / "src" / "uplink" / "tests" / "tls"
 # How the agent sends: its exporter, by the ports of the collector.
 OUT = {
     "http": ("otlphttp", "endpoint: http://127.0.0.1:{http}, compression: gzip"),
+    "https": (
+        "otlphttp",
+        "endpoint: 'https://localhost:{http}', compression: gzip, tls: {{ca_file: {certificates}/ca.pem}}",
+    ),
     "json": ("otlphttp", "endpoint: http://127.0.0.1:{http}, compression: zstd, encoding: json"),
     "grpc": ("otlp", "endpoint: 127.0.0.1:{grpc}, compression: snappy, tls: {{insecure: true}}"),
     "grpc-tls": (
@@ -128,7 +132,7 @@ def collector_config(home, name, grpc, http, tls=False):
   otlp:
     protocols:
       grpc: {{endpoint: 127.0.0.1:{grpc}{server}}}
-      http: {{endpoint: 127.0.0.1:{http}}}
+      http: {{endpoint: 127.0.0.1:{http}{server}}}
 exporters:
   file: {{path: {home / name}.jsonl, rotation: {{max_megabytes: 1000000}}}}
 service:
@@ -187,7 +191,7 @@ class Stage:
 
     def far_end(self, name, ports):
         # The control collector is asked by the clients, which know no TLS here.
-        tls = self.out == "grpc-tls" and ports == self.collector_ports
+        tls = self.out in ("https", "grpc-tls") and ports == self.collector_ports
         config = collector_config(self.home, name, *ports, tls)
         return processes.Server(name, [self.binary, "--config", config], self.home / f"{name}.log", ports)
 
