@@ -146,7 +146,11 @@ fn said(status: u16, headers: &[(String, String)], frames: Frames) -> Said {
 /// Trailers alone, as a server refuses.
 fn refusal(answer: &Answer) -> Said {
     let said_of_it = Details::decode(&answer.body).unwrap_or_default();
-    let code = if answer.status == 413 { Code::ResourceExhausted } else { Code::from(said_of_it.code) };
+    let code = match answer.status {
+        413 => Code::ResourceExhausted,
+        422 => Code::InvalidArgument,
+        _ => Code::from(said_of_it.code),
+    };
     let after = find(&answer.headers, "retry-after").and_then(|value| value.parse().ok()).map(Duration::from_secs);
     refused(code, &said_of_it.message, after)
 }
