@@ -10,6 +10,7 @@ pub mod batcher;
 pub mod cli;
 pub mod config;
 pub mod extensions;
+pub mod opamp;
 pub mod otlp;
 pub mod processors;
 pub mod receivers;

@@ -330,6 +330,19 @@ impl<'a> Section<'a> {
         entries.filter_map(one).collect()
     }
 
+    /// A map of free names to texts.
+    #[must_use]
+    pub fn texts_by_name(&self, key: &'static str) -> Vec<(String, String)> {
+        let one = |entry: &'a super::tree::Entry| {
+            let path = format!("{}.{}", self.path_of(key), entry.key);
+            let scalar = self.scalar_of(&entry.value, &path, "a text")?;
+            self.tell_missing(scalar, entry.value.at, &path, READ_AS_EMPTY);
+            let is_nothing = scalar.typed() == Typed::Null && scalar.written == Written::Plain;
+            Some((entry.key.clone(), if is_nothing { String::new() } else { scalar.text.clone() }))
+        };
+        self.free(key).iter().filter_map(one).collect()
+    }
+
     /// A map of free names to a text, or to a list of texts, that nobody shall see.
     #[must_use]
     pub fn secret_params(&self, key: &'static str) -> Headers {

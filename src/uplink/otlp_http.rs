@@ -115,16 +115,23 @@ impl OtlpHttp {
         Ok(OtlpHttp { client, urls, json, headers, shown: None, clock, places: places(config), meter })
     }
 
-    /// Posts something else than an upload, with the headers and the manners of one. `path` is put behind `endpoint`.
+    /// Posts something else than an upload, with the manners of one; the operator's headers win over these. `path` is put behind
+    /// `endpoint`; without one `endpoint` is taken as it stands.
     ///
     /// The answer, or the verdict where there is none.
-    pub fn ask(&self, path: &str, kind: &'static str, body: Bytes) -> BoxFuture<'static, Result<HttpAnswer, Verdict>> {
-        let under = |base: &Url| Url::parse(&format!("{}{path}", base.as_str().trim_end_matches('/'))).ok();
+    pub fn ask(
+        &self,
+        path: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> BoxFuture<'static, Result<HttpAnswer, Verdict>> {
+        let under = |base: &Url| match path {
+            "" => Some(base.clone()),
+            path => Url::parse(&format!("{}{path}", base.as_str().trim_end_matches('/'))).ok(),
+        };
         let Some(url) = self.urls[3].as_ref().and_then(under) else {
             return std::future::ready(Err(Verdict::Hold { why: "no endpoint is configured".to_owned() })).boxed();
         };
-        let mut headers = HeaderMap::with_capacity(self.headers.len() + 1);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         let this = self.clone();
         async move {
             this.with_ours(&mut headers).await?;

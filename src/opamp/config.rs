@@ -1,0 +1,112 @@
+//! `extensions.opamp`: keys and defaults are those of otelcol-contrib's extension (0.140); `proxy_url` is ours.
+
+use super::uid::Uid;
+use crate::config::{Headers, Id, Section, TlsClient};
+use std::time::Duration;
+
+/// Tells an OpAMP server who the agent is, how it is and by what it works.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpampConfig {
+    /// `server`.
+    pub server: OpampServer,
+    /// `instance_uid`; None: kept beside the identity, or made of the machine.
+    pub instance_uid: Option<Uid>,
+    /// `capabilities.reports_effective_config`, true.
+    pub reports_effective_config: bool,
+    /// `capabilities.reports_health`, true.
+    pub reports_health: bool,
+    /// `agent_description.non_identifying_attributes`: texts beside ours, which they replace.
+    pub attributes: Vec<(String, String)>,
+    /// `agent_description.include_resource_attributes`, false: `service.telemetry.resource` too.
+    pub include_resource_attributes: bool,
+}
+
+/// `server.http`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpampServer {
+    /// `endpoint`: the URL, to which nothing is added. Needed.
+    pub endpoint: String,
+    /// `headers`.
+    pub headers: Headers,
+    /// `tls`.
+    pub tls: TlsClient,
+    /// `auth`: an extension whose credentials are sent.
+    pub auth: Option<Id>,
+    /// `proxy_url`, ours; None: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` decide.
+    pub proxy_url: Option<String>,
+    /// `polling_interval`, 30 s: between two messages.
+    pub polling_interval: Duration,
+}
+
+/// As the protocol recommends.
+const POLLING_INTERVAL: Duration = Duration::from_secs(30);
+/// Shortest time between two messages.
+const POLLING_MIN: Duration = Duration::from_secs(1);
+
+impl OpampConfig {
+    /// Reads `extensions.opamp`.
+    #[must_use]
+    pub fn read(s: &Section<'_>) -> OpampConfig {
+        let server = s.section("server", |s| {
+            s.refuse("ws", "WebSocket is not available in this build; give server.http");
+            let is_told = s.has("ws");
+            s.section("http", |s| OpampServer::read(s, is_told))
+        });
+        let uid = s.text_if_given("instance_uid");
+        let instance_uid = uid.as_deref().and_then(Uid::parse);
+        s.unless(uid.is_none() || instance_uid.is_some(), "instance_uid", || {
+            "is no UUID such as 0193c1a2-7b4e-7c3d-9f10-2a6b8c4d5e6f (version 7 is recommended)".to_owned()
+        });
+        let (reports_effective_config, reports_health) = s.section("capabilities", |s| {
+            let reports = (s.flag("reports_effective_config", true), s.flag("reports_health", true));
+            // The original reports them by default; who writes it out wants to see them.
+            let components = s.flag("reports_available_components", false);
+            s.warn_unless(!components, "reports_available_components", || {
+                "has no effect: the receivers, processors and exporters there are stand in the effective configuration"
+                    .to_owned()
+            });
+            let remote = s.flag("accepts_remote_config", false);
+            s.unless(!remote, "accepts_remote_config", || {
+                "is not available: what the protocol sends is not signed, so whoever answers at the address would set the configuration"
+                    .to_owned()
+            });
+            reports
+        });
+        let (attributes, include_resource_attributes) = s.section("agent_description", |s| {
+            let attributes = s.texts_by_name("non_identifying_attributes");
+            (attributes, s.flag("include_resource_attributes", false))
+        });
+        s.moot_all(&["ppid", "ppid_poll_interval"], "nobody starts this agent as a child to be watched; systemd ends it");
+        OpampConfig {
+            server,
+            instance_uid,
+            reports_effective_config,
+            reports_health,
+            attributes,
+            include_resource_attributes,
+        }
+    }
+}
+
+impl OpampServer {
+    fn read(s: &Section<'_>, is_told: bool) -> OpampServer {
+        let endpoint = s.url_if_given("endpoint");
+        if !is_told && !s.fills("endpoint") {
+            s.error("endpoint", "there is no server: give its URL, such as https://opamp.example.com/v1/opamp");
+        }
+        let polling_interval = s.duration("polling_interval", POLLING_INTERVAL);
+        // 0 is the default, as in the original.
+        let polling_interval = if polling_interval.is_zero() { POLLING_INTERVAL } else { polling_interval };
+        s.unless(polling_interval >= POLLING_MIN, "polling_interval", || {
+            format!("{polling_interval:?} is shorter than {POLLING_MIN:?}")
+        });
+        OpampServer {
+            endpoint: endpoint.unwrap_or_default(),
+            headers: s.headers("headers"),
+            tls: s.section("tls", TlsClient::read),
+            auth: s.id_if_given("auth"),
+            proxy_url: s.url_if_given("proxy_url"),
+            polling_interval,
+        }
+    }
+}
