@@ -7,7 +7,9 @@ use super::talk::Do;
 use crate::registrar::actor::Locate;
 use crate::supervise::Drain;
 use crate::supervised;
-use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture, SpawnHandle, WrapFuture as _};
+use actix::{
+    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, ResponseFuture, SpawnHandle, WrapFuture as _,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;

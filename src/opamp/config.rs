@@ -76,7 +76,10 @@ impl OpampConfig {
             let attributes = s.texts_by_name("non_identifying_attributes");
             (attributes, s.flag("include_resource_attributes", false))
         });
-        s.moot_all(&["ppid", "ppid_poll_interval"], "nobody starts this agent as a child to be watched; systemd ends it");
+        s.moot_all(
+            &["ppid", "ppid_poll_interval"],
+            "nobody starts this agent as a child to be watched; systemd ends it",
+        );
         OpampConfig {
             server,
             instance_uid,
@@ -107,6 +110,86 @@ impl OpampServer {
             auth: s.id_if_given("auth"),
             proxy_url: s.url_if_given("proxy_url"),
             polling_interval,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Secret, try_out};
+
+    fn read(yaml: &str) -> (OpampConfig, String) {
+        try_out(yaml, &[], OpampConfig::read)
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_defaults_are_the_originals() {
+        let (config, told) = read("{server: {http: {endpoint: 'https://c/v1/opamp'}}}");
+        let plain = OpampConfig {
+            server: OpampServer {
+                endpoint: "https://c/v1/opamp".to_owned(),
+                headers: Headers::new(),
+                tls: TlsClient::default(),
+                auth: None,
+                proxy_url: None,
+                polling_interval: Duration::from_secs(30),
+            },
+            instance_uid: None,
+            reports_effective_config: true,
+            reports_health: true,
+            attributes: Vec::new(),
+            include_resource_attributes: false,
+        };
+        assert_eq!((config, told.as_str()), (plain.clone(), ""));
+        let (config, told) = read(
+            "{server: {http: {endpoint: 'http://c', headers: {X-Key: k}, tls: {insecure_skip_verify: true}, auth: basicauth, \
+              proxy_url: 'http://p:1', polling_interval: 5s}}, instance_uid: 0193C1A2-7b4e-7c3d-9f10-2a6b8c4d5e6f, \
+              capabilities: {reports_effective_config: false, reports_health: false, reports_available_components: false, \
+              accepts_remote_config: false}, agent_description: {include_resource_attributes: true, \
+              non_identifying_attributes: {site: north, rack: 07, nothing: }}}",
+        );
+        let wanted = OpampConfig {
+            server: OpampServer {
+                endpoint: "http://c".to_owned(),
+                headers: vec![("X-Key".to_owned(), Secret::new("k"))],
+                tls: TlsClient { insecure_skip_verify: true, ..TlsClient::default() },
+                auth: Some(Id::of("basicauth")),
+                proxy_url: Some("http://p:1".to_owned()),
+                polling_interval: Duration::from_secs(5),
+            },
+            instance_uid: Uid::parse("0193c1a2-7b4e-7c3d-9f10-2a6b8c4d5e6f"),
+            reports_effective_config: false,
+            reports_health: false,
+            attributes: [("site", "north"), ("rack", "07"), ("nothing", "")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            include_resource_attributes: true,
+        };
+        assert_eq!((config, told.as_str()), (wanted, ""));
+        let (config, told) = read("{server: {http: {endpoint: 'https://c/v1/opamp', polling_interval: 0}}}");
+        assert_eq!((config, told.as_str()), (plain, ""));
+    }
+
+    /// What is not here is told with its key, as an error where it would be wrong to run without it.
+    #[test]
+    #[rustfmt::skip]
+    fn what_cannot_be_meant_is_told_with_its_path() {
+        let server = "server: {http: {endpoint: 'https://c'}}";
+        for (yaml, path, what) in [
+            ("".to_owned(),                                                      "server.http.endpoint",          "there is no server"),
+            ("server: {http: {endpoint: c}}".to_owned(),                         "server.http.endpoint",          "has no scheme"),
+            ("server: {ws: {endpoint: 'wss://c'}}".to_owned(),                   "server.ws",                     "WebSocket is not available"),
+            ("server: {http: {endpoint: 'https://c', polling_interval: 10ms}}".to_owned(), "server.http.polling_interval", "shorter than 1s"),
+            (format!("{server}, instance_uid: 01ARZ3NDEKTSV4RRFFQ69G5FAV"),      "instance_uid",                  "is no UUID"),
+            (format!("{server}, capabilities: {{accepts_remote_config: true}}"), "capabilities.accepts_remote_config", "not signed"),
+            (format!("{server}, capabilities: {{reports_available_components: true}}"), "capabilities.reports_available_components", "warning: has no effect"),
+            (format!("{server}, capabilities: {{accepts_packages: true}}"),      "capabilities.accepts_packages", "is not a key here"),
+            (format!("{server}, agent_description: {{non_identifying_attributes: {{a: [b]}}}}"), "agent_description.non_identifying_attributes.a", "must be a text"),
+            (format!("{server}, ppid: 7"),                                       "ppid",                          "warning: has no effect"),
+        ] {
+            let (_, told) = read(&format!("{{{yaml}}}"));
+            assert!(told.contains(path) && told.contains(what) && told.lines().count() == 1, "{yaml}: {told}");
         }
     }
 }

@@ -146,7 +146,8 @@ impl Desk {
             if !sheet.talk.is_heard() {
                 return;
             }
-            let message = AgentToServer { agent_disconnect: Some(AgentDisconnect {}), ..self.begin_message(&mut sheet) };
+            let message =
+                AgentToServer { agent_disconnect: Some(AgentDisconnect {}), ..self.begin_message(&mut sheet) };
             (sheet.instance.uid(), message.encode_to_vec().into())
         };
         let answer = line.say(uid, bytes).await;
@@ -172,9 +173,8 @@ impl Desk {
         // Others are asked before the sheet is taken: nobody waits for them at it.
         let agent_id = (settings.agent_id)();
         let (state, now) = self.board.look();
-        let health = settings
-            .reports_health
-            .then(|| report::health(&state, now, &settings.profile.exporters, self.told.name()));
+        let health =
+            settings.reports_health.then(|| report::health(&state, now, &settings.profile.exporters, self.told.name()));
         let effective = settings.effective.borrow().clone();
         let mut sheet = self.sheet();
         let uid = sheet.instance.uid();

@@ -4,7 +4,6 @@ use super::answer::{Answer, PROTOBUF};
 use super::uid::Uid;
 use crate::base::Clock;
 use crate::registrar::api::MakeClient;
-use crate::uplink::link::Trouble;
 use crate::uplink::otlp_http::OtlpHttp;
 use crate::uplink::pack::{Encoding, LEVEL, Packer};
 use crate::uplink::verdict::Verdict;
@@ -30,11 +29,18 @@ const PACK_MIN: usize = 1_024;
 /// Lets a server, or what stands before it, tell agents apart without a look into the body.
 const INSTANCE: HeaderName = HeaderName::from_static("opamp-instance-uid");
 
-/// The way over HTTP. A client that was not answered is not used again: its connections may lead nowhere.
+/// The way over HTTP. After a silence a client is made anew: connections of the former may lead nowhere, and the files of its
+/// certificates may have changed. While it cannot be made, the former one serves.
 pub struct Polling {
     make: MakeClient,
-    client: Arc<Mutex<Option<OtlpHttp>>>,
+    client: Arc<Mutex<Made>>,
     clock: Clock,
+}
+
+#[derive(Default)]
+struct Made {
+    client: Option<OtlpHttp>,
+    is_stale: bool,
 }
 
 impl Polling {
@@ -45,13 +51,17 @@ impl Polling {
     }
 
     fn client(&self) -> Result<OtlpHttp, Verdict> {
-        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*client {
-            Some(client) => Ok(client.clone()),
-            None => {
-                let made = (self.make)().map_err(|error| Verdict::Hold { why: error.to_string() })?;
-                Ok(client.insert(made).clone())
+        let mut made = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = made.client.as_ref().filter(|_| !made.is_stale) {
+            return Ok(client.clone());
+        }
+        match ((self.make)(), &made.client) {
+            (Ok(client), _) => {
+                *made = Made { client: Some(client.clone()), is_stale: false };
+                Ok(client)
             }
+            (Err(_), Some(former)) => Ok(former.clone()),
+            (Err(error), None) => Err(Verdict::Hold { why: error.to_string() }),
         }
     }
 }
@@ -83,8 +93,8 @@ impl Line for Polling {
             match asked.await {
                 Ok(answer) => Answer::of_http(&answer, uid, clock.now().wall_ns),
                 Err(verdict) => {
-                    if matches!(verdict, Verdict::Silence { trouble: Trouble::NoAnswer, .. }) {
-                        kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    if matches!(verdict, Verdict::Silence { .. }) {
+                        kept.lock().unwrap_or_else(PoisonError::into_inner).is_stale = true;
                     }
                     Answer::of_verdict(&verdict)
                 }

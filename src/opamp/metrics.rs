@@ -29,8 +29,7 @@ impl OpampMetrics {
     /// Shown from now on. `name`: the extension's id.
     #[must_use]
     pub fn new(metrics: &Metrics, health: &Health, name: &str) -> OpampMetrics {
-        let messages =
-            "Messages to the OpAMP server by what it made of them: taken, later, held, refused, silent.";
+        let messages = "Messages to the OpAMP server by what it made of them: taken, later, held, refused, silent.";
         let connected = "1 while the OpAMP server takes what it is told.";
         OpampMetrics {
             messages: metrics.counters("tfo_agent_opamp_messages", messages, &["outcome"]),

@@ -81,7 +81,9 @@ pub fn health(state: &State, now: Stamp, exporters: &[String], own: &str) -> Com
     };
     let why = match state.phase {
         Phase::Ready => state.dead.iter().map(|(post, why)| format!("{post}: {why}")).collect::<Vec<_>>().join("; "),
-        phase if state.dead.is_empty() => format!("the agent is {}", if phase == Phase::Starting { "starting" } else { "stopping" }),
+        phase if state.dead.is_empty() => {
+            format!("the agent is {}", if phase == Phase::Starting { "starting" } else { "stopping" })
+        }
         _ => state.dead.keys().cloned().collect::<Vec<_>>().join(", "),
     };
     ComponentHealth {

@@ -59,13 +59,7 @@ impl Rig {
         let (effective, known) = watch::channel(Arc::from(YAML));
         let kept = file.as_ref().and_then(|file| Kept::read(file).expect("whole, or not there"));
         let settings = Settings {
-            instance: Instance::settle(
-                None,
-                kept.as_ref(),
-                Some("8d2c"),
-                file.is_some(),
-                (NOW, &mut Dice::seeded(1)),
-            ),
+            instance: Instance::settle(None, kept.as_ref(), Some("8d2c"), file.is_some(), (NOW, &mut Dice::seeded(1))),
             file,
             profile: Profile { exporters: vec!["otlphttp".to_owned()], ..Profile::default() },
             place: here(),
@@ -208,7 +202,8 @@ fn a_long_message_is_packed() {
         assert_eq!(rig.desk.say(&*line).await, Heard::Taken);
         assert_eq!(far_end.with(row).config.as_deref(), Some(&*long));
         let seen = far_end.seen();
-        let packed: Vec<_> = seen.iter().map(|seen| (seen.header("content-encoding"), seen.wire_bytes < 2_000)).collect();
+        let packed: Vec<_> =
+            seen.iter().map(|seen| (seen.header("content-encoding"), seen.wire_bytes < 2_000)).collect();
         assert_eq!(packed, [(None, true), (Some("gzip"), true)]);
     });
 }
@@ -244,7 +239,7 @@ fn every_answer_is_acted_on() {
         let nanoseconds = after.map(|after| u64::try_from(after.as_nanos()).expect("short"));
         let retry_info = nanoseconds.map(|n| RetryInfo { retry_after_nanoseconds: n });
         let error = ServerErrorResponse { kind, error_message: "no".to_owned(), retry_info };
-        Reply::Message(ServerToAgent { error_response: Some(error), ..ServerToAgent::default() })
+        Reply::message(ServerToAgent { error_response: Some(error), ..ServerToAgent::default() })
     };
     let http = |status, kind: &str, body: &'static [u8]| Reply::Http {
         status,
@@ -267,7 +262,7 @@ fn every_answer_is_acted_on() {
         (error(UNAVAILABLE, None), Heard::Later(None)),
         (error(1, None), Heard::Refused),
         (error(0, None), Heard::Refused),
-        (Reply::Message(for_another), Heard::Refused),
+        (Reply::message(for_another), Heard::Refused),
         (http(200, "text/html", b"<!doctype html>"), Heard::Silent(Trouble::Portal)),
         (http(200, PROTOBUF, b"\x0a\x7f"), Heard::Silent(Trouble::Portal)),
         (http(200, PROTOBUF, long), Heard::Refused),
@@ -307,10 +302,7 @@ fn a_server_that_is_away_is_silent() {
         assert_eq!(rig.desk.say(&*line).await, Heard::Silent(Trouble::Unreachable));
         assert_eq!(rig.troubles(), ["opamp"]);
         far_end.play(Script::new());
-        rig.until("it is back", || {
-            std::net::TcpStream::connect(far_end.addr()).is_ok()
-        })
-        .await;
+        rig.until("it is back", || std::net::TcpStream::connect(far_end.addr()).is_ok()).await;
         assert_eq!(rig.desk.say(&*line).await, Heard::Taken);
         let health = far_end.with(row).health.expect("it is told");
         assert!(!health.component_health_map.contains_key("opamp"), "{health:?}");
@@ -320,7 +312,7 @@ fn a_server_that_is_away_is_silent() {
 
 fn named(uid: &[u8]) -> Reply {
     let named = AgentIdentification { new_instance_uid: Bytes::copy_from_slice(uid) };
-    Reply::Message(ServerToAgent { agent_identification: Some(named), ..ServerToAgent::default() })
+    Reply::message(ServerToAgent { agent_identification: Some(named), ..ServerToAgent::default() })
 }
 
 /// Goal: another uid is taken over at once, told everything under, and kept if nobody between can have given it.
@@ -360,7 +352,7 @@ fn offers_are_not_taken_and_a_configuration_is_not_told_to_who_does_not_want_it(
         let line = over_http(&far_end);
         let bytes = Some(Bytes::from_static(b"\x0a\x04evil"));
         far_end.with(|c| {
-            c.console().reply(Reply::Message(ServerToAgent {
+            c.console().reply(Reply::message(ServerToAgent {
                 remote_config: bytes.clone(),
                 connection_settings: bytes.clone(),
                 packages_available: bytes.clone(),

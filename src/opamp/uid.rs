@@ -38,7 +38,8 @@ impl Uid {
         }
         let digits = text.replace('-', "");
         // A sign would be read as part of a number.
-        let number = digits.bytes().all(|c| c.is_ascii_hexdigit()).then(|| u128::from_str_radix(&digits, 16).ok())??;
+        let number =
+            digits.bytes().all(|c| c.is_ascii_hexdigit()).then(|| u128::from_str_radix(&digits, 16).ok())??;
         Uid::of(&number.to_be_bytes())
     }
 
@@ -156,7 +157,8 @@ impl Instance {
         can_keep: bool,
         (now, dice): (Stamp, &mut Dice),
     ) -> Instance {
-        let is_elsewhere = |kept: &Kept| kept.machine.is_some() && machine.is_some() && kept.machine.as_deref() != machine;
+        let is_elsewhere =
+            |kept: &Kept| kept.machine.is_some() && machine.is_some() && kept.machine.as_deref() != machine;
         let found = kept.and_then(|kept| Some((Uid::parse(&kept.instance_uid)?, is_elsewhere(kept))));
         let is_copy = configured.is_none() && found.is_some_and(|(_, is_elsewhere)| is_elsewhere);
         let known = configured.or(found.filter(|_| !is_copy).map(|(uid, _)| uid));

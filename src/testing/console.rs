@@ -59,7 +59,7 @@ impl Row {
 #[derive(Debug, Clone)]
 pub enum Reply {
     /// The message is entered if there is no error in this.
-    Message(ServerToAgent),
+    Message(Box<ServerToAgent>),
     /// Nothing is entered.
     Http {
         /// The status.
@@ -72,6 +72,12 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// A message.
+    #[must_use]
+    pub fn message(said: ServerToAgent) -> Reply {
+        Reply::Message(Box::new(said))
+    }
+
     /// A status without words.
     #[must_use]
     pub fn status(status: u16) -> Reply {
@@ -129,7 +135,7 @@ impl Console {
         self.messages.push_back((said.clone(), request.headers.clone()));
         let reply = match self.replies.pop_front() {
             Some(Reply::Http { status, retry_after, body }) => return answer(status, retry_after, body),
-            Some(Reply::Message(message)) => Some(message),
+            Some(Reply::Message(message)) => Some(*message),
             None => None,
         };
         let is_taken = reply.as_ref().is_none_or(|reply| reply.error_response.is_none());
