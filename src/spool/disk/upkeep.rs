@@ -170,11 +170,15 @@ impl Disk {
     fn is_idle(&self, books: &dyn Bookkeeper) -> bool {
         let active = lock(&self.active);
         let Some((no, segment)) = &active.open else { return false };
-        if segment.appended() < IDLE_KEEP || self.clock.now().since(active.last_block) < IDLE_AFTER {
+        if self.clock.now().since(active.last_block) < IDLE_AFTER {
             return false;
         }
         let row = lock(&self.row);
-        let Some(spans) = row.get(no).and_then(|e| e.spans.clone()) else { return false };
+        let Some((spans, on_disk)) = row.get(no).and_then(|e| Some((e.spans.clone()?, e.bytes))) else { return false };
+        // What fjall writes around thousands of small records is more than a third of the file.
+        if segment.appended().max(on_disk) < IDLE_KEEP {
+            return false;
+        }
         drop((row, active));
         spans.iter().all(|(lane, s)| books.needed(Lane(*lane), &s.indices()) == 0)
     }
