@@ -251,6 +251,8 @@ struct Entry {
     bytes: u64,
     /// That is a guess: it was not measured in this life.
     guessed: bool,
+    /// Nor was it looked at: by its place in the row it is whole and sealed.
+    unseen: bool,
     door: Door,
     /// When it got its state.
     since: Stamp,
@@ -275,6 +277,7 @@ impl Entry {
             spans,
             bytes,
             guessed: false,
+            unseen: false,
             door,
             since,
             unfit: false,

@@ -137,22 +137,28 @@ fn ourselves() -> String {
     format!("process {} of {}{program}", std::process::id(), host.nodename().to_string_lossy())
 }
 
+/// So many of the newest segments a start looks at, before it takes anything: a book is in the last one or two, and what a kill
+/// leaves unfinished too.
+pub(super) const NEWEST: usize = 8;
+
 /// How a directory's segments lie there. Nothing was changed.
 #[derive(Debug, Default)]
 pub(in crate::spool) struct Arranged {
     /// Those that count, in order.
     pub(in crate::spool) row: BTreeMap<No, State>,
+    /// Those of them that were not looked at, and are taken for whole and sealed.
+    pub(in crate::spool) unseen: BTreeSet<No>,
     /// Half-made ones, and originals that have a whole copy.
     pub(in crate::spool) bin: Vec<No>,
     /// Bytes of otelcol's own queue files.
     pub(in crate::spool) foreign: u64,
 }
 
-/// Looks which segments count.
+/// Looks which segments count; where there is no hurry, at all of them (`newest` is `usize::MAX`).
 ///
 /// # Errors
 /// When the directory cannot be listed.
-pub(in crate::spool) fn arrange(dir: &Path) -> io::Result<Arranged> {
+pub(in crate::spool) fn arrange(dir: &Path, newest: usize) -> io::Result<Arranged> {
     let mut found = Vec::new();
     let mut arranged = Arranged::default();
     for entry in fs::read_dir(dir)? {
@@ -167,17 +173,24 @@ pub(in crate::spool) fn arrange(dir: &Path) -> io::Result<Arranged> {
         }
     }
     found.sort_unstable();
-    let Arranged { row, bin, .. } = &mut arranged;
-    let newest = found.last().copied();
-    for no in found {
+    let Arranged { row, bin, unseen, .. } = &mut arranged;
+    let last = found.last().copied();
+    let hurried = found.len().saturating_sub(newest);
+    for (at, no) in found.iter().copied().enumerate() {
+        // A look at each is three calls, and a client waits for all of them (promise P5): housekeeping does it, first of all. Of a
+        // copy and its original one goes.
+        if at < hurried && no.1 == 0 && found.get(at + 1).is_none_or(|next| next.0 != no.0) {
+            row.insert(no, State::Sealed);
+            unseen.insert(no);
+            continue;
+        }
         let path = dir.join(name(no));
-        // Nothing was ever written to one that is still being made; one that lost its marker has its data all the same.
-        if !segment::is_whole(&path) && !segment::content(&path).is_ok_and(|content| content == Content::Some) {
+        if is_half_made(&path) {
             bin.push(no);
             continue;
         }
         let is_copy = no.1 > 0;
-        let looked = if is_copy || Some(no) == newest { segment::content(&path).ok() } else { None };
+        let looked = if is_copy || Some(no) == last { segment::content(&path).ok() } else { None };
         if is_copy {
             // A copy is one batch: whole, or its original still counts. Without an original it is all there is.
             let original = (no.0, no.1 - 1);
@@ -218,37 +231,48 @@ pub(in crate::spool) fn arrange(dir: &Path) -> io::Result<Arranged> {
     Ok(arranged)
 }
 
+/// Nothing was ever written to one that is still being made; one that lost its marker has its data all the same.
+/// What the disk does not tell is no reason to throw a segment away.
+pub(super) fn is_half_made(path: &Path) -> bool {
+    let is_gone = |e: io::Error| [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind());
+    let has_no_marker = fs::metadata(path.join("version")).map_or_else(is_gone, |marker| !marker.is_file());
+    has_no_marker && segment::content(path).is_ok_and(|content| content != Content::Some)
+}
+
 /// The segments of a directory. Half-made ones and originals that have a whole copy go to the bin.
 pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
-    let arranged = arrange(dir)?;
+    let arranged = arrange(dir, NEWEST)?;
     if arranged.foreign > 0 {
         tracing::warn!(directory = %dir.display(), bytes = arranged.foreign, "otelcol's own queue files are here and stay as they are; run otelcol once more to send them, then remove them");
     }
     for no in arranged.bin {
         let _ = fs::rename(dir.join(name(no)), dir.join(format!("trash-{}", &name(no)["seg-".len()..])));
     }
+    let Arranged { row, unseen, .. } = arranged;
+    let looked = row.iter().filter(|(no, state)| **state == State::Sealed && !unseen.contains(no));
+    let tables: BTreeMap<No, u64> = looked.filter_map(|(no, _)| Some((*no, table(&dir.join(name(*no)))?))).collect();
+    let least = tables.values().copied().min().unwrap_or(0);
     let entry = |(no, state)| {
         let spans = (state == State::Spare).then(Spans::new);
-        let path = dir.join(name(no));
-        let guess = if state == State::Sealed { guess(&path) } else { None };
-        let bytes = guess.unwrap_or_else(|| allocated(&path));
+        let guess = if unseen.contains(&no) { Some(least) } else { tables.get(&no).copied() };
+        let bytes = guess.unwrap_or_else(|| allocated(&dir.join(name(no))));
         let entry = Entry::new(state, spans, bytes, Arc::default(), Stamp::default());
-        (no, Entry { guessed: guess.is_some(), ..entry })
+        (no, Entry { guessed: guess.is_some(), unseen: unseen.contains(&no), ..entry })
     };
-    Ok(arranged.row.into_iter().map(entry).collect())
+    Ok(row.into_iter().map(entry).collect())
 }
 
 /// What a sealed segment occupies at least: its table. To ask it of each of its files and directories takes fifty calls, 0.1 ms a
 /// segment, and the first client would wait for all of them (promise P5); it is the first thing that housekeeping does. `None`:
 /// its table has another name than most.
-fn guess(path: &Path) -> Option<u64> {
+fn table(path: &Path) -> Option<u64> {
     // Ours is the second keyspace; a flush that was not finished may have taken the first number.
     let tables = path.join("keyspaces/1/tables");
     let table = ["0", "1"].into_iter().find_map(|n| fs::metadata(tables.join(n)).ok().filter(|m| m.blocks() > 0))?;
     Some(table.blocks() * 512)
 }
 
-fn is_sealed(path: &Path) -> bool {
+pub(super) fn is_sealed(path: &Path) -> bool {
     fs::metadata(path.join("0.jnl")).is_ok_and(|m| m.len() == 0)
 }
 
@@ -265,7 +289,7 @@ pub(super) fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered 
     let read = survey::read(&filled.iter().collect::<Vec<_>>(), |found| {
         // What is read here is repeated in the next book, which is synced: a block must not be less lasting than the cursor
         // that says it moved there.
-        if found.state != State::Sealed
+        if !is_sealed(&found.path)
             && let Err(error) = segment::sync_journals(&found.path)
         {
             tracing::warn!(segment = found.name, %error, "spool segment of an earlier life cannot be synced");

@@ -4,6 +4,7 @@
 //! One thread at a time does this ([`super`]); each step takes the locks it needs, in the order told there.
 
 use super::look::spans_of;
+use super::start::{is_half_made, is_sealed};
 use super::{Disk, Door, Entry, IDLE_KEEP, No, Spans, State, allocated};
 use crate::spool::phase::{Phase, during};
 use crate::spool::shelf::{Bookkeeper, Shelf as _, ShelfError, lock, try_lock};
@@ -37,6 +38,7 @@ impl Disk {
             |disk, _| if disk.settings.seal { disk.seal_one() } else { Ok(false) },
             Disk::copy_some,
         ];
+        self.look_at_the_unseen();
         if lock(&self.row).values().any(|e| e.guessed) {
             self.count(); // nothing gives way for what was guessed at the start
         }
@@ -81,6 +83,29 @@ impl Disk {
             }
         }
         Ok(false)
+    }
+
+    /// What a start had no time for: whether the segments far behind the newest are what their place says.
+    fn look_at_the_unseen(&self) {
+        if !self.is_home() {
+            return; // of what is away nothing can be seen
+        }
+        let unseen: Vec<No> = lock(&self.row).iter().filter(|(_, e)| e.unseen).map(|(no, _)| *no).collect();
+        for no in unseen {
+            let path = self.path(no);
+            if is_half_made(&path) {
+                let entry = lock(&self.row).remove(&no);
+                self.bin(no, entry.map(|entry| entry.door).unwrap_or_default());
+                continue;
+            }
+            let sealed = is_sealed(&path);
+            if let Some(entry) = lock(&self.row).get_mut(&no) {
+                entry.unseen = false;
+                if !sealed && entry.state == State::Sealed {
+                    entry.state = State::Closed;
+                }
+            }
+        }
     }
 
     /// When nothing waits and nothing comes, the active segment gives way to an empty one.
@@ -145,11 +170,15 @@ impl Disk {
     fn is_idle(&self, books: &dyn Bookkeeper) -> bool {
         let active = lock(&self.active);
         let Some((no, segment)) = &active.open else { return false };
-        if segment.appended() < IDLE_KEEP || self.clock.now().since(active.last_block) < IDLE_AFTER {
+        if self.clock.now().since(active.last_block) < IDLE_AFTER {
             return false;
         }
         let row = lock(&self.row);
-        let Some(spans) = row.get(no).and_then(|e| e.spans.clone()) else { return false };
+        let Some((spans, on_disk)) = row.get(no).and_then(|e| Some((e.spans.clone()?, e.bytes))) else { return false };
+        // What fjall writes around thousands of small records is more than a third of the file.
+        if segment.appended().max(on_disk) < IDLE_KEEP {
+            return false;
+        }
         drop((row, active));
         spans.iter().all(|(lane, s)| books.needed(Lane(*lane), &s.indices()) == 0)
     }

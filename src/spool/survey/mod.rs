@@ -89,7 +89,7 @@ impl Survey {
     /// When it cannot be listed, is no spool's, or is of a newer format.
     pub(crate) fn of(directory: &Path) -> io::Result<Survey> {
         understood(directory).map_err(io::Error::other)?;
-        let arranged = arrange(directory)?;
+        let arranged = arrange(directory, usize::MAX)?;
         let segment = |(no, state): (No, State)| {
             let path = directory.join(name(no));
             Found { name: name(no), bytes: allocated(&path), path, state }
@@ -98,7 +98,7 @@ impl Survey {
         let mut leftover: Vec<String> = arranged.bin.into_iter().map(name).collect();
         leftover.extend(names(directory)?.into_iter().filter(|name| name.starts_with("trash-")));
         let aside = directory.join("quarantine");
-        let quarantine = match arrange(&aside) {
+        let quarantine = match arrange(&aside, usize::MAX) {
             Ok(arranged) => {
                 let row = arranged.row.into_iter().chain(arranged.bin.into_iter().map(|no| (no, State::Broken)));
                 let found = |(no, state)| {

@@ -1,7 +1,7 @@
 //! Copying forward on a real shelf: what it gives back, that neighbours go together, and what a crash in it leaves.
 
 use super::*;
-use crate::spool::disk::Compaction;
+use crate::spool::disk::{Compaction, allocated};
 use std::fs;
 use std::path::PathBuf;
 
@@ -242,4 +242,30 @@ fn a_long_drain_leaves_its_notes_behind() {
     assert_eq!(numbers() - before, usize::try_from(notes >> 20).expect("few"), "a segment for each MiB of them");
     upkeep(&store);
     assert!(numbers() <= 3, "what holds nothing but old cursors goes: {:?}", segments(dir.path()));
+}
+
+/// Goal: thousands of small records make a file of more than 512 KiB, and what is left of a drained spool stays small all the same.
+/// Method: requests of one item, each delivered at once, until the file is that large and what was appended to it is not.
+#[test]
+fn a_consumed_segment_of_small_records_is_replaced_by_the_size_of_its_file() {
+    let (dir, clock) = (scratch(), by_hand());
+    let settings = DiskSettings { segment_min: Bytes::mib(4), segment_max: Bytes::mib(4), ..settings(dir.path()) };
+    let store = Spool::on_disk(settings, clock.clone(), Dice::seeded(7)).expect("starts");
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("otlphttp", &[lane]);
+    let size = || segments(dir.path()).iter().map(|segment| allocated(segment)).max().unwrap_or(0);
+    let mut n = 0;
+    while size() < 600 << 10 {
+        store.commit(vec![block(lane, &[n], u128::from(n) + 1, &clock)]).expect("space");
+        n += 1;
+        assert_eq!(drain_all(&store, owner, lane).len(), 1);
+    }
+    let appended = store.usage().written.0;
+    assert!(appended < 512 << 10, "{appended} bytes of {n} records: they would do without the size of the file");
+    upkeep(&store);
+    for _ in 0..2 {
+        clock.advance(Duration::from_secs(6));
+        upkeep(&store);
+    }
+    assert!(size() < 200 << 10, "{} bytes in the largest segment", size());
 }
