@@ -24,12 +24,25 @@ const AGENT: &str = env!("CARGO_BIN_EXE_tfo-otel-agent");
 /// Items of a request.
 const ITEMS: u32 = 10;
 
-/// What a spool holds of one signal: the first so many items were delivered, of these but the dead ones; the others wait.
+/// What a spool holds of one signal: the first so many items were delivered, of these but the dead ones; of the others those from
+/// and below `ahead`; the rest waits.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 struct Holds {
     acknowledged: u64,
     settled: u64,
     dead: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ahead: Vec<(u64, u64)>,
+}
+
+impl Holds {
+    fn waits(&self, seq: u64) -> bool {
+        seq >= self.settled && !self.ahead.iter().any(|(from, to)| (*from..*to).contains(&seq))
+    }
+
+    fn waiting(&self) -> u64 {
+        (0..self.acknowledged).filter(|seq| self.waits(*seq)).count() as u64
+    }
 }
 
 type Held = BTreeMap<String, Holds>;
@@ -46,13 +59,16 @@ struct Case {
     wait: &'static [u32],
     /// The last life ends in order.
     clean: bool,
+    /// Requests of one life more: of logs and traces they are delivered while most of what waits does not get its turn.
+    live: u32,
 }
 
 #[rustfmt::skip]
 const CASES: &[Case] = &[
-    Case { name: "outage",  settled: 0,  dead: &[],      wait: &[12, 6, 6], clean: false },
-    Case { name: "settled", settled: 12, dead: &[],      wait: &[9],        clean: true },
-    Case { name: "dead",    settled: 12, dead: &[3, 17], wait: &[6],        clean: false },
+    Case { name: "outage",  settled: 0,  dead: &[],      wait: &[12, 6, 6], clean: false, live: 0 },
+    Case { name: "settled", settled: 12, dead: &[],      wait: &[9],        clean: true,  live: 0 },
+    Case { name: "dead",    settled: 12, dead: &[3, 17], wait: &[6],        clean: false, live: 0 },
+    Case { name: "live",    settled: 6,  dead: &[],      wait: &[180],      clean: false, live: 9 },
 ];
 
 fn spool(args: &[&str], dir: &Path) -> Output {
@@ -75,11 +91,18 @@ struct Place {
 
 impl Place {
     fn new(endpoint: &str) -> Place {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let http = free_port().expect("a port");
-        let text = child::plain_config(http, endpoint, &dir.path().join("queue"));
-        std::fs::write(dir.path().join("agent.yaml"), text).expect("space");
-        Place { dir, http }
+        let place =
+            Place { dir: tempfile::tempdir().expect("a temporary directory"), http: free_port().expect("a port") };
+        place.configure(endpoint, "{}");
+        place
+    }
+
+    /// With an account of the link, which lies in the spool too.
+    fn configure(&self, endpoint: &str, drain: &str) {
+        let text = child::plain_config(self.http, endpoint, &self.spool());
+        let queue = "    sending_queue: {storage: file_storage}\n";
+        let more = format!("{queue}    drain: {drain}\n    link_budget: {{per_month: 10GiB, paced: false}}\n");
+        std::fs::write(self.dir.path().join("agent.yaml"), text.replace(queue, &more)).expect("space");
     }
 
     fn spool(&self) -> PathBuf {
@@ -164,6 +187,9 @@ async fn make(case: &Case, into: &Path) {
             agent.kill().expect("our child");
         }
     }
+    if case.live > 0 {
+        live(case, &place, &far_end, &mut made, &mut held).await;
+    }
     let lean = place.dir.path().join("lean");
     copy(&place.spool(), &lean.join("queue"));
     std::fs::create_dir_all(into).expect("space");
@@ -180,6 +206,44 @@ async fn make(case: &Case, into: &Path) {
     let text = serde_json::to_string_pretty(&held).expect("plain") + "\n";
     std::fs::write(into.join(format!("{}.json", case.name)), text).expect("space");
     println!("{}: {} bytes", tar.display(), std::fs::metadata(&tar).map_or(0, |meta| meta.len()));
+}
+
+/// The link is back: what comes in goes out at once, the backlog hardly, and then the agent dies.
+async fn live(case: &Case, place: &Place, far_end: &FarEnd, made: &mut BTreeMap<Signal, Numbered>, held: &mut Held) {
+    tokio::time::sleep(Duration::from_secs(7)).await; // what waits is a backlog now
+    place.configure(&far_end.endpoint(), "{max_rate: 1KiB/s}");
+    far_end.play(Script::new());
+    let agent = place.start().await;
+    let before = held.clone();
+    place.takes(made, case.live, held).await;
+    let has = |signal: Signal, seq| far_end.with(|c| c.tally().has(signal, Mark { source: SOURCE, seq }));
+    let fresh_is_out = || {
+        [Signal::Logs, Signal::Traces].iter().all(|signal| {
+            let of = |held: &Held| held[&signal.to_string()].acknowledged;
+            (of(&before)..of(held)).all(|seq| has(*signal, seq))
+        })
+    };
+    assert!(until(PATIENCE, fresh_is_out).await, "{}", place.log());
+    far_end.play(Script::new().always(Act::Refuse));
+    let arrived = || far_end.with(|c| Signal::ALL.iter().map(|signal| c.tally().arrivals(*signal)).sum::<u64>());
+    // Whatever was under way is settled.
+    let is_settled = || books(&place.spool(), None, "delivered") == arrived();
+    assert!(until(PATIENCE, is_settled).await, "{}", place.log());
+    agent.kill().expect("our child");
+    for signal in Signal::ALL {
+        let holds = held.get_mut(&signal.to_string()).expect("all three");
+        for seq in holds.settled..holds.acknowledged {
+            match holds.ahead.last_mut() {
+                _ if !has(signal, seq) => {}
+                Some((_, to)) if *to == seq => *to += 1,
+                _ => holds.ahead.push((seq, seq + 1)),
+            }
+        }
+        let kept = holds.waiting();
+        assert!(kept > 0, "{signal}: {holds:?}");
+        let is_ahead = holds.ahead.last().is_some_and(|(_, to)| *to == holds.acknowledged);
+        assert_eq!(is_ahead, signal != Signal::Metrics, "{signal}: {holds:?}");
+    }
 }
 
 /// Copies a spool without what means nothing: most of a journal's 64 MiB of preallocated zeros, and what is set by.
@@ -248,7 +312,7 @@ async fn what_an_earlier_version_kept_arrives() {
         let verified = spool(&["verify"], &place.spool());
         assert!(verified.status.success(), "{}: {verified:?}", tar.display());
         let agent = place.start().await;
-        let waiting: u64 = held.values().map(|holds| holds.acknowledged - holds.settled).sum();
+        let waiting: u64 = held.values().map(Holds::waiting).sum();
         let arrived = || far_end.with(|c| Signal::ALL.iter().map(|signal| c.tally().arrivals(*signal)).sum::<u64>());
         assert!(
             until(PATIENCE, || arrived() >= waiting).await,
@@ -266,10 +330,13 @@ async fn what_an_earlier_version_kept_arrives() {
             let holds = held.get(&signal.to_string()).cloned().unwrap_or_default();
             for seq in 0..holds.acknowledged {
                 let is_here = far_end.with(|c| c.tally().has(signal, Mark { source: SOURCE, seq }));
-                assert_eq!(is_here, seq >= holds.settled, "{}: {signal} {seq}", tar.display());
+                assert_eq!(is_here, holds.waits(seq), "{}: {signal} {seq}", tar.display());
             }
         }
         assert_eq!((all("accepted"), all("delivered"), all("dead_letters")), (acknowledged, acknowledged - dead, dead));
+        // Of the account of the link, too, nothing is strange to it.
+        assert!(!place.log().contains("(link_budget)"), "{}", place.log());
+        assert!(!place.log().contains("file of link_budget"), "{}", place.log());
         // What was set aside is there too, and goes out when a person says so.
         if dead > 0 {
             let requeued = spool(&["requeue", "--dead"], &place.spool());
@@ -357,7 +424,7 @@ async fn a_newer_format_is_refused_and_nothing_is_changed() {
         slots.write_all_at(slot, at).expect("space");
     }
     let _agent = place.start().await;
-    let waiting: u64 = held.values().map(|holds| holds.acknowledged - holds.settled).sum();
+    let waiting: u64 = held.values().map(Holds::waiting).sum();
     let arrived = || far_end.with(|c| Signal::ALL.iter().map(|signal| c.tally().arrivals(*signal)).sum::<u64>());
     assert!(until(PATIENCE, || arrived() == waiting).await, "{} of {waiting}\n{}", arrived(), place.log());
 }

@@ -182,6 +182,11 @@ service:
         &self.binary
     }
 
+    /// From now on this program runs the agent: it is given the same arguments.
+    pub(crate) fn run_by(&mut self, program: &Path) {
+        program.clone_into(&mut self.binary);
+    }
+
     /// Where everything of this run lies.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()

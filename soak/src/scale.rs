@@ -32,7 +32,16 @@ pub(crate) struct Scale {
 pub(crate) struct Wear {
     /// Seconds of load of each row.
     #[arg(long, default_value_t = 10)]
-    seconds: u64,
+    pub(crate) seconds: u64,
+    /// Of the configurations in `configs/` instead.
+    #[arg(long)]
+    pub(crate) profiles: bool,
+    /// Records a second, with `--profiles`.
+    #[arg(long, default_value_t = 20, requires = "profiles")]
+    pub(crate) rate: u64,
+    /// Records of one request, with `--profiles`.
+    #[arg(long, default_value_t = 10, requires = "profiles")]
+    pub(crate) request: u32,
 }
 
 /// Rows of figures under the same names.

@@ -138,8 +138,16 @@ service:
 /// # Errors
 /// As [`metric`].
 pub async fn metrics(port: u16) -> io::Result<String> {
+    get(port, "/metrics").await
+}
+
+/// What is answered at a port of 127.0.0.1, head and body.
+///
+/// # Errors
+/// When nobody listens there, or what comes back is cut or no text.
+pub async fn get(port: u16, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").as_bytes()).await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;
     Ok(text)

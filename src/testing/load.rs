@@ -40,6 +40,7 @@ pub struct Running(Arc<Inner>);
 struct Inner {
     stop: AtomicBool,
     acknowledged: AtomicU64,
+    acknowledged_bytes: AtomicU64,
     refused: AtomicU64,
     answers: Mutex<BTreeMap<u16, u64>>,
     tally: Mutex<Tally>,
@@ -89,6 +90,12 @@ impl Running {
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.0.acknowledged.load(Relaxed)
+    }
+
+    /// Bytes of OTLP answered with success.
+    #[must_use]
+    pub fn acknowledged_bytes(&self) -> u64 {
+        self.0.acknowledged_bytes.load(Relaxed)
     }
 
     /// Answers that were none, or no success.
@@ -141,6 +148,7 @@ impl Client {
                 tokio::time::sleep(AGAIN).await;
             }
             self.books(&running, |t| t.acknowledged(signal, source, request.seqs.clone()));
+            running.0.acknowledged_bytes.fetch_add(body.len() as u64, Relaxed);
             running.0.acknowledged.fetch_add(self.items.into(), Relaxed);
         }
     }
