@@ -150,7 +150,7 @@ class Agent:
 
 
 def configuration(home, kind, scheme, port, otlp, proxy, site):
-    tls = f"\n        tls: {{ca_file: '{home}/ca.pem'}}" if scheme.endswith("s") else ""
+    tls = f"\n        tls: {{ca_file: '{home}/ca.pem'}}" if scheme in ("https", "wss") else ""
     polling = "\n        polling_interval: 1s" if kind == "http" else ""
     through = f"\n        proxy_url: http://127.0.0.1:{proxy.port}" if proxy else ""
     return f"""
@@ -217,7 +217,7 @@ def scenario(name, agent_path, server_path, home, say):
     kind, scheme, proxied = TRANSPORTS[name]
     proxy = Proxy() if proxied else None
     port, otlp = free_port(), free_port()
-    ca = str(home / "ca.pem") if scheme.endswith("s") else None
+    ca = str(home / "ca.pem") if scheme in ("https", "wss") else None
     config = home / "agent.yaml"
     config.write_text(configuration(home, kind, scheme, port, otlp, proxy, "north"), encoding="utf-8")
     server = Server(server_path, port, SECRET, ca)
@@ -298,6 +298,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--agent")
     parser.add_argument("--long", action="store_true", help="ten times")
+    parser.add_argument("--only", help="these transports, with commas between")
     parser.add_argument("--keep", action="store_true", help="leave the directories")
     given = parser.parse_args()
     say = lambda line: print(line, flush=True)  # noqa: E731
@@ -312,7 +313,7 @@ def main():
         agent = ROOT / "target" / "debug" / "tfo-otel-agent"
     failed, steps = 0, 0
     for _ in range(10 if given.long else 1):
-        for name in TRANSPORTS:
+        for name in given.only.split(",") if given.only else TRANSPORTS:
             home = Path(tempfile.mkdtemp(prefix="tfo-opamp-"))
             try:
                 scenario(name, str(Path(agent).resolve()), str(server), home, say)
