@@ -136,6 +136,23 @@ async fn one_agent_is_seen_over_reloads_stops_and_kills() {
     agent.kill().expect("our child");
 }
 
+/// A uid that cannot be kept is the same until the process ends, whatever is configured meanwhile.
+#[actix::test]
+async fn a_uid_that_cannot_be_kept_outlives_a_reload() {
+    install_client();
+    let rig = Rig::new();
+    let in_the_way = rig.dir.path().join("spool/opamp-instance");
+    std::fs::create_dir_all(&in_the_way).expect("space");
+    let agent = rig.start().await;
+    let (uid, _) = rig.is_told("the start", |row| row.config.is_some()).await;
+    rig.write("2s", "south");
+    reload(&agent);
+    let (same, _) = rig.is_told("a reload", |row| row.attribute("site") == Some("south")).await;
+    assert_eq!(same, uid);
+    assert!(in_the_way.is_dir() && rig.log().contains("instance uid cannot be kept"), "{}", rig.log());
+    agent.kill().expect("our child");
+}
+
 /// Goal: a server that hangs, refuses or is a portal costs the data nothing, holds up no stop for long, and stands on the board.
 #[actix::test]
 async fn a_server_in_trouble_costs_the_data_nothing() {

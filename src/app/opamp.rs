@@ -7,11 +7,12 @@ use super::roster::{OPAMP, row};
 use super::wire::StartError;
 use crate::base::Dice;
 use crate::config::Id;
-use crate::opamp::config::OpampConfig;
+use crate::opamp::config::{OpampConfig, Way};
 use crate::opamp::desk::Settings;
 use crate::opamp::line::{Line, Lines, Polling};
 use crate::opamp::metrics::OpampMetrics;
 use crate::opamp::report::Profile;
+use crate::opamp::socket::{PATIENCE, Socket};
 use crate::opamp::uid::{Instance, Kept};
 use crate::opamp::{Desk, Messenger};
 use crate::registrar::actor::Locate;
@@ -84,18 +85,27 @@ impl Plan {
         let shown = self.token.as_ref().map(|token| super::guards::shown(token, &clock));
         let shown = shown.transpose().map_err(|error| no(error.to_string()))?.flatten();
         let http = OtlpHttpConfig {
-            endpoint: Some(server.endpoint.clone()),
+            endpoint: Some(server.url()),
             headers: server.headers.clone(),
             tls: server.tls.clone(),
             proxy_url: server.proxy_url.clone(),
             timeout: Some(TIMEOUT),
             ..OtlpHttpConfig::default()
         };
-        let of = clock.clone();
-        let make = move || Ok(OtlpHttp::new(&http, 1, of.clone())?.showing(shown.clone()));
+        let (of, way) = (clock.clone(), server.way);
+        let make = move || {
+            let client = match way {
+                Way::Http => OtlpHttp::new(&http, 1, of.clone()),
+                Way::WebSocket => OtlpHttp::switching(&http, of.clone()),
+            };
+            Ok(client?.showing(shown.clone()))
+        };
         make().map_err(|error: crate::uplink::client::ClientError| no(error.to_string()))?;
         let make = Arc::new(make);
-        Ok(Arc::new(move || Arc::new(Polling::new(make.clone(), clock.clone())) as Arc<dyn Line>))
+        Ok(Arc::new(move || match way {
+            Way::Http => Arc::new(Polling::new(make.clone(), clock.clone())) as Arc<dyn Line>,
+            Way::WebSocket => Arc::new(Socket::new(make.clone(), clock.clone(), PATIENCE)),
+        }))
     }
 }
 
@@ -109,31 +119,35 @@ pub struct Opamp {
 }
 
 impl Opamp {
-    /// Makes ready what a plan says. `effective`: the configuration in force, masked.
+    /// Makes ready what a plan says. `effective`: the configuration in force, masked. `former`: who told before, in this process.
     ///
     /// # Errors
     /// When a client cannot be made.
     pub fn prepare(
         plan: Plan,
+        former: Option<&Opamp>,
         registration: Option<&Registration>,
         effective: watch::Receiver<Arc<str>>,
         parts: &Parts<'_>,
     ) -> Result<Opamp, StartError> {
         let told = OpampMetrics::new(parts.metrics, parts.health, &plan.id.to_string());
         let (section, lines, place) = (&plan.section, plan.lines(parts)?, registration::place());
-        let kept = plan.file.as_ref().and_then(|file| {
-            Kept::read(file).inspect_err(|error| told.unreadable(&file.display(), error)).ok().flatten()
-        });
-        let (machine, mut dice) = (registration::body(&place.hostname).digest, Dice::shaken());
-        let drawn = (parts.clock.now(), &mut dice);
+        let (can_keep, mut dice) = (plan.file.is_some(), Dice::shaken());
+        // It may not be in the file yet, or there is no space for it.
+        let former =
+            former.filter(|former| former.plan.section.instance_uid.is_none() && section.instance_uid.is_none());
+        let instance = match former {
+            Some(former) => former.desk.instance().goes_on(can_keep),
+            None => {
+                let kept = plan.file.as_ref().and_then(|file| {
+                    Kept::read(file).inspect_err(|error| told.unreadable(&file.display(), error)).ok().flatten()
+                });
+                let (machine, drawn) = (registration::body(&place.hostname).digest, (parts.clock.now(), &mut dice));
+                Instance::settle(section.instance_uid, kept.as_ref(), machine.as_deref(), can_keep, drawn)
+            }
+        };
         let settings = Settings {
-            instance: Instance::settle(
-                section.instance_uid,
-                kept.as_ref(),
-                machine.as_deref(),
-                plan.file.is_some(),
-                drawn,
-            ),
+            instance,
             file: plan.file.clone(),
             profile: plan.profile.clone(),
             place,
@@ -144,7 +158,7 @@ impl Opamp {
             effective,
             agent_id: registration.map_or_else(|| Arc::new(|| None) as _, Registration::agent_id),
         };
-        let locate = registration::locate(Some(section.server.endpoint.clone()));
+        let locate = registration::locate(Some(section.server.url()));
         let desk = Arc::new(Desk::open(settings, parts.health.clone(), told, dice));
         Ok(Opamp { plan, desk, lines, locate })
     }

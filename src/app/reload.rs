@@ -245,7 +245,7 @@ impl Agent {
         if self.opamp.as_ref().map(Opamp::plan) == plan.as_ref() {
             return Ok(None);
         }
-        let prepare = |plan| Opamp::prepare(plan, registration, self.effective.subscribe(), parts);
+        let prepare = |plan| Opamp::prepare(plan, self.opamp.as_ref(), registration, self.effective.subscribe(), parts);
         plan.map(prepare).transpose().map(Some)
     }
 

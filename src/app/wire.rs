@@ -117,7 +117,7 @@ impl Agent {
         let told_of = opamp::plan(config, plan.as_ref());
         let registration = plan.map(|plan| Registration::prepare(plan, &parts)).transpose()?;
         let effective = Arc::new(watch::Sender::new(Arc::from("")));
-        let prepare = |plan| Opamp::prepare(plan, registration.as_ref(), effective.subscribe(), &parts);
+        let prepare = |plan| Opamp::prepare(plan, None, registration.as_ref(), effective.subscribe(), &parts);
         let opamp = told_of.map(prepare).transpose()?;
         for mut ready in exporters::prepare(&tasks, &stores, &crews, registration.as_ref(), &parts)? {
             exporters::enlist(&mut ready, &stores);

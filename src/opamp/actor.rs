@@ -109,6 +109,16 @@ impl Messenger {
         }));
     }
 
+    /// What the server says without being asked.
+    fn hear(&mut self, ctx: &mut Context<Self>) {
+        let said = self.line.pushed();
+        ctx.spawn(said.into_actor(self).map(|answer, messenger, ctx| {
+            messenger.desk.pushed(&answer);
+            messenger.hear(ctx);
+            messenger.step(ctx);
+        }));
+    }
+
     fn listen(&mut self, mut effective: watch::Receiver<Arc<str>>, ctx: &mut Context<Self>) {
         let heard = async move { effective.changed().await.map(|()| effective) };
         ctx.spawn(heard.into_actor(self).map(|heard, messenger, ctx| {
@@ -128,6 +138,7 @@ impl Actor for Messenger {
     fn started(&mut self, ctx: &mut Self::Context) {
         let effective = self.desk.effective();
         self.listen(effective, ctx);
+        self.hear(ctx);
         self.step(ctx);
     }
 }

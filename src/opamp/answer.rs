@@ -120,7 +120,7 @@ impl Answer {
                 ref verdict @ Verdict::Later { after, .. } => Answer::of(Heard::Later(after), verdict.why()),
                 verdict => {
                     let heard = if matches!(status, 401 | 403 | 407) { Heard::Held } else { Heard::Refused };
-                    Answer::of(heard, &format!("{status} {}", verdict.why()))
+                    Answer::of(heard, verdict.why())
                 }
             },
         }

@@ -21,9 +21,20 @@ pub struct OpampConfig {
     pub include_resource_attributes: bool,
 }
 
-/// `server.http`.
+/// How messages travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// `server.http`: a request for each.
+    Http,
+    /// `server.ws`: over a WebSocket.
+    WebSocket,
+}
+
+/// `server.http` or `server.ws`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpampServer {
+    /// Which of them.
+    pub way: Way,
     /// `endpoint`: the URL, to which nothing is added. Needed.
     pub endpoint: String,
     /// `headers`.
@@ -34,7 +45,7 @@ pub struct OpampServer {
     pub auth: Option<Id>,
     /// `proxy_url`, ours; None: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` decide.
     pub proxy_url: Option<String>,
-    /// `polling_interval`, 30 s: between two messages.
+    /// `polling_interval` of `http`, 30 s: between two messages. Over a WebSocket 30 s, which the protocol calls a heartbeat.
     pub polling_interval: Duration,
 }
 
@@ -48,8 +59,14 @@ impl OpampConfig {
     #[must_use]
     pub fn read(s: &Section<'_>) -> OpampConfig {
         let server = s.section("server", |s| {
-            s.refuse("ws", "WebSocket is not available in this build; give server.http");
-            s.section("http", OpampServer::read)
+            let both = s.gives("ws") && s.gives("http");
+            s.unless(!both, "ws", || "stands beside http; give one of them".to_owned());
+            if s.gives("ws") {
+                s.accept(&["http"]);
+                s.section("ws", |s| OpampServer::read(s, Way::WebSocket))
+            } else {
+                s.section("http", |s| OpampServer::read(s, Way::Http))
+            }
         });
         let uid = s.text_if_given("instance_uid");
         let instance_uid = uid.as_deref().and_then(Uid::parse);
@@ -91,24 +108,50 @@ impl OpampConfig {
 }
 
 impl OpampServer {
-    fn read(s: &Section<'_>) -> OpampServer {
-        let endpoint = s.url_if_given("endpoint");
+    fn read(s: &Section<'_>, way: Way) -> OpampServer {
+        let endpoint = match way {
+            Way::Http => s.url_if_given("endpoint"),
+            Way::WebSocket => s.web_socket_url_if_given("endpoint"),
+        };
         if !s.fills("endpoint") {
             s.error("endpoint", "there is no server: give its URL, such as https://opamp.example.com/v1/opamp");
         }
-        let polling_interval = s.duration("polling_interval", POLLING_INTERVAL);
+        let polling_interval = match way {
+            Way::Http => s.duration("polling_interval", POLLING_INTERVAL),
+            Way::WebSocket => POLLING_INTERVAL,
+        };
         // 0 is the default, as in the original.
         let polling_interval = if polling_interval.is_zero() { POLLING_INTERVAL } else { polling_interval };
         s.unless(polling_interval >= POLLING_MIN, "polling_interval", || {
             format!("{polling_interval:?} is shorter than {POLLING_MIN:?}")
         });
         OpampServer {
+            way,
             endpoint: endpoint.unwrap_or_default(),
             headers: s.headers("headers"),
             tls: s.section("tls", TlsClient::read),
             auth: s.id_if_given("auth"),
             proxy_url: s.url_if_given("proxy_url"),
             polling_interval,
+        }
+    }
+
+    /// The URL that is asked for it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match (self.way, self.endpoint.split_once("://")) {
+            (Way::WebSocket, Some((scheme, rest))) if scheme.eq_ignore_ascii_case("wss") => format!("https://{rest}"),
+            (Way::WebSocket, Some((_, rest))) => format!("http://{rest}"),
+            _ => self.endpoint.clone(),
+        }
+    }
+
+    /// Where it stands in the section.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self.way {
+            Way::Http => "server.http",
+            Way::WebSocket => "server.ws",
         }
     }
 }
@@ -127,6 +170,7 @@ mod tests {
         let (config, told) = read("{server: {http: {endpoint: 'https://c/v1/opamp'}}}");
         let plain = OpampConfig {
             server: OpampServer {
+                way: Way::Http,
                 endpoint: "https://c/v1/opamp".to_owned(),
                 headers: Headers::new(),
                 tls: TlsClient::default(),
@@ -150,6 +194,7 @@ mod tests {
         );
         let wanted = OpampConfig {
             server: OpampServer {
+                way: Way::Http,
                 endpoint: "http://c".to_owned(),
                 headers: vec![("X-Key".to_owned(), Secret::new("k"))],
                 tls: TlsClient { insecure_skip_verify: true, ..TlsClient::default() },
@@ -167,7 +212,17 @@ mod tests {
         };
         assert_eq!((config, told.as_str()), (wanted, ""));
         let (config, told) = read("{server: {http: {endpoint: 'https://c/v1/opamp', polling_interval: 0}}}");
-        assert_eq!((config, told.as_str()), (plain, ""));
+        assert_eq!((config, told.as_str()), (plain.clone(), ""));
+        for (url, asked) in [
+            ("ws://c:1/v1/opamp", "http://c:1/v1/opamp"),
+            ("wss://c", "https://c"),
+            ("WSS://[::1]:2/x?a=b", "https://[::1]:2/x?a=b"),
+        ] {
+            let (config, told) = read(&format!("{{server: {{ws: {{endpoint: '{url}'}}, http: }}}}"));
+            let server = OpampServer { way: Way::WebSocket, endpoint: url.to_owned(), ..plain.server.clone() };
+            assert_eq!((config.server.url().as_str(), told.as_str()), (asked, ""));
+            assert_eq!(config, OpampConfig { server, ..plain.clone() });
+        }
     }
 
     /// What is not here is told, as an error where it would be wrong to run without it. (With its path: `tests/config_broken.rs`.)
@@ -178,6 +233,11 @@ mod tests {
         for (yaml, what) in [
             ("".to_owned(),                                                      "there is no server"),
             ("server: {http: {endpoint: c}}".to_owned(),                         "has no scheme"),
+            ("server: {ws: {endpoint: 'https://c'}}".to_owned(),                 "did you mean `wss://c`"),
+            ("server: {ws: {endpoint: c}}".to_owned(),                           "it must begin with ws:// or wss://"),
+            ("server: {ws: {endpoint: 'ws://c:0'}}".to_owned(),                  "`0` is not a port"),
+            ("server: {ws: {endpoint: 'ws://c', polling_interval: 5s}}".to_owned(), "is not a key here"),
+            ("server: {ws: {endpoint: 'ws://c'}, http: {endpoint: 'http://c'}}".to_owned(), "stands beside http"),
             ("server: {http: {endpoint: 'https://c', polling_interval: 10ms}}".to_owned(), "10ms is shorter than 1s"),
             (format!("{server}, instance_uid: 01ARZ3NDEKTSV4RRFFQ69G5FAV"),      "is no UUID"),
             (format!("{server}, capabilities: {{accepts_remote_config: true}}"), "is not signed"),

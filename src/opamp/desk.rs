@@ -114,6 +114,12 @@ impl Desk {
         self.sheet().instance.uid()
     }
 
+    /// The same, with what is known of it, for who goes on.
+    #[must_use]
+    pub fn instance(&self) -> Instance {
+        self.sheet().instance.clone()
+    }
+
     /// Wakes who waits for another configuration.
     #[must_use]
     pub fn effective(&self) -> watch::Receiver<Arc<str>> {
@@ -198,21 +204,39 @@ impl Desk {
     }
 
     fn take_in(&self, written: &Written, answer: &Answer) {
-        let (changed, renamed) = {
-            let mut sheet = self.sheet();
-            let Sheet { talk, dice, .. } = &mut *sheet;
-            let changed = talk.heard(answer, Instant::now(), dice);
+        let changed = self.learn(answer, |sheet| {
             if answer.heard == Heard::Taken {
                 sheet.known = written.known;
-                sheet.takes_config = answer.takes_config.unwrap_or(sheet.takes_config);
             }
-            let renamed = answer.renamed.filter(|uid| sheet.instance.take_over(*uid, self.settings.is_trusted));
-            (changed, renamed)
-        };
-        if let Some(uid) = renamed {
-            self.told.renamed(written.uid, uid, self.settings.is_trusted);
-        }
+            let Sheet { talk, dice, .. } = sheet;
+            talk.heard(answer, Instant::now(), dice)
+        });
         self.told.heard(answer, changed);
+    }
+
+    /// The server says something without being asked, or is gone.
+    pub fn pushed(&self, answer: &Answer) {
+        let changed = self.learn(answer, |sheet| {
+            let Sheet { talk, dice, .. } = sheet;
+            talk.pushed(answer, Instant::now(), dice)
+        });
+        self.told.pushed(answer, changed);
+    }
+
+    /// What an answer says beside what it means for the talk.
+    fn learn(&self, answer: &Answer, talk: impl FnOnce(&mut Sheet) -> bool) -> bool {
+        let (changed, renamed) = {
+            let mut sheet = self.sheet();
+            let changed = talk(&mut sheet);
+            sheet.takes_config = answer.takes_config.unwrap_or(sheet.takes_config);
+            let before = sheet.instance.uid();
+            let renamed = answer.renamed.filter(|uid| sheet.instance.take_over(*uid, self.settings.is_trusted));
+            (changed, renamed.map(|uid| (before, uid)))
+        };
+        if let Some((before, uid)) = renamed {
+            self.told.renamed(before, uid, self.settings.is_trusted);
+        }
+        changed
     }
 
     /// What is to be written, and where, if anything is.

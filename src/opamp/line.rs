@@ -1,4 +1,4 @@
-//! How a message travels: over HTTP, one request for each, whose answer is the server's.
+//! How a message travels: over HTTP here, one request for each, whose answer is the server's; over a WebSocket in `socket.rs`.
 
 use super::answer::{Answer, PROTOBUF};
 use super::uid::Uid;
@@ -19,6 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub trait Line: Send + Sync + fmt::Debug {
     /// Says one message.
     fn say(&self, uid: Uid, message: Bytes) -> BoxFuture<'static, Answer>;
+
+    /// What the server says next without being asked; never, where it cannot.
+    fn pushed(&self) -> BoxFuture<'static, Answer> {
+        std::future::pending().boxed()
+    }
 }
 
 /// Makes a line, anew for each life and thread: connections belong to one.
@@ -27,14 +32,13 @@ pub type Lines = Arc<dyn Fn() -> Arc<dyn Line> + Send + Sync>;
 /// Messages below this are not worth packing, bytes.
 const PACK_MIN: usize = 1_024;
 /// Lets a server, or what stands before it, tell agents apart without a look into the body.
-const INSTANCE: HeaderName = HeaderName::from_static("opamp-instance-uid");
+pub const INSTANCE: HeaderName = HeaderName::from_static("opamp-instance-uid");
 
-/// The way over HTTP. After a silence a client is made anew: connections of the former may lead nowhere, and the files of its
-/// certificates may have changed. While it cannot be made, the former one serves.
-pub struct Polling {
+/// Makes clients. After a silence one is made anew: connections of the former may lead nowhere, and the files of its certificates
+/// may have changed. While it cannot be made, the former one serves.
+pub struct Clients {
     make: MakeClient,
-    client: Arc<Mutex<Made>>,
-    clock: Clock,
+    made: Mutex<Made>,
 }
 
 #[derive(Default)]
@@ -43,15 +47,19 @@ struct Made {
     is_stale: bool,
 }
 
-impl Polling {
-    /// By these clients, whose endpoint is the server's.
+impl Clients {
+    /// By this.
     #[must_use]
-    pub fn new(make: MakeClient, clock: Clock) -> Polling {
-        Polling { make, client: Arc::default(), clock }
+    pub fn new(make: MakeClient) -> Clients {
+        Clients { make, made: Mutex::default() }
     }
 
-    fn client(&self) -> Result<OtlpHttp, Verdict> {
-        let mut made = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The one that serves now.
+    ///
+    /// # Errors
+    /// What it means that there is none.
+    pub fn client(&self) -> Result<OtlpHttp, Verdict> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = made.client.as_ref().filter(|_| !made.is_stale) {
             return Ok(client.clone());
         }
@@ -64,11 +72,37 @@ impl Polling {
             (Err(error), None) => Err(Verdict::Hold { why: error.to_string() }),
         }
     }
+
+    /// The one that serves was not answered.
+    pub fn doubt(&self) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).is_stale = true;
+    }
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clients").finish_non_exhaustive()
+    }
+}
+
+/// The way over HTTP.
+#[derive(Debug)]
+pub struct Polling {
+    clients: Arc<Clients>,
+    clock: Clock,
+}
+
+impl Polling {
+    /// By these clients, whose endpoint is the server's.
+    #[must_use]
+    pub fn new(make: MakeClient, clock: Clock) -> Polling {
+        Polling { clients: Arc::new(Clients::new(make)), clock }
+    }
 }
 
 impl Line for Polling {
     fn say(&self, uid: Uid, message: Bytes) -> BoxFuture<'static, Answer> {
-        let client = match self.client() {
+        let client = match self.clients.client() {
             Ok(client) => client,
             Err(verdict) => return std::future::ready(Answer::of_verdict(&verdict)).boxed(),
         };
@@ -88,24 +122,18 @@ impl Line for Polling {
             packed.bytes
         };
         let asked = client.ask("", headers, body);
-        let (kept, clock) = (self.client.clone(), self.clock.clone());
+        let (clients, clock) = (self.clients.clone(), self.clock.clone());
         async move {
             match asked.await {
                 Ok(answer) => Answer::of_http(&answer, uid, clock.now().wall_ns),
                 Err(verdict) => {
                     if matches!(verdict, Verdict::Silence { .. }) {
-                        kept.lock().unwrap_or_else(PoisonError::into_inner).is_stale = true;
+                        clients.doubt();
                     }
                     Answer::of_verdict(&verdict)
                 }
             }
         }
         .boxed()
-    }
-}
-
-impl fmt::Debug for Polling {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Polling").finish_non_exhaustive()
     }
 }

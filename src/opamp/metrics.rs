@@ -90,6 +90,20 @@ impl OpampMetrics {
     /// Something was said, and this was made of it. `changed`: it is heard and was not before, or the other way round.
     pub fn heard(&self, answer: &Answer, changed: bool) {
         self.messages.with(&[answer.heard.name()]).inc();
+        self.tell(answer, changed);
+    }
+
+    /// The server said something without being asked, or is gone.
+    pub fn pushed(&self, answer: &Answer, changed: bool) {
+        // What it asks for is told by what is said then.
+        if answer.heard == Heard::Taken {
+            self.offered(&answer.offers);
+        } else {
+            self.tell(answer, changed);
+        }
+    }
+
+    fn tell(&self, answer: &Answer, changed: bool) {
         let (why, is_heard) = (&answer.why, answer.heard == Heard::Taken);
         self.connected.set_count(u64::from(is_heard));
         match answer.heard {

@@ -25,7 +25,7 @@
 //! | `answer.rs` | what an answer means |
 //! | `report.rs` | what is said: who, how, by which configuration |
 //! | `desk.rs` | what is known, in one place |
-//! | `line.rs` | how a message travels |
+//! | `line.rs`, `socket.rs` | how a message travels: over HTTP, over a WebSocket |
 //! | `actor.rs` | who says it |
 //! | `metrics.rs` | what is counted, logged and shown |
 
@@ -37,6 +37,7 @@ pub mod line;
 pub mod messages;
 pub mod metrics;
 pub mod report;
+pub mod socket;
 pub mod talk;
 pub mod uid;
 

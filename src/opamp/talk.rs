@@ -11,8 +11,8 @@
 //! What always holds:
 //! * Each message has the number after that of the one before, also one that was not taken.
 //! * After a message that was not taken, or of which nobody knows, the next one says everything: the server need not ask.
-//! * Whatever a server asks for, two messages are never closer than the shortest rest, and only one of them is said out of turn:
-//!   one that always wants everything gets it at every turn.
+//! * Whatever a server asks for, two messages are never closer than a second, and of those in a row only one is said out of turn:
+//!   one that always wants everything gets it at every turn. One that asks without being asked is heard out of turn once in an interval.
 //! * Every rest after a failure has jitter, and no server can make it longer than an hour and a twentieth.
 
 use super::answer::{Answer, Heard};
@@ -63,6 +63,10 @@ pub struct Talk {
     failures: u32,
     /// Messages said out of turn, in a row.
     haste: u32,
+    /// The server asked for everything while a message was under way.
+    is_asked: bool,
+    /// Before that nothing is said out of turn because a server asks without being asked.
+    calm_until: Instant,
 }
 
 impl Talk {
@@ -78,6 +82,8 @@ impl Talk {
             owes_all: true,
             failures: 0,
             haste: 0,
+            is_asked: false,
+            calm_until: now,
         }
     }
 
@@ -138,9 +144,27 @@ impl Talk {
         before != self.is_heard
     }
 
+    /// The server says something without being asked, or is gone. True as with [`Talk::heard`].
+    pub fn pushed(&mut self, answer: &Answer, now: Instant, dice: &mut Dice) -> bool {
+        match answer.heard {
+            Heard::Taken if answer.wants_all || answer.renamed.is_some() => {
+                (self.owes_all, self.is_asked) = (true, self.is_out);
+                if self.is_heard && self.failures == 0 && now >= self.calm_until {
+                    self.calm_until = now + self.interval;
+                    self.next_at = self.next_at.min(now + AT_ONCE + dice.up_to(AT_ONCE));
+                }
+                false
+            }
+            Heard::Taken => false,
+            // What is under way ends too, and says so.
+            _ if self.is_out => false,
+            _ => self.heard(answer, now, dice),
+        }
+    }
+
     fn taken(&mut self, answer: &Answer, was_heard: bool, now: Instant, dice: &mut Dice) {
         self.failures = 0;
-        self.owes_all = answer.wants_all || answer.renamed.is_some();
+        self.owes_all = std::mem::take(&mut self.is_asked) || answer.wants_all || answer.renamed.is_some();
         let is_hasty = self.owes_all && self.haste < HASTE_MAX;
         self.haste = if !self.owes_all { 0 } else { self.haste + u32::from(is_hasty) };
         self.next_at = now
@@ -254,6 +278,41 @@ mod tests {
         let mut told = Told::new(3);
         let long: Vec<_> = (0..40).map(|_| told.say(&Answer::of(Heard::Refused, "")).1).collect();
         assert!(long.iter().all(|rest| *rest <= 3_600 * S * 6 / 5) && long[39] >= 2_880 * S, "{long:?}");
+    }
+
+    /// Goal: a server that asks over and over, without being asked, hears twice in an interval at most.
+    #[test]
+    fn who_asks_without_being_asked_is_heard_once_out_of_turn() {
+        let wants = Answer { wants_all: true, ..taken() };
+        let mut told = Told::new(1);
+        told.say(&taken());
+        told.say(&taken());
+        assert!(!told.talk.pushed(&wants, told.now, &mut told.dice) && told.talk.owes_all());
+        let (_, rest) = told.say(&taken());
+        assert!(rest >= AT_ONCE && rest <= 2 * AT_ONCE && !told.talk.owes_all(), "{rest:?}");
+        told.talk.pushed(&wants, told.now, &mut told.dice);
+        let (_, rest) = told.say(&taken());
+        assert!(rest >= INTERVAL && !told.talk.owes_all(), "{rest:?}");
+        // What is asked while a message is under way is owed by the next.
+        let Do::Rest(until) = told.talk.next(told.now) else { panic!("it rests") };
+        told.now = until;
+        told.talk.begin();
+        told.talk.pushed(&wants, told.now, &mut told.dice);
+        told.talk.heard(&taken(), told.now, &mut told.dice);
+        assert!(told.talk.owes_all());
+        told.say(&taken());
+        assert!(!told.talk.owes_all());
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_is_silence_and_one_that_is_lost_twice_too() {
+        let gone = Answer::of(Heard::Silent(Trouble::NoAnswer), "");
+        let mut told = Told::new(2);
+        told.say(&taken());
+        assert!(told.talk.pushed(&gone, told.now, &mut told.dice) && told.talk.owes_all() && !told.talk.is_heard());
+        assert!(!told.talk.pushed(&gone, told.now, &mut told.dice));
+        let (number, rest) = told.say(&taken());
+        assert!(number == 2 && rest >= 2 * S && rest <= 15 * S, "{rest:?}");
     }
 
     #[test]

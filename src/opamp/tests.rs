@@ -8,6 +8,7 @@ use super::messages::{
 };
 use super::metrics::OpampMetrics;
 use super::report::Profile;
+use super::socket::{Socket, accept_of};
 use super::talk::Do;
 use super::uid::{Instance, Kept, Uid};
 use super::{Desk, Messenger};
@@ -24,15 +25,23 @@ use crate::uplink::link::Trouble;
 use crate::uplink::otlp_http::OtlpHttp;
 use actix::{Actor as _, Addr};
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use prost::Message as _;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 const S: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -441,5 +450,231 @@ fn a_fall_in_the_middle_of_a_message_loses_no_number() {
         assert_eq!(rig.desk.say(&line).await, Heard::Taken);
         assert_eq!(rig.desk.say(&line).await, Heard::Taken);
         assert_eq!(*line.heard.lock().expect("whole"), [(1, true), (2, true), (3, false)]);
+    });
+}
+
+/// What a server does with the next connection.
+#[derive(Debug, Clone)]
+enum Play {
+    /// Takes what it is told.
+    Serve,
+    /// Answers the handshake with this.
+    Http(&'static str),
+    /// Agrees, with this proof or extension.
+    Agree(&'static str),
+    /// Answers a message with these frames.
+    Say(Vec<Message>),
+    /// Reads, answers pings, and has no word for anything.
+    Mute,
+    /// Does not read.
+    Deaf,
+}
+
+/// The head of each handshake, and what was said after it.
+type Heads = Arc<Mutex<Vec<(String, Vec<AgentToServer>)>>>;
+
+/// A server of WebSockets.
+struct Far {
+    addr: SocketAddr,
+    plays: Arc<Mutex<VecDeque<Play>>>,
+    heard: Heads,
+}
+
+impl Far {
+    async fn start(plays: Vec<Play>) -> Far {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("it is bound");
+        let far = Far { addr, plays: Arc::new(Mutex::new(plays.into())), heard: Arc::default() };
+        let (plays, heard) = (far.plays.clone(), far.heard.clone());
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let play = plays.lock().expect("whole").pop_front().unwrap_or(Play::Serve);
+                tokio::spawn(Far::attend(socket, play, heard.clone()));
+            }
+        });
+        far
+    }
+
+    async fn attend(mut socket: TcpStream, play: Play, heard: Heads) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await.expect("a head"));
+        }
+        let head = String::from_utf8(head).expect("ASCII");
+        let header = |name: &str| {
+            let lines = head.lines().filter_map(|line| line.split_once(": "));
+            lines.into_iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+        };
+        let proof = accept_of(&header("sec-websocket-key").expect("a key"));
+        assert_eq!(header("upgrade").as_deref(), Some("websocket"));
+        let number = {
+            let mut heard = heard.lock().expect("whole");
+            heard.push((head.clone(), Vec::new()));
+            heard.len() - 1
+        };
+        let agreed = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+        let answer = match &play {
+            Play::Http(answer) => format!("HTTP/1.1 {answer}"),
+            Play::Agree(with) => format!("{agreed}{}\r\n\r\n", with.replace("PROOF", &proof)),
+            _ => format!("{agreed}Sec-WebSocket-Accept: {proof}\r\n\r\n"),
+        };
+        socket.write_all(answer.as_bytes()).await.expect("it listens");
+        match play {
+            Play::Http(_) => return,
+            Play::Deaf => return std::future::pending().await,
+            _ => {}
+        }
+        let mut stream = WebSocketStream::from_raw_socket(socket, Role::Server, None).await;
+        while let Some(Ok(frame)) = stream.next().await {
+            let Message::Binary(bytes) = frame else { continue };
+            assert_eq!(bytes[0], 0, "the header of a message");
+            let said = AgentToServer::decode(&bytes[1..]).expect("a message");
+            heard.lock().expect("whole")[number].1.push(said.clone());
+            let taken =
+                ServerToAgent { instance_uid: said.instance_uid, capabilities: 0x5, ..ServerToAgent::default() };
+            let frames = match &play {
+                Play::Mute => Vec::new(),
+                Play::Say(frames) => frames.clone(),
+                _ => vec![framed(&taken)],
+            };
+            for frame in frames {
+                if stream.send(frame).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What came over each connection: how much of everything was in it.
+    fn heard(&self) -> Vec<Vec<[bool; 3]>> {
+        let heard = self.heard.lock().expect("whole");
+        heard.iter().map(|(_, said)| said.iter().map(parts).collect()).collect()
+    }
+}
+
+fn framed(said: &ServerToAgent) -> Message {
+    let mut bytes = vec![0];
+    bytes.extend(said.encode_to_vec());
+    Message::Binary(bytes.into())
+}
+
+fn over_a_socket(addr: SocketAddr, patience: Duration) -> Arc<dyn Line> {
+    let config = OtlpHttpConfig {
+        endpoint: Some(format!("http://{addr}{PATH}")),
+        headers: vec![("X-Key".to_owned(), crate::config::Secret::new("k"))],
+        timeout: Some(S * 5),
+        ..OtlpHttpConfig::default()
+    };
+    let clock = Clock::by_hand(NOW);
+    let of = clock.clone();
+    Arc::new(Socket::new(Arc::new(move || OtlpHttp::switching(&config, of.clone())), clock, patience))
+}
+
+/// Goal: over a WebSocket the same is said, over one connection, and what the server asks without being asked is heard.
+#[test]
+fn over_a_websocket_the_same_is_said() {
+    run(async {
+        assert_eq!(accept_of("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "RFC 6455, 1.3");
+        let wants = ServerToAgent { flags: REPORT_FULL_STATE, ..ServerToAgent::default() };
+        let pushes = Play::Say(vec![framed(&ServerToAgent::default()), framed(&wants)]);
+        let (far, rig) = (Far::start(vec![Play::Serve, pushes]).await, Rig::new(true, None));
+        let line = over_a_socket(far.addr, S * 5);
+        for _ in 0..3 {
+            assert_eq!(rig.desk.say(&*line).await, Heard::Taken);
+        }
+        assert_eq!(far.heard(), [vec![ALL, NONE, NONE]]);
+        let (head, said) = far.heard.lock().expect("whole")[0].clone();
+        let head = head.to_ascii_lowercase();
+        for line in ["get /v1/opamp http/1.1", "x-key: k", &format!("opamp-instance-uid: {}", rig.desk.uid())] {
+            assert!(head.contains(line), "{line}: {head}");
+        }
+        assert_eq!(said.iter().map(|said| said.sequence_num).collect::<Vec<_>>(), [1, 2, 3]);
+        // Without the actor nobody listens, so another line shows what is pushed.
+        let (rig, line) = (Rig::new(true, None), over_a_socket(far.addr, S * 5));
+        assert_eq!(rig.desk.say(&*line).await, Heard::Taken);
+        let pushed = line.pushed().await;
+        assert!(pushed.wants_all, "{pushed:?}");
+        rig.desk.pushed(&pushed);
+        assert!(matches!(rig.desk.next(), Do::Rest(until) if until <= Instant::now() + S * 2));
+        assert_eq!(rig.desk.say(&*line).await, Heard::Taken);
+        assert_eq!(far.heard()[1], [ALL, ALL]);
+    });
+}
+
+/// The contract over a WebSocket, case by case: what is made of it, and that the next message says everything, over a new connection
+/// unless it was taken.
+#[test]
+fn everything_that_a_websocket_can_do_is_acted_on() {
+    let says = |frames: Vec<Message>| Play::Say(frames);
+    let error = |kind| {
+        let error = ServerErrorResponse { kind, error_message: "no".to_owned(), retry_info: None };
+        framed(&ServerToAgent { error_response: Some(error), ..ServerToAgent::default() })
+    };
+    let closed = Message::Close(Some(CloseFrame { code: CloseCode::Policy, reason: "go \u{1b}[31maway".into() }));
+    let (portal, gone) = (Heard::Silent(Trouble::Portal), Heard::Silent(Trouble::NoAnswer));
+    let cases = [
+        (Play::Http("401 Unauthorized\r\nContent-Length: 0\r\n\r\n"), Heard::Held),
+        (Play::Http("404 Not Found\r\nContent-Length: 0\r\n\r\n"), Heard::Refused),
+        (Play::Http("200 OK\r\nContent-Length: 0\r\n\r\n"), Heard::Refused),
+        (Play::Http("200 OK\r\nContent-Type: text/html\r\nContent-Length: 3\r\n\r\n<a>"), portal),
+        (Play::Http("503 Busy\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n"), Heard::Later(Some(S * 120))),
+        (Play::Agree("Sec-WebSocket-Accept: bm90IHRoZSBwcm9vZg=="), Heard::Refused),
+        (Play::Agree("X: y"), Heard::Refused),
+        (Play::Agree("Sec-WebSocket-Accept: PROOF\r\nSec-WebSocket-Extensions: permessage-deflate"), Heard::Refused),
+        (says(vec![Message::Text("hello".into())]), Heard::Refused),
+        (says(vec![Message::Binary(Bytes::from_static(b"\x00\xff\xff"))]), portal),
+        (says(vec![Message::Binary(vec![0x52; 70_000].into())]), gone),
+        (says(vec![closed]), gone),
+        (says(vec![error(UNAVAILABLE)]), Heard::Later(None)),
+        (says(vec![error(1)]), Heard::Refused),
+        (Play::Deaf, gone),
+        (says(vec![Message::Ping(Bytes::new()), framed(&ServerToAgent::default())]), Heard::Taken),
+        // As servers did before the header.
+        (
+            says(vec![Message::Binary(
+                ServerToAgent { capabilities: 5, ..ServerToAgent::default() }.encode_to_vec().into(),
+            )]),
+            Heard::Taken,
+        ),
+        (Play::Mute, Heard::Taken),
+    ];
+    run(async {
+        for (play, heard) in cases {
+            let what = format!("{play:?}").chars().take(200).collect::<String>();
+            let (far, rig) = (Far::start(vec![play]).await, Rig::new(true, None));
+            let line = over_a_socket(far.addr, S);
+            assert_eq!(rig.desk.say(&*line).await, heard, "{what}");
+            assert_eq!(rig.desk.say(&*line).await, Heard::Taken, "{what}");
+            let said = far.heard();
+            match heard {
+                Heard::Taken => assert_eq!(said, [vec![ALL, NONE]], "{what}"),
+                _ => assert_eq!((said.len(), &said[1]), (2, &vec![ALL]), "{what}"),
+            }
+        }
+        let (line, rig) = (over_a_socket(([127, 0, 0, 1], 1).into(), S), Rig::new(true, None));
+        assert_eq!(rig.desk.say(&*line).await, Heard::Silent(Trouble::Unreachable));
+    });
+}
+
+/// Goal: a connection that ends while nobody speaks is noticed and made again, with everything; one on which a server shouts is heard
+/// a little at a time, and does not make the agent speak more.
+#[test]
+fn a_connection_is_made_again_and_a_server_that_shouts_is_not_obeyed_more() {
+    run(async {
+        let closes = Play::Say(vec![framed(&ServerToAgent::default()), Message::Close(None)]);
+        let (far, rig) = (Far::start(vec![closes]).await, Rig::new(true, None));
+        let _messenger = rig.begin(&over_a_socket(far.addr, S * 5));
+        rig.until("a second connection", || far.heard().len() == 2 && !far.heard()[1].is_empty()).await;
+        assert_eq!(far.heard(), [vec![ALL], vec![ALL]]);
+
+        let wants = ServerToAgent { flags: REPORT_FULL_STATE, ..ServerToAgent::default() };
+        let shouts = Play::Say(vec![framed(&wants); 5_000]);
+        let (far, rig) = (Far::start(vec![shouts]).await, Rig::new(true, None));
+        let line = over_a_socket(far.addr, S * 5);
+        let _messenger = rig.begin(&line);
+        rig.until("it is heard", || !far.heard().is_empty() && !far.heard()[0].is_empty()).await;
+        sleep(S * 6).await;
+        let said = far.heard()[0].len();
+        assert!((2..=3).contains(&said), "{said} messages in six seconds of shouting");
     });
 }

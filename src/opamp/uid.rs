@@ -202,6 +202,12 @@ impl Instance {
         true
     }
 
+    /// The same process by another configuration: the uid stays, wherever it is kept.
+    #[must_use]
+    pub fn goes_on(self, can_keep: bool) -> Instance {
+        Instance { is_new: can_keep && !self.is_configured, ..self }
+    }
+
     /// What is to be written, if anything is.
     #[must_use]
     pub fn to_keep(&self) -> Option<Kept> {
@@ -290,6 +296,8 @@ mod tests {
         assert_eq!(instance, first, "its own again");
         assert!(instance.take_over(other, true));
         assert_eq!(instance.to_keep().expect("it is written").instance_uid, other.to_string());
+        assert_eq!(instance.clone().goes_on(true).to_keep(), instance.to_keep());
+        assert_eq!(instance.goes_on(false).to_keep(), None);
         // What the operator wrote is asked for again by the next life.
         let mut configured = settle(Some(first.uid()), None, Some("here"), true);
         assert!(configured.take_over(other, true));

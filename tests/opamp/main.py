@@ -24,7 +24,14 @@ import install  # noqa: E402  # how Go programs are had, once for all suites
 # A debug build on a busy machine of two cores, several times over.
 PATIENCE_S = 60
 SECRET = "do-not-tell-anybody"
-TRANSPORTS = {"http": ("http", "http"), "https": ("http", "https")}
+# The key under `server`, the scheme, and whether it goes through a proxy.
+TRANSPORTS = {
+    "http": ("http", "http", False),
+    "https": ("http", "https", False),
+    "ws": ("ws", "ws", False),
+    "wss": ("ws", "wss", False),
+    "wss-proxy": ("ws", "wss", True),
+}
 
 
 class Failed(Exception):
@@ -74,6 +81,58 @@ class Server:
         self.child.wait()
 
 
+class Proxy:
+    """One that knows CONNECT and nothing else."""
+
+    def __init__(self):
+        self.tunnels = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._tunnel, args=(client,), daemon=True).start()
+
+    def _tunnel(self, client):
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            byte = client.recv(1)
+            if not byte:
+                return client.close()
+            head += byte
+        word, target = head.split()[:2]
+        host, port = target.decode().rsplit(":", 1)
+        try:
+            if word != b"CONNECT":
+                raise OSError
+            far = socket.create_connection((host, int(port)), timeout=10)
+        except OSError:
+            client.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+            return client.close()
+        far.settimeout(None)
+        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        self.tunnels += 1
+        for a, b in ((client, far), (far, client)):
+            threading.Thread(target=self._carry, args=(a, b), daemon=True).start()
+
+    def _carry(self, a, b):
+        try:
+            while data := a.recv(65536):
+                b.sendall(data)
+        except OSError:
+            pass
+        for end in (a, b):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
 class Agent:
     def __init__(self, binary, home, config):
         self.binary, self.home, self.config = binary, home, config
@@ -90,9 +149,10 @@ class Agent:
         return self.child.wait(timeout=PATIENCE_S)
 
 
-def configuration(home, kind, scheme, port, otlp, site):
-    tls = f"\n        tls: {{ca_file: '{home}/ca.pem'}}" if scheme.endswith("s") else ""
+def configuration(home, kind, scheme, port, otlp, proxy, site):
+    tls = f"\n        tls: {{ca_file: '{home}/ca.pem'}}" if scheme in ("https", "wss") else ""
     polling = "\n        polling_interval: 1s" if kind == "http" else ""
+    through = f"\n        proxy_url: http://127.0.0.1:{proxy.port}" if proxy else ""
     return f"""
 receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{otlp}'}}}}}}}}
 exporters:
@@ -106,7 +166,7 @@ extensions:
     server:
       {kind}:
         endpoint: {scheme}://127.0.0.1:{port}/v1/opamp
-        headers: {{X-Key: {SECRET}}}{tls}{polling}
+        headers: {{X-Key: {SECRET}}}{tls}{polling}{through}
     agent_description:
       non_identifying_attributes: {{site: {site}}}
 service:
@@ -154,11 +214,12 @@ def looks_right(said, uid=None, site="north"):
 
 
 def scenario(name, agent_path, server_path, home, say):
-    kind, scheme = TRANSPORTS[name]
+    kind, scheme, proxied = TRANSPORTS[name]
+    proxy = Proxy() if proxied else None
     port, otlp = free_port(), free_port()
-    ca = str(home / "ca.pem") if scheme.endswith("s") else None
+    ca = str(home / "ca.pem") if scheme in ("https", "wss") else None
     config = home / "agent.yaml"
-    config.write_text(configuration(home, kind, scheme, port, otlp, "north"), encoding="utf-8")
+    config.write_text(configuration(home, kind, scheme, port, otlp, proxy, "north"), encoding="utf-8")
     server = Server(server_path, port, SECRET, ca)
     agent = Agent(agent_path, home, config)
     try:
@@ -179,7 +240,7 @@ def scenario(name, agent_path, server_path, home, say):
         looks_right(server.next(is_whole), uid)
         say(f"ok {name}: full")
 
-        config.write_text(configuration(home, kind, scheme, port, otlp, "south"), encoding="utf-8")
+        config.write_text(configuration(home, kind, scheme, port, otlp, proxy, "south"), encoding="utf-8")
         agent.child.send_signal(signal.SIGHUP)
         looks_right(server.next(lambda said: said.get("other", {}).get("site") == "south"), uid, "south")
         say(f"ok {name}: changes")
@@ -222,16 +283,22 @@ def scenario(name, agent_path, server_path, home, say):
         agent.start()
         looks_right(server.next(is_whole), other, "south")
         say(f"ok {name}: name")
+        if proxy:
+            check(proxy.tunnels >= 6, f"only {proxy.tunnels} connections went through the proxy")
+            say(f"ok {name}: proxy, {proxy.tunnels} tunnels")
     finally:
         server.stop()
         if agent.child.poll() is None:
             agent.end(signal.SIGKILL)
+        if proxy:
+            proxy.listener.close()
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--agent")
     parser.add_argument("--long", action="store_true", help="ten times")
+    parser.add_argument("--only", help="these transports, with commas between")
     parser.add_argument("--keep", action="store_true", help="leave the directories")
     given = parser.parse_args()
     say = lambda line: print(line, flush=True)  # noqa: E731
@@ -246,7 +313,7 @@ def main():
         agent = ROOT / "target" / "debug" / "tfo-otel-agent"
     failed, steps = 0, 0
     for _ in range(10 if given.long else 1):
-        for name in TRANSPORTS:
+        for name in given.only.split(",") if given.only else TRANSPORTS:
             home = Path(tempfile.mkdtemp(prefix="tfo-opamp-"))
             try:
                 scenario(name, str(Path(agent).resolve()), str(server), home, say)

@@ -229,11 +229,11 @@ fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters:
     }
     for id in &config.service.extensions {
         let (auth, key, sends) = match config.extensions.get(id) {
-            Some(ExtensionConfig::HealthCheck(health)) => (&health.server.auth, "auth.authenticator", false),
-            Some(ExtensionConfig::Opamp(opamp)) => (&opamp.server.auth, "server.http.auth", true),
+            Some(ExtensionConfig::HealthCheck(health)) => (&health.server.auth, "auth.authenticator".to_owned(), false),
+            Some(ExtensionConfig::Opamp(opamp)) => (&opamp.server.auth, format!("{}.auth", opamp.server.key()), true),
             _ => continue,
         };
-        named.extend(auth.clone().map(|auth| ("extensions", id.clone(), key.to_owned(), auth, sends)));
+        named.extend(auth.clone().map(|auth| ("extensions", id.clone(), key, auth, sends)));
     }
     for id in exporters {
         let Some(exporter) = config.exporters.get(id) else { continue };
