@@ -938,6 +938,34 @@ fn what_only_sends_is_no_guard() {
     }
 }
 
+/// What `opamp` cannot do is told with its path; one of two that start is refused; what it asks by must be able to send.
+#[test]
+fn opamp_is_told_with_its_paths() {
+    let with = |more: &str, started: &str| {
+        report(
+            &GOOD
+                .replace("extensions:\n  health", &format!("extensions:\n{more}\n  health"))
+                .replace("[health_check,", &format!("[{started}, health_check,")),
+        )
+    };
+    let server = "http: {endpoint: 'https://c', headers: {X-Key: SECRET}}";
+    assert_eq!(with(&format!("  opamp: {{server: {{{server}}}}}"), "opamp"), (String::new(), true));
+    let auth = "http: {endpoint: 'https://c', auth: health_check}";
+    for (section, started, expected) in [
+        ("server: {}", "opamp", "extensions.opamp.server.http.endpoint    there is no server"),
+        (auth, "opamp", "extensions.opamp.server.http.auth  `health_check` is no authenticator"),
+        (server, "opamp, opamp/b", "extensions.opamp/b  there is one OpAMP server for an agent, and `opamp` names it"),
+    ] {
+        let section = if section == "server: {}" { section.to_owned() } else { format!("server: {{{section}}}") };
+        let (told, runs) = with(&format!("  opamp: {{{section}}}\n  opamp/b: {{{section}}}"), started);
+        assert!(!runs && told.contains(expected), "{told}");
+    }
+    let remote = format!("  opamp: {{server: {{{server}}}, capabilities: {{accepts_remote_config: true}}}}");
+    let (told, runs) = with(&remote, "opamp");
+    assert!(!runs && told.contains("extensions.opamp.capabilities.accepts_remote_config  is not available"), "{told}");
+    assert!(!told.contains("SECRET"), "{told}");
+}
+
 /// A `loadbalancing` exporter goes by a key that what is sent to it has; its own queue or that of its protocol is linked.
 #[test]
 fn a_routing_key_suits_what_is_sent() {

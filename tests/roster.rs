@@ -103,8 +103,9 @@ fn configured(endpoint: &str, dir: &Path) -> Config {
         "yaml:{{receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '127.0.0.1:0'}}, http: {{endpoint: '127.0.0.1:0'}}}}}}, self: {{collection_interval: 200ms}}}}, \
          exporters: {{debug: {{}}, otlphttp: {{endpoint: '{endpoint}', sending_queue: {{storage: file_storage}}, \
            retry_on_failure: {{initial_interval: 100ms, max_interval: 200ms}}}}}}, \
-         extensions: {{file_storage: {{directory: '{}'}}}}, registration: {{interval: 300ms, offline_after: 2s}}, \
-         service: {{extensions: [file_storage], telemetry: {{metrics: {{level: none}}}}, \
+         extensions: {{file_storage: {{directory: '{}'}}, opamp: {{server: {{http: {{endpoint: '{endpoint}/v1/opamp', polling_interval: 1s}}}}}}}}, \
+         registration: {{interval: 300ms, offline_after: 2s}}, \
+         service: {{extensions: [file_storage, opamp], telemetry: {{metrics: {{level: none}}}}, \
            pipelines: {{logs: {{receivers: [otlp], exporters: [otlphttp]}}, \
            metrics: {{receivers: [self], exporters: [debug]}}}}}}}}",
         dir.join("queue").display()
@@ -187,21 +188,30 @@ async fn every_post_falls_and_hangs_in_every_way_and_the_data_goes_on() {
     assert!(book.delivered >= report.acknowledged(), "{book:?} {report:?}");
 }
 
-/// Goal: a registrar that falls all the time costs the data path nothing.
-/// Method: requests one after the other, first undisturbed, then while it falls; what a client waits for is compared.
 #[actix::test]
 async fn a_registrar_that_falls_costs_the_data_path_nothing() {
+    a_post_beside_falls("registrar").await;
+}
+
+#[actix::test]
+async fn an_opamp_messenger_that_falls_costs_the_data_path_nothing() {
+    a_post_beside_falls("opamp").await;
+}
+
+/// Goal: a post that is told about the data and falls all the time costs the data path nothing.
+/// Method: requests one after the other, first undisturbed, then while it falls; what a client waits for is compared.
+async fn a_post_beside_falls(post: &str) {
     const REQUESTS: usize = 300;
     let mut rig = Rig::start().await;
     rig.proves_the_path("the start").await;
-    let falls = |rig: &Rig| rig.seats().iter().filter(|s| s.post != "registrar").map(|s| s.falls).sum::<u64>();
+    let falls = |rig: &Rig| rig.seats().iter().filter(|s| s.post != post).map(|s| s.falls).sum::<u64>();
     let (mut medians, before) = (Vec::new(), falls(&rig));
     for disturbed in [false, true] {
         let mut took = Vec::new();
         for n in 0..REQUESTS {
             if disturbed && n % 10 == 0 {
                 let case = if n % 20 == 0 { Sabotage::PanicInHandler } else { Sabotage::PanicInSpawned };
-                assert!(rig.agent.supervisor.lookout().sabotage("registrar", case));
+                assert!(rig.agent.supervisor.lookout().sabotage(post, case));
             }
             let request = rig.numbered.request(3);
             let (signal, source) = (rig.numbered.signal(), rig.numbered.source());
@@ -215,9 +225,9 @@ async fn a_registrar_that_falls_costs_the_data_path_nothing() {
         println!("disturbed {disturbed}: median {:?}, 99 % {:?}", took[REQUESTS / 2], took[REQUESTS * 99 / 100]);
         medians.push(took[REQUESTS / 2]);
     }
-    assert!(rig.seat("registrar").falls >= 3, "{:?}", rig.seat("registrar"));
+    assert!(rig.seat(post).falls >= 3, "{:?}", rig.seat(post));
     assert_eq!((falls(&rig), rig.agent.supervisor.lookout().end()), (before, None));
-    // Twice, for other tests run beside; a wait for the registrar would be its pause of 100 ms and more.
+    // Twice, for other tests run beside; a wait for it would be its pause of 100 ms and more.
     assert!(medians[1] <= medians[0] * 2 + Duration::from_millis(5), "{medians:?}");
     assert!(rig.far_end.until(PATIENCE, |c| c.tally().report().lost() == 0).await, "{}", rig.far_end.report());
 }

@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("receivers", &["processors", "batcher", "spool", "supervise", "telemetry", "otlp", "config", "base"]),
     ("uplink", &["spool", "supervise", "telemetry", "otlp", "config", "base", "processors"]),
     ("registrar", &["uplink", "spool", "supervise", "telemetry", "otlp", "config", "base"]),
+    ("opamp", &["registrar", "uplink", "supervise", "telemetry", "otlp", "config", "base"]),
 ];
 
 struct Source {

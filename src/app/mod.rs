@@ -8,6 +8,7 @@ pub mod last_good;
 pub mod listen;
 pub mod machine;
 pub mod numbers;
+pub mod opamp;
 pub mod plan;
 pub mod registration;
 pub mod reload;

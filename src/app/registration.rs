@@ -17,7 +17,7 @@ use super::plan::{Config, ExporterConfig, ReceiverConfig};
 use super::roster::{REGISTRAR, row};
 use super::wire::StartError;
 use crate::base::{Clock, Dice, Stamp};
-use crate::config::{Id, Secret};
+use crate::config::{Id, Secret, TlsClient};
 use crate::otlp::Signal;
 use crate::registrar::actor::Locate;
 use crate::registrar::api::Api;
@@ -283,15 +283,12 @@ impl Plan {
 
     /// Nobody between can have changed an answer: https, or this machine.
     fn is_trusted(&self) -> bool {
-        let Some(uri) = self.to().and_then(|url| url.parse::<Uri>().ok()) else { return false };
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let is_here = host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        let is_checked = match &self.section {
-            ExporterConfig::OtlpHttp(section) => !section.tls.insecure_skip_verify,
-            ExporterConfig::OtlpGrpc(section) => !section.tls.insecure_skip_verify,
-            _ => true,
+        let tls = match &self.section {
+            ExporterConfig::OtlpHttp(section) => Some(&section.tls),
+            ExporterConfig::OtlpGrpc(section) => Some(&section.tls),
+            _ => None,
         };
-        (uri.scheme_str() == Some("https") && is_checked) || is_here
+        self.to().is_some_and(|url| is_trusted(&url, tls))
     }
 
     fn lines(&self, parts: &Parts<'_>) -> Result<Lines, StartError> {
@@ -328,21 +325,46 @@ impl Plan {
         let kept = file.and_then(|file| {
             Record::read(file).inspect_err(|error| told.unreadable(&file.display(), error)).ok().flatten()
         });
-        let ids = ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(|path| fs::read_to_string(path).ok());
-        let body = Body::new(&ids.unwrap_or_default(), hostname);
-        Identity::settle(self.settings.agent_id.as_deref(), kept, &body, file.is_some(), &mut Dice::shaken())
+        let (body, can_keep) = (body(hostname), file.is_some());
+        Identity::settle(self.settings.agent_id.as_deref(), kept, &body, can_keep, &mut Dice::shaken())
     }
 
-    /// Asks where the machine is. What variables say of it counts more than what it is called.
-    fn locate(&self) -> Locate {
-        let to = self.to();
-        Arc::new(move || Place {
-            hostname: filled(var("AGENT_HOSTNAME")).or_else(|| filled(var("HOSTNAME"))).unwrap_or_else(nodename),
-            ip_address: filled(var("AGENT_IP"))
-                .or_else(|| filled(var("HOST_IP")))
-                .or_else(|| address_towards(to.as_deref())),
-        })
+    /// The file of the identity, if there is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
+}
+
+/// Asks where the machine is, seen from this URL. What variables say of it counts more than what it is called.
+pub(super) fn locate(to: Option<String>) -> Locate {
+    Arc::new(move || {
+        let here = place();
+        Place { ip_address: here.ip_address.or_else(|| address_towards(to.as_deref())), ..here }
+    })
+}
+
+/// Where the machine is, as far as that is known without a name server.
+pub(super) fn place() -> Place {
+    Place {
+        hostname: filled(var("AGENT_HOSTNAME")).or_else(|| filled(var("HOSTNAME"))).unwrap_or_else(nodename),
+        ip_address: filled(var("AGENT_IP")).or_else(|| filled(var("HOST_IP"))),
+    }
+}
+
+/// The machine, as far as an id is made of it.
+pub(super) fn body(hostname: &str) -> Body {
+    let ids = ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(|path| fs::read_to_string(path).ok());
+    Body::new(&ids.unwrap_or_default(), hostname)
+}
+
+/// Nobody between can have changed what comes from this URL: https whose certificate is checked, or this machine.
+pub(super) fn is_trusted(url: &str, tls: Option<&TlsClient>) -> bool {
+    let Ok(uri) = url.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let is_checked = tls.is_none_or(|tls| !tls.insecure_skip_verify);
+    (matches!(uri.scheme_str(), Some("https" | "wss")) && is_checked) || is_here
 }
 
 fn nodename() -> String {
@@ -361,7 +383,7 @@ fn is_uuid(text: &str) -> bool {
 }
 
 /// `Ubuntu 22.04`, as os-release(5) says it.
-fn os_description() -> String {
+pub(super) fn os_description() -> String {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     filled(pretty.map(|name| name.trim().trim_matches(['"', '\'']).to_owned())).unwrap_or_else(|| {
@@ -401,10 +423,8 @@ impl Registration {
     /// When a client cannot be made.
     pub fn prepare(plan: Plan, parts: &Parts<'_>) -> Result<Registration, StartError> {
         let told = RegistrarMetrics::new(parts.metrics, parts.health);
-        let (lines, locate) = (plan.lines(parts)?, plan.locate());
         // The first address is looked up by the actor, which may wait for a name server.
-        let hostname = filled(var("AGENT_HOSTNAME")).or_else(|| filled(var("HOSTNAME"))).unwrap_or_else(nodename);
-        let place = Place { ip_address: filled(var("AGENT_IP")).or_else(|| filled(var("HOST_IP"))), hostname };
+        let (lines, locate, place) = (plan.lines(parts)?, locate(plan.to()), place());
         let ceiling = Arc::new(watch::Sender::new(None));
         let set = ceiling.clone();
         let file = plan.place_of_identity(&told);
@@ -448,6 +468,13 @@ impl Registration {
     #[must_use]
     pub fn ceiling(&self) -> watch::Receiver<Option<u64>> {
         self.ceiling.subscribe()
+    }
+
+    /// The id by which the platform is told of us.
+    #[must_use]
+    pub fn agent_id(&self) -> Arc<dyn Fn() -> Option<String> + Send + Sync> {
+        let office = self.office.clone();
+        Arc::new(move || Some(office.agent_id()))
     }
 
     /// What it said on the board and in the metrics is true no more.

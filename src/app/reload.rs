@@ -19,9 +19,10 @@
 //! * A configuration that cannot be carried out changes nothing.
 
 use super::exporters::{self, Task};
+use super::opamp::{self, Opamp};
 use super::plan::{Config, ExtensionConfig};
 use super::registration::{Parts, Plan, Registration};
-use super::roster::REGISTRAR;
+use super::roster::{OPAMP, REGISTRAR};
 use super::servers::{Around, Laid};
 use super::stores::Stores;
 use super::wire::{Agent, Fed, StartError, man_stores, outlets, pipes, plan_of, shown};
@@ -139,7 +140,9 @@ impl Agent {
         let parts = Parts { metrics: &self.metrics, health: &self.health, clock: &self.clock, started: self.started };
         let plan = plan_of(&config)?;
         let tasks = exporters::tasks(&config, &stores, plan.as_ref());
+        let told_of = opamp::plan(&config, plan.as_ref());
         let (registration, registers_anew) = self.registers(plan, &parts)?;
+        let another = self.tells(told_of, registration.as_ref(), &parts)?;
         let changed: BTreeSet<Id> = changed(&self.tasks, &tasks);
         let mut crews = self.crews.clone();
         crews.extend(man_stores(
@@ -197,6 +200,9 @@ impl Agent {
         for ready in ready {
             exporters::post(&self.supervisor, ready);
         }
+        if let Some(another) = another {
+            self.tell_by(another).await;
+        }
         let (labels, level) = shown(&config);
         self.metrics.change(&self.metrics.resource().changed(&labels), level);
         super::numbers::register(&config, &self.metrics, &stores, self.supervisor.lookout());
@@ -227,6 +233,29 @@ impl Agent {
             former.close();
         }
         self.registration.iter().for_each(|registration| registration.post(&self.supervisor));
+    }
+
+    /// What tells an OpAMP server by this plan; `None`: the one there is goes on.
+    fn tells(
+        &self,
+        plan: Option<opamp::Plan>,
+        registration: Option<&Registration>,
+        parts: &Parts<'_>,
+    ) -> Result<Option<Option<Opamp>>, StartError> {
+        if self.opamp.as_ref().map(Opamp::plan) == plan.as_ref() {
+            return Ok(None);
+        }
+        let prepare = |plan| Opamp::prepare(plan, self.opamp.as_ref(), registration, self.effective.subscribe(), parts);
+        plan.map(prepare).transpose().map(Some)
+    }
+
+    /// From now on the OpAMP server is told by this one.
+    async fn tell_by(&mut self, opamp: Option<Opamp>) {
+        if let Some(former) = std::mem::replace(&mut self.opamp, opamp) {
+            self.supervisor.dismiss(OPAMP.name, PATIENCE).await;
+            former.close();
+        }
+        self.opamp.iter().for_each(|opamp| opamp.post(&self.supervisor));
     }
 
     /// Keys that differ and are read at the start only.

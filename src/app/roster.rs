@@ -50,6 +50,7 @@ roster! {
     KEEPER:    "spool-keeper", Own,  DISK,   vital false, mailbox 16,  stop 4, "Seals, deletes and copies segments of one store.";
     READER:    "spool-reader", Own,  DISK,   vital true,  mailbox 64,  stop 4, "Reads one store.";
     WRITER_:   "spool-writer", Own,  WRITER, vital true,  mailbox 64,  stop 5, "Writes one store.";
+    OPAMP:     "opamp",     Own,  Policy::STANDARD, vital false, mailbox 16, stop 6, "Tells an OpAMP server about the agent; nobody waits for it.";
     WEB:       "web",          Own,  ALONE,  vital true,  mailbox 16,  stop 6, "All HTTP ports: OTLP, health, metrics.";
 }
 

@@ -44,6 +44,8 @@ pub struct Orders {
 /// What it begins with.
 struct Begin {
     config: Config,
+    /// The same as `print-config` shows it.
+    effective: String,
     /// What it was read from, when it is the one given.
     given: Option<Given>,
     /// Why it is not the one given.
@@ -56,16 +58,17 @@ impl Begin {
     /// # Errors
     /// What an operator must read: there is nothing to run by.
     fn by(orders: &Orders, outcome: Outcome) -> Result<(Begin, Vec<Report>), String> {
-        let Outcome { config, report, given, .. } = outcome;
+        let Outcome { config, report, given, effective, .. } = outcome;
         if let Some(config) = config {
-            return Ok((Begin { config, given: Some(given), fallback: None }, vec![report]));
+            return Ok((Begin { config, effective, given: Some(given), fallback: None }, vec![report]));
         }
         let Some(kept) = &orders.last_good else { return Err(report.to_string()) };
         let at = kept.path().display();
         match kept.read(&machine()) {
             Ok((config, outcome)) => {
                 let fallback = format!("{}; the last good configuration is in force, from {at}", in_short(&report));
-                Ok((Begin { config, given: None, fallback: Some(fallback) }, vec![report, outcome.report]))
+                let effective = outcome.effective;
+                Ok((Begin { config, effective, given: None, fallback: Some(fallback) }, vec![report, outcome.report]))
             }
             Err(error) => Err(format!("{report}\nand the last good configuration, {at}: {error}")),
         }
@@ -119,7 +122,7 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
             return Exit::Config;
         }
     };
-    let Begin { config, given, fallback } = begin;
+    let Begin { config, effective, given, fallback } = begin;
     let mut told = Told::begin();
     let settings = Settings { sign_of_life: told.sign_of_life(), ..Settings::default() };
     let mut agent = match start(&config, clock, settings) {
@@ -129,6 +132,7 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
             return Exit::Config;
         }
     };
+    agent.works_by(&effective);
     logs.register(&agent.metrics);
     actix_rt::spawn(signals.obey(agent.supervisor.lookout()));
     let reloads = Reloads::new(&agent.metrics);
@@ -237,8 +241,11 @@ async fn reload(agent: &mut Agent, orders: &Orders, reloads: &Reloads, keeper: &
         Some(config) => {
             let (settings, before) = (log_settings(&config), agent.telemetry().clone());
             let told = agent.reload(config).await;
-            if told.is_ok() && before != *agent.telemetry() {
-                logs.change(&settings);
+            if told.is_ok() {
+                agent.works_by(&outcome.effective);
+                if before != *agent.telemetry() {
+                    logs.change(&settings);
+                }
             }
             told.map_err(|error| error.to_string())
         }

@@ -9,6 +9,7 @@
 use super::exporters;
 use super::listen::NoPort;
 use super::machine;
+use super::opamp::{self, Opamp};
 use super::plan::{Config, ExporterConfig, PipelineConfig, ProcessorConfig};
 use super::registration::{self, Parts, Plan, Registration};
 use super::roster::{BATCHER, KEEPER, READER, WRITER_, roster, row};
@@ -32,6 +33,7 @@ use crate::telemetry::{ExporterMetrics, Level, Metrics, ProcessorMetrics, Resour
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +78,9 @@ pub struct Agent {
     pub(super) servers: Servers,
     pub(super) ways: super::reload::Ways,
     pub(super) registration: Option<Registration>,
+    pub(super) opamp: Option<Opamp>,
+    /// The configuration in force as `print-config` shows it; empty until somebody says.
+    pub(super) effective: Arc<watch::Sender<Arc<str>>>,
     /// Where each receiver, extension and the metrics listen, by name: `otlp/grpc`, `otlp/http`, `health_check`,
     /// `metrics`.
     pub addresses: BTreeMap<String, SocketAddr>,
@@ -109,13 +114,18 @@ impl Agent {
         let parts = Parts { metrics: &metrics, health: &health, clock, started };
         let plan = plan_of(config)?;
         let tasks = exporters::tasks(config, &stores, plan.as_ref());
+        let told_of = opamp::plan(config, plan.as_ref());
         let registration = plan.map(|plan| Registration::prepare(plan, &parts)).transpose()?;
+        let effective = Arc::new(watch::Sender::new(Arc::from("")));
+        let prepare = |plan| Opamp::prepare(plan, None, registration.as_ref(), effective.subscribe(), &parts);
+        let opamp = told_of.map(prepare).transpose()?;
         for mut ready in exporters::prepare(&tasks, &stores, &crews, registration.as_ref(), &parts)? {
             exporters::enlist(&mut ready, &stores);
             exporters::take_turns(&mut ready);
             exporters::post(&supervisor, ready);
         }
         registration.iter().for_each(|registration| registration.post(&supervisor));
+        opamp.iter().for_each(|opamp| opamp.post(&supervisor));
         let around = Around {
             supervisor: &supervisor,
             pipes: &pipes,
@@ -147,8 +157,21 @@ impl Agent {
             servers,
             ways,
             registration,
+            opamp,
+            effective,
             addresses,
         })
+    }
+
+    /// The configuration in force, as `print-config` shows it: what is told of it.
+    pub fn works_by(&self, effective: &str) {
+        self.effective.send_if_modified(|known| {
+            let is_new = **known != *effective;
+            if is_new {
+                *known = effective.into();
+            }
+            is_new
+        });
     }
 }
 

@@ -225,12 +225,22 @@ impl<'a> Section<'a> {
     /// A URL of HTTP to send to. One that hangs on a variable without a value is an error that names the variable.
     #[must_use]
     pub fn url_if_given(&self, key: &'static str) -> Option<String> {
+        self.checked_url(key, "a URL such as `https://collector:4318`", check_url)
+    }
+
+    /// The same of a WebSocket: `ws://` or `wss://`.
+    #[must_use]
+    pub fn web_socket_url_if_given(&self, key: &'static str) -> Option<String> {
+        self.checked_url(key, "a URL such as `wss://opamp.example.com/v1/opamp`", check_web_socket_url)
+    }
+
+    fn checked_url(&self, key: &'static str, wanted: &str, check: fn(&str) -> Result<(), NoUrl>) -> Option<String> {
         let entry = self.get(key)?;
-        let scalar = self.scalar_of(&entry.value, &self.path_of(key), "a URL such as `https://collector:4318`")?;
+        let scalar = self.scalar_of(&entry.value, &self.path_of(key), wanted)?;
         if self.refuses_missing(key, scalar) || scalar.text.is_empty() {
             return None;
         }
-        if let Err((why, meant)) = check_url(&scalar.text) {
+        if let Err((why, meant)) = check(&scalar.text) {
             let at = entry.value.at;
             self.reading().problems.error_meaning(at, &self.path_of(key), why, meant.as_deref());
         }
@@ -328,6 +338,19 @@ impl<'a> Section<'a> {
             Some((entry.key.clone(), Secret::new(text)))
         };
         entries.filter_map(one).collect()
+    }
+
+    /// A map of free names to texts.
+    #[must_use]
+    pub fn texts_by_name(&self, key: &'static str) -> Vec<(String, String)> {
+        let one = |entry: &'a super::tree::Entry| {
+            let path = format!("{}.{}", self.path_of(key), entry.key);
+            let scalar = self.scalar_of(&entry.value, &path, "a text")?;
+            self.tell_missing(scalar, entry.value.at, &path, READ_AS_EMPTY);
+            let is_nothing = scalar.typed() == Typed::Null && scalar.written == Written::Plain;
+            Some((entry.key.clone(), if is_nothing { String::new() } else { scalar.text.clone() }))
+        };
+        self.free(key).iter().filter_map(one).collect()
     }
 
     /// A map of free names to a text, or to a list of texts, that nobody shall see.
@@ -451,8 +474,11 @@ fn whole(text: &str) -> Result<Option<i128>, String> {
     }
 }
 
-/// Why a text is no URL to send to, and what was meant.
-fn check_url(text: &str) -> Result<(), (String, Option<String>)> {
+/// Why a text is no URL, and what was meant.
+type NoUrl = (String, Option<String>);
+
+/// A URL to send to.
+fn check_url(text: &str) -> Result<(), NoUrl> {
     let shown = quote(text);
     let Some((scheme, rest)) = text.split_once("://") else {
         let meant = format!("http://{text}");
@@ -482,6 +508,26 @@ fn check_url(text: &str) -> Result<(), (String, Option<String>)> {
     match text.parse::<http::Uri>() {
         Ok(_) => Ok(()),
         Err(e) => Err((format!("{shown} is not a URL: {e}"), None)),
+    }
+}
+
+/// The same of a URL of a WebSocket, which differs in its scheme alone.
+fn check_web_socket_url(text: &str) -> Result<(), NoUrl> {
+    let of =
+        |scheme: &str| [("ws", "http"), ("wss", "https")].into_iter().find(|(ws, _)| ws.eq_ignore_ascii_case(scheme));
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err((format!("{} has no scheme; it must begin with ws:// or wss://", quote(text)), None));
+    };
+    match of(scheme) {
+        Some((_, http)) => {
+            let as_written = |why: String| why.replace(&format!("{http}://"), &format!("{scheme}://"));
+            check_url(&format!("{http}://{rest}")).map_err(|(why, _)| (as_written(why), None))
+        }
+        None => {
+            let why = format!("{} has the scheme {}; ws and wss are those of a WebSocket", quote(text), quote(scheme));
+            let meant = ["http", "https"].iter().find(|http| http.eq_ignore_ascii_case(scheme));
+            Err((why, meant.map(|http| format!("{}://{rest}", http.replace("http", "ws")))))
+        }
     }
 }
 

@@ -173,7 +173,7 @@ impl Said {
 }
 
 /// Longest words for people that are shown, characters.
-const MESSAGE_MAX: usize = 256;
+pub const MESSAGE_MAX: usize = 256;
 /// Longest revision, characters: a hash in hex has 64.
 const REVISION_MAX: usize = 64;
 /// Longest id, bytes.
@@ -189,7 +189,7 @@ pub fn is_id(text: &str) -> bool {
 
 /// The words, on one line, without what moves a cursor or turns the writing round, cut to so many characters.
 #[must_use]
-fn short(text: &str, most: usize) -> String {
+pub fn short(text: &str, most: usize) -> String {
     let unseen =
         |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     let mut words =

@@ -16,6 +16,8 @@ use crate::uplink::otlp_http::OtlpHttp;
 use crate::uplink::verdict::Verdict;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,7 +53,8 @@ impl Line for Api {
             Ok(client) => client,
             Err(error) => return std::future::ready(Answer::of(Heard::Held, error.to_string())).boxed(),
         };
-        let asked = client.ask(&path(letter), "application/json", body(letter).to_string().into());
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        let asked = client.ask(&path(letter), headers, body(letter).to_string().into());
         let (kept, clock) = (self.client.clone(), self.clock.clone());
         async move {
             match asked.await {

@@ -20,6 +20,7 @@ mod socket;
 pub use script::{Act, Lasts, Script, Step};
 pub use socket::FarEnd;
 
+use super::console::{self, Console};
 use super::numbered::{Mark, numbers};
 use super::platform::Platform;
 use super::tally::Tally;
@@ -162,6 +163,7 @@ pub struct Collector {
     tally: Tally,
     told: Losses,
     platform: Platform,
+    console: Console,
     /// What was taken, where it goes by the ids of uploads.
     taken: Option<ids::Taken>,
     again: Again,
@@ -199,6 +201,11 @@ impl Collector {
     /// Whom it tells of agents.
     pub fn platform(&mut self) -> &mut Platform {
         &mut self.platform
+    }
+
+    /// Who manages agents.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.console
     }
 
     /// From now on what was taken is not taken again (`docs/upload-id.md`).
@@ -252,6 +259,10 @@ impl Collector {
         let (answer, looked) = match signal {
             None if request.path.starts_with("/api/") => match act {
                 Act::Accept => (self.platform.api(now, request), Looked::default()),
+                act => self.perform(now, act, Signal::Metrics, request),
+            },
+            None if request.path == console::PATH => match act {
+                Act::Accept => (self.console.answer(request), Looked::default()),
                 act => self.perform(now, act, Signal::Metrics, request),
             },
             _ if request.method != "POST" => {

@@ -17,12 +17,14 @@
 //! | `far_end/socket.rs`, `far_end/grpc.rs` | the same on a real socket, over HTTP and gRPC |
 //! | `fresh.rs` | how fresh what comes in is at the far end, over a slow link |
 //! | `platform.rs` | the platform behind it: its API and its table of agents |
+//! | `console.rs` | a management server that speaks OpAMP |
 //! | `child.rs` | the agent as a child process that is never left behind, and a port for it |
 //! | `wreckage.rs` | a damaged spool as it lies there, and disks that do not answer |
 //! | `wire.rs` | as much protobuf as that needs |
 
 pub mod books;
 pub mod child;
+pub mod console;
 pub mod far_end;
 pub mod fresh;
 pub mod load;

@@ -27,7 +27,7 @@ use crate::otlp::{Signal, to_json_in_pieces};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use reqwest::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
-use reqwest::{Client, ClientBuilder, Response, Url, redirect};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, redirect};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -76,6 +76,24 @@ impl OtlpHttp {
         clock: Clock,
         meter: Meter,
     ) -> Result<OtlpHttp, ClientError> {
+        OtlpHttp::build(config, consumers, clock, meter, false)
+    }
+
+    /// One for [`OtlpHttp::switch`], which HTTP/2 does not know: it speaks HTTP/1.1.
+    ///
+    /// # Errors
+    /// As [`OtlpHttp::new`].
+    pub fn switching(config: &OtlpHttpConfig, clock: Clock) -> Result<OtlpHttp, ClientError> {
+        OtlpHttp::build(config, 1, clock, Meter::default(), true)
+    }
+
+    fn build(
+        config: &OtlpHttpConfig,
+        consumers: u32,
+        clock: Clock,
+        meter: Meter,
+        switches: bool,
+    ) -> Result<OtlpHttp, ClientError> {
         install_provider();
         let own = [&config.traces_endpoint, &config.metrics_endpoint, &config.logs_endpoint];
         let base = config.endpoint.as_deref().filter(|_| own.into_iter().any(Option::is_none));
@@ -93,6 +111,9 @@ impl OtlpHttp {
             .tcp_keepalive(TCP_KEEPALIVE)
             .pool_idle_timeout(config.idle_conn_timeout)
             .pool_max_idle_per_host(idle_connections(config, consumers));
+        if switches {
+            builder = builder.http1_only();
+        }
         if let Some(interval) = config.http2_read_idle_timeout {
             let ping = builder.http2_keep_alive_interval(interval);
             builder = ping.http2_keep_alive_timeout(config.http2_ping_timeout).http2_keep_alive_while_idle(true);
@@ -115,21 +136,48 @@ impl OtlpHttp {
         Ok(OtlpHttp { client, urls, json, headers, shown: None, clock, places: places(config), meter })
     }
 
-    /// Posts something else than an upload, with the headers and the manners of one. `path` is put behind `endpoint`.
+    /// Posts something else than an upload, with the manners of one; the operator's headers win over these. `path` is put behind
+    /// `endpoint`; without one `endpoint` is taken as it stands.
     ///
     /// The answer, or the verdict where there is none.
-    pub fn ask(&self, path: &str, kind: &'static str, body: Bytes) -> BoxFuture<'static, Result<HttpAnswer, Verdict>> {
-        let under = |base: &Url| Url::parse(&format!("{}{path}", base.as_str().trim_end_matches('/'))).ok();
+    pub fn ask(
+        &self,
+        path: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> BoxFuture<'static, Result<HttpAnswer, Verdict>> {
+        let under = |base: &Url| match path {
+            "" => Some(base.clone()),
+            path => Url::parse(&format!("{}{path}", base.as_str().trim_end_matches('/'))).ok(),
+        };
         let Some(url) = self.urls[3].as_ref().and_then(under) else {
             return std::future::ready(Err(Verdict::Hold { why: "no endpoint is configured".to_owned() })).boxed();
         };
-        let mut headers = HeaderMap::with_capacity(self.headers.len() + 1);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         let this = self.clone();
         async move {
             this.with_ours(&mut headers).await?;
             let answer = this.exchange(None, url, headers, body).await;
             answer.map_err(|error| silence(&error))
+        }
+        .boxed()
+    }
+
+    /// Asks `endpoint` for another protocol on the connection; the operator's headers win over these. It ends as a request does.
+    pub fn switch(&self, mut headers: HeaderMap) -> BoxFuture<'static, Result<Switched, Verdict>> {
+        let Some(url) = self.urls[3].clone() else {
+            return std::future::ready(Err(Verdict::Hold { why: "no endpoint is configured".to_owned() })).boxed();
+        };
+        let this = self.clone();
+        async move {
+            this.with_ours(&mut headers).await?;
+            let asked = this.client.get(url).headers(headers).send().await;
+            let response = asked.map_err(|error| silence(&error))?;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                return Ok(Switched::No(read(response).await));
+            }
+            let head = response.headers().clone();
+            let stream = response.upgrade().await.map_err(|error| silence(&error))?;
+            Ok(Switched::Yes(head, stream))
         }
         .boxed()
     }
@@ -172,6 +220,15 @@ impl OtlpHttp {
     pub fn showing(self, shown: Option<Shown>) -> OtlpHttp {
         OtlpHttp { shown, ..self }
     }
+}
+
+/// What is answered to [`OtlpHttp::switch`].
+#[derive(Debug)]
+pub enum Switched {
+    /// With this head; what follows is the other protocol's.
+    Yes(HeaderMap, reqwest::Upgraded),
+    /// It goes on with HTTP.
+    No(HttpAnswer),
 }
 
 /// What a client is made of.

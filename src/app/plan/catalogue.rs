@@ -7,6 +7,7 @@ use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::extensions::headers_setter::HeadersSetterConfig;
 use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::extensions::idle::IdleConfig;
+use crate::opamp::config::OpampConfig;
 use crate::otlp::Signal;
 use crate::processors::attributes::config::AttributesConfig;
 use crate::processors::batch::config::BatchConfig;
@@ -169,7 +170,11 @@ pub static EXTENSIONS: Class<ExtensionConfig> = Class {
             signals: &[],
             read: Some(|s| ExtensionConfig::Idle(IdleConfig::memory_ballast(s))),
         },
-        Kind { names: &["opamp"], signals: &[], read: None },
+        Kind {
+            names: &["opamp"],
+            signals: &[],
+            read: Some(|s| ExtensionConfig::Opamp(Box::new(OpampConfig::read(s)))),
+        },
     ],
 };
 

@@ -32,6 +32,7 @@ pub(super) fn check(config: &mut Config, top: &Section<'_>) {
         link_authenticators(config, &receivers, &exporters, top);
         check_registration(config, top);
     }
+    check_opamp(config, top);
     check_credentials(config, top);
     check_contexts(config, top);
     check_directories(config, top);
@@ -62,6 +63,17 @@ fn check_registration(config: &Config, top: &Section<'_>) {
             }
         }
         Ok(None) => {}
+    }
+}
+
+/// One server manages an agent; of two each would be told half of what changes.
+fn check_opamp(config: &Config, top: &Section<'_>) {
+    let is_opamp = |id: &&Id| matches!(config.extensions.get(*id), Some(ExtensionConfig::Opamp(_)));
+    let mut all = config.service.extensions.iter().filter(is_opamp);
+    let Some(first) = all.next() else { return };
+    for second in all {
+        let message = format!("there is one OpAMP server for an agent, and `{first}` names it");
+        tell(top, "extensions", second, "", |s, at, path| s.error(at, path, message));
     }
 }
 
@@ -202,7 +214,8 @@ fn link_storages(config: &mut Config, exporters: &BTreeSet<Id>, top: &Section<'_
 /// Every authenticator a component names is there, is one of its kind, and starts. To serve or send without the check
 /// somebody asked for would be wrong, so everything else is an error.
 fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters: &BTreeSet<Id>, top: &Section<'_>) {
-    let mut named: Vec<(&'static str, Id, String, Id)> = Vec::new();
+    // The class, the component, its key, and whom it names; whether it sends.
+    let mut named: Vec<(&'static str, Id, String, Id, bool)> = Vec::new();
     for id in receivers {
         if let Some(ReceiverConfig::Otlp(otlp)) = config.receivers.get(id) {
             let grpc =
@@ -210,24 +223,26 @@ fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters:
             let http =
                 otlp.http.as_ref().and_then(|h| Some(("protocols.http.auth.authenticator", h.server.auth.clone()?)));
             named.extend(
-                grpc.into_iter().chain(http).map(|(key, auth)| ("receivers", id.clone(), key.to_owned(), auth)),
+                grpc.into_iter().chain(http).map(|(key, auth)| ("receivers", id.clone(), key.to_owned(), auth, false)),
             );
         }
     }
     for id in &config.service.extensions {
-        if let Some(ExtensionConfig::HealthCheck(health)) = config.extensions.get(id) {
-            let auth = health.server.auth.clone();
-            named.extend(auth.map(|auth| ("extensions", id.clone(), "auth.authenticator".to_owned(), auth)));
-        }
+        let (auth, key, sends) = match config.extensions.get(id) {
+            Some(ExtensionConfig::HealthCheck(health)) => (&health.server.auth, "auth.authenticator".to_owned(), false),
+            Some(ExtensionConfig::Opamp(opamp)) => (&opamp.server.auth, format!("{}.auth", opamp.server.key()), true),
+            _ => continue,
+        };
+        named.extend(auth.clone().map(|auth| ("extensions", id.clone(), key, auth, sends)));
     }
     for id in exporters {
         let Some(exporter) = config.exporters.get(id) else { continue };
         let (auth, key) = (exporter.auth().cloned(), exporter.path_of("auth.authenticator"));
-        named.extend(auth.map(|auth| ("exporters", id.clone(), key, auth)));
+        named.extend(auth.map(|auth| ("exporters", id.clone(), key, auth, true)));
     }
-    for (class, id, key, auth) in named {
+    for (class, id, key, auth, sends) in named {
         let name = quote(&auth.to_string());
-        if let Err(why) = fits(config.extensions.get(&auth), class == "exporters") {
+        if let Err(why) = fits(config.extensions.get(&auth), sends) {
             let ids: Vec<String> = config.extensions.keys().map(Id::to_string).collect();
             let missing = !config.extensions.contains_key(&auth);
             let meant = top.reading().problems.meant_id(&auth.to_string(), &ids);
@@ -245,9 +260,12 @@ fn link_authenticators(config: &mut Config, receivers: &BTreeSet<Id>, exporters:
 fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static str> {
     match extension {
         None => Err("is not defined under extensions"),
-        Some(ExtensionConfig::HealthCheck(_) | ExtensionConfig::FileStorage(_) | ExtensionConfig::Idle(_)) => {
-            Err("is no authenticator; bearertokenauth, basicauth, oauth2client and headers_setter are")
-        }
+        Some(
+            ExtensionConfig::HealthCheck(_)
+            | ExtensionConfig::FileStorage(_)
+            | ExtensionConfig::Opamp(_)
+            | ExtensionConfig::Idle(_),
+        ) => Err("is no authenticator; bearertokenauth, basicauth, oauth2client and headers_setter are"),
         Some(ExtensionConfig::BasicAuth(basic)) if sends && basic.client_auth.is_none() => {
             Err("has no client_auth, which is what an exporter sends")
         }
@@ -269,7 +287,8 @@ fn fits(extension: Option<&ExtensionConfig>, sends: bool) -> Result<(), &'static
 /// Files of credentials are there and understood. A token that only exporters send may come later.
 fn check_credentials(config: &Config, top: &Section<'_>) {
     let asked = config.asked_by_servers();
-    let sent: BTreeSet<&Id> = config.exporters.values().filter_map(ExporterConfig::auth).collect();
+    let by_opamp = config.opamp().and_then(|(_, opamp)| opamp.server.auth.as_ref());
+    let sent: BTreeSet<&Id> = config.exporters.values().filter_map(ExporterConfig::auth).chain(by_opamp).collect();
     let files = config.service.extensions.iter().flat_map(|id| {
         let of = |key, path: Option<&'_ PathBuf>| path.map(|path| (id, key, path.clone()));
         match config.extensions.get(id) {

@@ -32,6 +32,7 @@ use crate::extensions::file_storage::config::FileStorageConfig;
 use crate::extensions::headers_setter::HeadersSetterConfig;
 use crate::extensions::health_check::config::HealthCheckConfig;
 use crate::extensions::idle::IdleConfig;
+use crate::opamp::config::OpampConfig;
 use crate::otlp::Signal;
 use crate::processors::attributes::config::AttributesConfig;
 use crate::processors::batch::config::BatchConfig;
@@ -157,6 +158,8 @@ pub enum ExtensionConfig {
     OAuth2(Box<OAuth2Config>),
     /// `headers_setter`.
     HeadersSetter(HeadersSetterConfig),
+    /// `opamp`.
+    Opamp(Box<OpampConfig>),
     /// `zpages`, `pprof`, `memory_ballast`: understood, and never started.
     Idle(IdleConfig),
 }
@@ -188,6 +191,15 @@ pub struct PipelineConfig {
 }
 
 impl Config {
+    /// The one `opamp` extension that starts.
+    #[must_use]
+    pub fn opamp(&self) -> Option<(&Id, &OpampConfig)> {
+        self.service.extensions.iter().find_map(|id| match self.extensions.get_key_value(id) {
+            Some((id, ExtensionConfig::Opamp(section))) => Some((id, &**section)),
+            _ => None,
+        })
+    }
+
     /// The authenticators by which servers ask that start: receivers of a pipeline, and extensions.
     #[must_use]
     pub fn asked_by_servers(&self) -> BTreeSet<Id> {

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Nothing was accepted for this long: until then the segment may as well be filled.
 const IDLE_AFTER: Duration = Duration::from_secs(5);
+/// At most one block in so many is still needed of an active segment that is replaced, and one byte.
+const IDLE_REST: u64 = 8;
 /// A closed segment whose data still waits after this time is sealed; with two of them the older one is sealed at once.
 const SEAL_AFTER: Duration = Duration::from_secs(5);
 /// How often upkeep asks the filesystem what it has given us: some thirty calls per open segment.
@@ -108,7 +110,7 @@ impl Disk {
         }
     }
 
-    /// When nothing waits and nothing comes, the active segment gives way to an empty one.
+    /// When next to nothing waits and nothing comes, the active segment gives way to an empty one.
     fn replace_idle(&self, books: &dyn Bookkeeper) -> Result<bool, ShelfError> {
         if !self.is_idle(books) {
             return Ok(false);
@@ -166,7 +168,8 @@ impl Disk {
         }
     }
 
-    /// The active segment is all consumed and worth replacing.
+    /// The active segment is consumed, or nearly, and worth replacing. What is still needed of it (dead letters, what waits for one
+    /// of several exporters) is copied forward once it is closed.
     fn is_idle(&self, books: &dyn Bookkeeper) -> bool {
         let active = lock(&self.active);
         let Some((no, segment)) = &active.open else { return false };
@@ -176,11 +179,20 @@ impl Disk {
         let row = lock(&self.row);
         let Some((spans, on_disk)) = row.get(no).and_then(|e| Some((e.spans.clone()?, e.bytes))) else { return false };
         // What fjall writes around thousands of small records is more than a third of the file.
-        if segment.appended().max(on_disk) < IDLE_KEEP {
+        let size = segment.appended().max(on_disk);
+        if size < IDLE_KEEP {
             return false;
         }
         drop((row, active));
-        spans.iter().all(|(lane, s)| books.needed(Lane(*lane), &s.indices()) == 0)
+        let needed = spans.iter().map(|(lane, span)| (books.needed(Lane(*lane), &span.indices()), span));
+        let (mut blocks, mut still, mut live) = (0, 0, 0);
+        for (needed, span) in needed {
+            let all = span.last + 1 - span.first;
+            blocks += all;
+            still += needed;
+            live += span.bytes / all.max(1) * needed;
+        }
+        still == 0 || (self.settings.compact.enabled && still * IDLE_REST <= blocks && live * IDLE_REST <= size)
     }
 
     fn make_spare(&self) -> Result<bool, ShelfError> {

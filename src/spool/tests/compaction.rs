@@ -269,3 +269,37 @@ fn a_consumed_segment_of_small_records_is_replaced_by_the_size_of_its_file() {
     }
     assert!(size() < 200 << 10, "{} bytes in the largest segment", size());
 }
+
+/// Goal: a few dead letters do not keep the disk space of the segment that they lie in, when nothing else comes.
+/// Method: one block in a hundred is refused for good, the others are delivered; the segment is not full. Some seconds later it gave
+/// way to a copy of the few, which are sent again by hand.
+#[test]
+fn a_few_dead_letters_do_not_hold_the_segment_that_is_written_to() {
+    let (dir, clock) = (scratch(), by_hand());
+    let settings = DiskSettings { segment_min: Bytes::mib(4), segment_max: Bytes::mib(4), ..settings(dir.path()) };
+    let store = Spool::on_disk(settings, clock.clone(), Dice::seeded(7)).expect("starts");
+    let lane = store.lane("logs", Signal::Logs);
+    let owner = store.own("otlphttp", &[lane]);
+    fill(&store, lane, &clock, 1_500, 0);
+    while let Some(lease) = store.lease(owner, lane, CUT).expect("readable") {
+        store.handled(owner, lane, lease.window.clone());
+        for b in &lease.blocks {
+            let range = Pos { index: b.index, item: 0 }..Pos { index: b.index + 1, item: 0 };
+            let outcome = match b.index % 100 {
+                0 => Outcome::DeadLetter { raw: b.raw.clone(), answer: "no".into() },
+                _ => Outcome::Delivered { rejected: 0 },
+            };
+            store.settle(vec![Settlement { owner, lane, range, items: b.items, outcome }]).expect("out");
+        }
+    }
+    let size = || segments(dir.path()).iter().map(|segment| allocated(segment)).sum::<u64>();
+    upkeep(&store);
+    let (before, book) = (size(), store.books().remove(0));
+    assert!(before > 700 << 10 && book.dead_letters == 300 && book.waiting == 0, "{before} {book:?}");
+    for _ in 0..5 {
+        clock.advance(Duration::from_secs(6));
+        upkeep(&store);
+    }
+    assert!(size() < 300 << 10, "{before} before, {} after", size());
+    assert_eq!(store.books().remove(0), book);
+}

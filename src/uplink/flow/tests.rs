@@ -1098,6 +1098,32 @@ fn what_does_not_fit_holds_nobody_else() {
     assert!(short > 0, "two fresh records fit: {:?}", sim.flow.too_long());
 }
 
+/// Goal: a budget that is used up is nobody's failure: the window of a batch that failed before does not run meanwhile.
+/// Method: dropping is wanted, one batch fails, and the day's bytes are used up a few seconds later, an hour and three quarters before
+/// midnight; then everything is tried again.
+#[test]
+fn a_window_stands_still_while_the_days_bytes_are_used_up() {
+    let midnight = 6_400; // it was 22:13:20
+    let rules = LinkBudget { per_day: Some(40_000), paced: false, ..LinkBudget::default() };
+    let script = Script::new().poison(Signal::Logs, guilty(7)).poison_status(503);
+    let mut sim = Sim::with(script, Retry { on_expiry: OnExpiry::Drop, ..retry() }).paying(rules);
+    for i in 0..60 {
+        sim.put(LOGS, 10);
+        sim.run(S * (i + 1));
+    }
+    let failed = |sim: &Sim| sim.collector.seen().filter(|seen| seen.status == 503).count();
+    let before = failed(&sim);
+    assert!(before > 0, "it has failed");
+    sim.run(S * (midnight - 60));
+    assert!(
+        sim.requests(S * 60, S * (midnight - 60)) == 0 && sim.store.waiting_items() > 200,
+        "the day's bytes are used up"
+    );
+    sim.run(S * (midnight + 60));
+    assert!(failed(&sim) > before, "it was tried again");
+    assert_eq!(sim.store.outcomes().lost, 0, "nothing had its five minutes");
+}
+
 /// Goal: over three days with an outage the day's budget holds, to the byte on the wire; live data arrives all day, and the backlog
 /// takes no more than what is left of an even use.
 #[test]
