@@ -18,13 +18,16 @@ struct Rig {
     port: u16,
     metrics: u16,
     lives: u32,
+    /// Of the queue.
+    storage: &'static str,
 }
 
 impl Rig {
     fn new() -> Rig {
         let [port, metrics] = [free_port(), free_port()].map(|port| port.expect("a port"));
         let far_end = FarEnd::start(Script::new()).expect("a port");
-        Rig { dir: tempfile::tempdir().expect("a directory"), far_end, port, metrics, lives: 0 }
+        let dir = tempfile::tempdir().expect("a directory");
+        Rig { dir, far_end, port, metrics, lives: 0, storage: "storage: file_storage" }
     }
 
     fn log(&self) -> PathBuf {
@@ -41,7 +44,7 @@ exporters:
   otlphttp:
     endpoint: '{}'
     retry_on_failure: {{initial_interval: 100ms, max_interval: 300ms}}
-    sending_queue: {{storage: file_storage}}
+    sending_queue: {{{}}}
     link_budget: {budget}
 extensions: {{file_storage: {{directory: '{}'}}}}
 service:
@@ -51,6 +54,7 @@ service:
 ",
             self.port,
             self.far_end.endpoint(),
+            self.storage,
             self.dir.path().join("spool").display(),
             self.metrics,
         );
@@ -147,4 +151,16 @@ async fn an_outage_costs_nothing_and_a_rate_holds() {
     let (bytes, took) = (rig.metric("tfo_agent_link_bytes").await - before, began.elapsed().as_secs_f64());
     let rate = bytes as f64 / took;
     assert!((10_000.0..=26_000.0).contains(&rate), "{bytes} bytes in {took} s");
+}
+
+/// Goal: a stop tries to send what only memory holds, but does not wait for a budget that is used up.
+#[actix::test]
+async fn a_stop_does_not_wait_for_what_the_budget_holds() {
+    let mut rig = Rig { storage: "", ..Rig::new() };
+    let agent = rig.start("{per_day: 60000, paced: false}").await;
+    rig.feed(Duration::from_secs(3), 1).await;
+    assert!(rig.metric("tfo_agent_items_waiting").await > 0, "the budget holds something");
+    let began = Instant::now();
+    let status = agent.stop(Duration::from_secs(60)).await.expect("our child");
+    assert!(status.is_some() && began.elapsed() < Duration::from_secs(4), "{status:?} after {:?}", began.elapsed());
 }
