@@ -246,6 +246,7 @@ service:
         self.outcome.failed_calls = self.shim.as_ref().map_or(0, Shim::failed) - failed;
         self.calm(&load).await?;
         self.send_again(&load).await?;
+        self.shrink(&load).await?;
         self.count(&load).await?;
         Ok(())
     }
@@ -424,7 +425,11 @@ service:
             self.pass(LOOK, load).await?;
         }
         self.outcome.drain = begun.elapsed();
-        // Housekeeping gives the disk back a few seconds later.
+        Ok(())
+    }
+
+    /// Everything is sent, dead letters too: housekeeping gives the disk back a few seconds later.
+    async fn shrink(&mut self, load: &Running) -> Result<(), Ended> {
         let begun = Instant::now();
         while self.rig.left() > 1 << 20 && begun.elapsed() < Duration::from_secs(20) {
             self.pass(LOOK, load).await?;
