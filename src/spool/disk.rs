@@ -43,7 +43,7 @@ use self::retention::Retention;
 pub use self::start::StartError;
 pub(crate) use self::start::{Recovered, clear};
 pub(super) use self::start::{arrange, understood};
-use self::start::{clear_for_a_directory, list, read_book, take_lock};
+use self::start::{clear_for_a_directory, take_lock, take_over};
 use super::Lane;
 use super::block::{self, HEADER_LEN, Header};
 use super::ledger::block_key;
@@ -370,8 +370,7 @@ impl Disk {
         let bad = |source| StartError::Directory { path: dir.clone(), source };
         make_directory(&dir).map_err(bad)?;
         let held = take_lock(&dir)?;
-        let mut row = list(&dir).map_err(bad)?;
-        let recovered = read_book(&dir, &mut row);
+        let (row, recovered) = take_over(&dir).map_err(bad)?;
         let reserve = fs::metadata(dir.join("reserve")).map_or(0, |m| m.blocks() * 512);
         let quarantine = dir.join(QUARANTINE);
         clear_for_a_directory(&quarantine);

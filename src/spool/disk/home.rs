@@ -82,7 +82,7 @@ impl Disk {
             StartError::Directory { source, .. } => bad(source),
             other @ (StartError::InUse { .. } | StartError::Newer { .. }) => ShelfError::Unavailable(other.to_string()),
         })?;
-        let found = list(dir).map_err(bad)?;
+        let found = list(dir, usize::MAX).map_err(bad)?;
         let strange = found.keys().any(|no| !lock(&self.row).contains_key(no));
         books.moved(strange).map_err(bad)?;
         let gone = self.forget_gone();

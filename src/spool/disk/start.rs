@@ -139,7 +139,7 @@ fn ourselves() -> String {
 
 /// So many of the newest segments a start looks at, before it takes anything: a book is in the last one or two, and what a kill
 /// leaves unfinished too.
-pub(super) const NEWEST: usize = 8;
+const NEWEST: usize = 8;
 
 /// How a directory's segments lie there. Nothing was changed.
 #[derive(Debug, Default)]
@@ -240,8 +240,8 @@ pub(super) fn is_half_made(path: &Path) -> bool {
 }
 
 /// The segments of a directory. Half-made ones and originals that have a whole copy go to the bin.
-pub(super) fn list(dir: &Path) -> io::Result<BTreeMap<No, Entry>> {
-    let arranged = arrange(dir, NEWEST)?;
+pub(super) fn list(dir: &Path, newest: usize) -> io::Result<BTreeMap<No, Entry>> {
+    let arranged = arrange(dir, newest)?;
     if arranged.foreign > 0 {
         tracing::warn!(directory = %dir.display(), bytes = arranged.foreign, "otelcol's own queue files are here and stay as they are; run otelcol once more to send them, then remove them");
     }
@@ -276,9 +276,26 @@ pub(super) fn is_sealed(path: &Path) -> bool {
     fs::metadata(path.join("0.jnl")).is_ok_and(|m| m.len() == 0)
 }
 
+/// The row and the book. Where the newest segment is not what it should be, files may have changed places, and the book lies anywhere:
+/// then all segments are looked at.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub(super) fn take_over(dir: &Path) -> io::Result<(BTreeMap<No, Entry>, Recovered)> {
+    let mut row = list(dir, NEWEST)?;
+    let recovered = read_book(dir, &mut row);
+    if recovered.read.is_straight || !row.values().any(|entry| entry.unseen) {
+        return Ok((row, recovered));
+    }
+    tracing::warn!(directory = %dir.display(), "the spool's newest segment is not whole; all of them are looked at");
+    let mut row = list(dir, usize::MAX)?;
+    let recovered = read_book(dir, &mut row);
+    Ok((row, recovered))
+}
+
 /// Reads the control records that count, and the headers of the newest blocks beside them. fjall is not asked: what it does with a
 /// damaged segment is no way to start.
-pub(super) fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered {
+fn read_book(dir: &Path, row: &mut BTreeMap<No, Entry>) -> Recovered {
     let filled: Vec<Found> = row
         .iter()
         .filter(|(_, e)| e.state != State::Spare)

@@ -23,6 +23,8 @@ pub(crate) struct Read {
     pub(crate) headers: Vec<Header>,
     /// Headers that stand in damaged places, and how many bytes of these there are.
     pub(crate) hints: (Vec<Header>, u64),
+    /// The newest segment holds a whole book, and nothing in it is damaged.
+    pub(crate) is_straight: bool,
     /// The disk did not give all that may belong to the newest book.
     pub(crate) is_partial: bool,
     /// Which segment the newest book stands in.
@@ -42,7 +44,7 @@ pub(crate) fn read(filled: &[&Found], mut look: impl FnMut(&Found) -> io::Result
     // By the index that was to be next: that is the order in which they were written, wherever they stand.
     let mut books: Vec<(u64, Vec<Record>)> = Vec::new();
     let (mut has_all, mut journals) = (false, 0);
-    for found in filled.iter().rev() {
+    for (at, found) in filled.iter().rev().enumerate() {
         let done = has_all || books.len() >= BOOKS_MAX;
         if done && (found.state == State::Sealed || journals >= JOURNALS_MAX) {
             continue;
@@ -57,6 +59,7 @@ pub(crate) fn read(filled: &[&Found], mut look: impl FnMut(&Found) -> io::Result
             }
         };
         read.is_partial |= !done && contents.is_partial();
+        read.is_straight |= at == 0 && contents.has_all_records && contents.damage.is_empty();
         let (mut spans, mut newest) = (Spans::new(), BTreeMap::<Lane, Header>::new());
         for spot in contents.blocks.values() {
             extend(&mut spans, &spot.header);
