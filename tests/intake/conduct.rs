@@ -2,14 +2,13 @@
 
 use super::answers::{client, logs};
 use super::rig::{PATIENCE, PROTOBUF, Rig, read};
-use rustix::net::sockopt::set_socket_recv_buffer_size;
 use std::time::Duration;
 use tfo_otel_agent::app::plan::Config;
 use tfo_otel_agent::config::{Imagined, Locations};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::testing::{Numbered, Source};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::IntoRequest as _;
 
@@ -345,8 +344,10 @@ async fn a_client_that_does_not_read_is_let_go() {
         ("otlp/http", Vec::new(), get),
         ("otlp/grpc", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(), frame(PING, 0, 0, &[1; 8])),
     ] {
-        let mut stream = TcpStream::connect(rig.agent.addresses[who]).await.expect("it listens");
-        set_socket_recv_buffer_size(&stream, 4_096).expect("a socket");
+        // Before it connects: a window that is taken back loses packets, and among them the one that tells of the end.
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4_096).expect("a size");
+        let mut stream = socket.connect(rig.agent.addresses[who]).await.expect("it listens");
         stream.write_all(&preface).await.expect("sent");
         let flood = flood.repeat(1_000);
         let ended = timeout(PATIENCE, async { while stream.write_all(&flood).await.is_ok() {} }).await;
