@@ -960,10 +960,34 @@ fn opamp_is_told_with_its_paths() {
         let (told, runs) = with(&format!("  opamp: {{{section}}}\n  opamp/b: {{{section}}}"), started);
         assert!(!runs && told.contains(expected), "{told}");
     }
-    let remote = format!("  opamp: {{server: {{{server}}}, capabilities: {{accepts_remote_config: true}}}}");
-    let (told, runs) = with(&remote, "opamp");
-    assert!(!runs && told.contains("extensions.opamp.capabilities.accepts_remote_config  is not available"), "{told}");
-    assert!(!told.contains("SECRET"), "{told}");
+    for (server, started, expected) in [
+        (
+            "http: {endpoint: 'http://opamp.example.com/v1/opamp'}",
+            "opamp, file_storage",
+            Some("needs a server over https"),
+        ),
+        ("ws: {endpoint: 'ws://opamp.example.com/v1/opamp'}", "opamp, file_storage", Some("needs a server over https")),
+        (
+            "http: {endpoint: 'https://c/v1/opamp', tls: {insecure_skip_verify: true}}",
+            "opamp, file_storage",
+            Some("with a checked certificate"),
+        ),
+        ("http: {endpoint: 'https://c/v1/opamp'}", "opamp", Some("needs a file_storage in service.extensions")),
+        ("http: {endpoint: 'https://c/v1/opamp'}", "opamp, file_storage", None),
+        ("ws: {endpoint: 'wss://c/v1/opamp'}", "opamp, file_storage", None),
+        ("http: {endpoint: 'http://127.0.0.1:4320/v1/opamp'}", "opamp, file_storage", None),
+    ] {
+        let section = format!(
+            "  opamp: {{server: {{{server}}}, capabilities: {{accepts_remote_config: true}}}}\n  file_storage: {{}}"
+        );
+        let (told, runs) = with(&section, started);
+        let path = "extensions.opamp.capabilities.accepts_remote_config  ";
+        match expected {
+            Some(why) => assert!(!runs && told.contains(&format!("{path}{why}")) || told.contains(why), "{told}"),
+            None => assert!(runs && !told.contains(path), "{told}"),
+        }
+        assert!(!told.contains("SECRET"), "{told}");
+    }
 }
 
 /// A `loadbalancing` exporter goes by a key that what is sent to it has; its own queue or that of its protocol is linked.

@@ -21,15 +21,21 @@ struct Rig {
     port: u16,
     metrics: u16,
     made: Numbered,
+    /// `capabilities.accepts_remote_config`.
+    accepts: bool,
 }
 
 impl Rig {
     fn new() -> Rig {
+        Rig::accepting(false)
+    }
+
+    fn accepting(accepts: bool) -> Rig {
         let (port, metrics) = (free_port().expect("a port"), free_port().expect("a port"));
         let dir = tempfile::tempdir().expect("a temporary directory");
         let start = || FarEnd::start(Script::new()).expect("a port");
         let made = Numbered::new(Signal::Logs, Source(1));
-        let rig = Rig { dir, far_end: start(), console: start(), port, metrics, made };
+        let rig = Rig { dir, far_end: start(), console: start(), port, metrics, made, accepts };
         rig.write("1s", "north");
         rig
     }
@@ -45,6 +51,7 @@ extensions:
   opamp:
     server: {{http: {{endpoint: '{}{PATH}', polling_interval: {every}}}}}
     agent_description: {{include_resource_attributes: true}}
+    capabilities: {{accepts_remote_config: {}}}
 service:
   extensions: [file_storage, opamp]
   telemetry: {{metrics: {{address: '127.0.0.1:{}'}}, resource: {{site: {site}}}}}
@@ -54,15 +61,21 @@ service:
             self.far_end.endpoint(),
             self.dir.path().join("spool").display(),
             self.console.endpoint(),
+            self.accepts,
             self.metrics,
         );
         std::fs::write(self.dir.path().join("agent.yaml"), text).expect("space");
     }
 
     async fn start(&self) -> Child {
+        self.start_with("60").await
+    }
+
+    /// `window`: how long a server's configuration must be in force before it has proved itself, seconds.
+    async fn start_with(&self, window: &str) -> Child {
         let (config, log) = (self.dir.path().join("agent.yaml"), self.dir.path().join("agent.log"));
         let mut command = child::agent(Path::new(AGENT), &config, &log).expect("space");
-        let agent = Child::spawn(&mut command).expect("cargo built it");
+        let agent = Child::spawn(command.env("TFO_TEST_REMOTE_WINDOW", window)).expect("cargo built it");
         let listens = || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok();
         assert!(until(PATIENCE, listens).await, "{}", self.log());
         agent
@@ -173,4 +186,92 @@ async fn a_server_in_trouble_costs_the_data_nothing() {
         assert_eq!(agent.stop(PATIENCE).await.expect("our child").and_then(|status| status.code()), Some(0));
         assert!(rig.log().contains("Shutdown complete."), "{}", rig.log());
     }
+}
+
+/// A status of a configuration that is offered (opamp-spec, `RemoteConfigStatuses`).
+const APPLIED: i32 = 1;
+const APPLYING: i32 = 2;
+const FAILED: i32 = 3;
+
+fn tells(row: &Row, hash: &[u8], status: i32, config: &str) -> bool {
+    let remote = row.remote.as_ref();
+    remote.is_some_and(|told| told.last_remote_config_hash[..] == *hash && told.status == status)
+        && row.config.as_ref().is_some_and(|text| text.contains(config))
+}
+
+/// Goal: what a server sets is in force while data goes on, outlives a kill when it has proved itself, and is taken back; what it
+/// may not set is refused with its path.
+#[actix::test]
+async fn what_a_server_sets_is_carried_out_and_kept() {
+    install_client();
+    let mut rig = Rig::accepting(true);
+    let agent = rig.start_with("1").await;
+    rig.send(10).await;
+    rig.console.with(|c| {
+        c.console().offer(b"one", "{processors: {batch: {timeout: 33ms}}, service: {telemetry: {logs: {level: warn}}}}")
+    });
+    rig.is_told("it is in force", |row| tells(row, b"one", APPLYING, "33ms")).await;
+    rig.send(10).await;
+    rig.is_told("it has proved itself", |row| tells(row, b"one", APPLIED, "33ms")).await;
+    let evil = "{processors: {batch: {timeout: 44ms}}, exporters: {otlphttp: {endpoint: 'http://127.0.0.1:9'}}}";
+    rig.console.with(|c| c.console().offer(b"two", evil));
+    let (_, row) = rig.is_told("it is refused", |row| tells(row, b"two", FAILED, "33ms")).await;
+    let why = row.remote.expect("it is told").error_message;
+    assert_eq!(why, "exporters.otlphttp.endpoint: a server may not set this");
+    rig.console.with(|c| c.console().offer(b"one", "processors: {batch: {timeout: 33ms}}"));
+    rig.is_told("the server thinks again", |row| tells(row, b"one", APPLIED, "33ms")).await;
+    agent.kill().expect("our child");
+    rig.console.with(|c| c.console().forget());
+    let agent = rig.start_with("1").await;
+    let (_, row) = rig.is_told("a start after a kill", |row| row.config.is_some()).await;
+    assert!(tells(&row, b"one", APPLIED, "33ms") && row.capabilities & 0x1002 == 0x1002, "{row:?}");
+    // What the operator changes counts beside it.
+    rig.write("1s", "south");
+    reload(&agent);
+    rig.is_told("a reload", |row| row.attribute("site") == Some("south") && tells(row, b"one", APPLIED, "33ms")).await;
+    rig.console.with(|c| c.console().offer(b"none", ""));
+    rig.is_told("it is taken back", |row| tells(row, b"none", APPLIED, "20ms")).await;
+    rig.send(10).await;
+    let arrived = rig.far_end.until(PATIENCE, |c| c.tally().report().lost() == 0 && c.tally().report().arrived() == 30);
+    assert!(arrived.await, "{}\n{}", rig.far_end.report(), rig.log());
+    let counted = child::metric(rig.metrics, "tfo_agent_opamp_remote_configs").await.expect("it serves metrics");
+    assert_eq!(counted, 1.0, "in this life one proved itself: the one that sets nothing");
+    assert_eq!(agent.stop(PATIENCE).await.expect("our child").and_then(|status| status.code()), Some(0));
+}
+
+/// Goal: a configuration under which the agent ends before it has proved itself is not in force after the start, and after three
+/// such ends not at all.
+#[actix::test]
+async fn what_ends_the_agent_is_not_in_force_after_its_start() {
+    install_client();
+    let rig = Rig::accepting(true);
+    rig.console.with(|c| c.console().offer(b"one", "processors: {batch: {timeout: 33ms}}"));
+    for life in 0..3 {
+        rig.console.with(|c| c.console().forget());
+        let agent = rig.start_with("600").await;
+        let (_, row) = rig.is_told("the start", |row| row.config.is_some()).await;
+        assert!(life == 0 || row.config.as_ref().is_some_and(|config| config.contains("20ms")), "{life}: {row:?}");
+        rig.is_told("it is in force", |row| tells(row, b"one", APPLYING, "33ms")).await;
+        agent.kill().expect("our child");
+    }
+    rig.console.with(|c| c.console().forget());
+    let agent = rig.start_with("600").await;
+    let (_, row) = rig.is_told("the fourth start", |row| tells(row, b"one", FAILED, "20ms")).await;
+    assert!(row.remote.is_some_and(|told| told.error_message.contains("three times")), "{}", rig.log());
+    agent.kill().expect("our child");
+}
+
+/// Goal: a server is not let at the configuration by whoever runs an agent without knowing of it.
+#[actix::test]
+async fn without_leave_nothing_is_taken() {
+    install_client();
+    let rig = Rig::new();
+    rig.console.with(|c| c.console().offer(b"one", "processors: {batch: {timeout: 33ms}}"));
+    let agent = rig.start_with("1").await;
+    let (_, row) = rig.is_told("several turns", |row| row.sequence_num > 3 && row.config.is_some()).await;
+    assert!(row.remote.is_none() && row.capabilities & 0x1002 == 0, "{row:?}");
+    assert!(row.config.is_some_and(|config| config.contains("20ms")), "{}", rig.log());
+    assert!(rig.log().contains("offers what this agent does not take"), "{}", rig.log());
+    assert!(!rig.dir.path().join("spool/opamp-remote-config").exists());
+    agent.kill().expect("our child");
 }

@@ -1,6 +1,7 @@
 //! Whatever an OpAMP server, or whoever stands in its place, answers: nothing panics, words are one capped line without control
 //! characters, a uid is 16 bytes or none and is kept only if it may be believed, no rest is longer than an hour and what chance adds,
-//! and two messages are never closer than a second. What is said next is a message that the reader of the far side understands.
+//! and two messages are never closer than a second. What is said next is a message that the reader of the far side understands. A
+//! configuration that is offered is refused, or holds keys of the list alone.
 //!
 //! Answers stand one behind the other: a byte for the status, one for the kind of the body, two for its length, the body.
 #![no_main]
@@ -14,12 +15,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tfo_otel_agent::base::{Clock, Dice, Stamp};
-use tfo_otel_agent::opamp::Desk;
+use tfo_otel_agent::opamp::{Desk, Exchange};
 use tfo_otel_agent::opamp::answer::{Answer, Heard};
 use tfo_otel_agent::opamp::desk::Settings;
+use tfo_otel_agent::opamp::exchange::Offered;
 use tfo_otel_agent::opamp::line::Line;
-use tfo_otel_agent::opamp::messages::AgentToServer;
+use tfo_otel_agent::opamp::messages::{AgentConfigFile, AgentConfigMap, AgentToServer};
 use tfo_otel_agent::opamp::metrics::OpampMetrics;
+use tfo_otel_agent::opamp::overlay::Overlay;
 use tfo_otel_agent::opamp::report::Profile;
 use tfo_otel_agent::opamp::talk::Do;
 use tfo_otel_agent::opamp::uid::{Instance, Uid};
@@ -53,7 +56,7 @@ impl Line for Says {
     }
 }
 
-fn desk(is_trusted: bool) -> Desk {
+fn desk(is_trusted: bool) -> (Desk, Option<Arc<Exchange>>) {
     let (clock, metrics) = (Clock::by_hand(NOW), Metrics::detached());
     let health = Health::starting(clock);
     let (_, effective) = watch::channel(Arc::from("a: 1\n"));
@@ -66,13 +69,26 @@ fn desk(is_trusted: bool) -> Desk {
         is_trusted,
         reports_health: true,
         reports_config: true,
+        exchange: is_trusted.then(Arc::default),
         effective,
         agent_id: Arc::new(|| None),
     };
     let told = OpampMetrics::new(&metrics, &health, "opamp");
+    let exchange = settings.exchange.clone();
     let desk = Desk::open(settings, health, told, Dice::seeded(7));
     desk.begin();
-    desk
+    (desk, exchange)
+}
+
+/// What a server may set reads back as the same, and nothing that is not on the list gets through.
+fn look_at(offered: &Offered) {
+    let Ok(overlay) = Overlay::read(&offered.files) else { return };
+    let text = overlay.text();
+    assert!(!text.contains("endpoint") && !text.contains('$') && !text.contains("directory"), "{text}");
+    let body = Bytes::from(text);
+    let file = AgentConfigFile { body, content_type: String::new() };
+    let again = AgentConfigMap { config_map: [(String::new(), file)].into() };
+    assert_eq!(Overlay::read(&again), Ok(overlay));
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -94,7 +110,7 @@ fuzz_target!(|data: &[u8]| {
         rest = next;
     }
     for is_trusted in [true, false] {
-        let (desk, numbers) = (desk(is_trusted), Arc::<Mutex<Vec<u64>>>::default());
+        let ((desk, exchange), numbers) = (desk(is_trusted), Arc::<Mutex<Vec<u64>>>::default());
         let own = desk.uid();
         for answer in &answers {
             let before = desk.uid();
@@ -104,6 +120,9 @@ fuzz_target!(|data: &[u8]| {
             assert!(!made.why.contains(char::is_control) && made.why.chars().count() <= 257, "{:?}", made.why);
             assert!(desk.uid() == before || (heard == Heard::Taken && Some(desk.uid()) == made.renamed));
             assert_ne!(desk.uid().bytes(), &[0; 16]);
+            if let Some(offered) = exchange.as_ref().and_then(|exchange| exchange.offers().borrow().clone()) {
+                look_at(&offered);
+            }
             let now = tokio::time::Instant::now();
             match desk.next() {
                 Do::Rest(until) => assert!(until <= now + REST_MAX && until >= now + Duration::from_millis(500)),

@@ -12,6 +12,7 @@ pub mod opamp;
 pub mod plan;
 pub mod registration;
 pub mod reload;
+mod remote;
 pub mod roster;
 pub mod run;
 mod servers;

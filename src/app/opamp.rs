@@ -14,7 +14,7 @@ use crate::opamp::metrics::OpampMetrics;
 use crate::opamp::report::Profile;
 use crate::opamp::socket::{PATIENCE, Socket};
 use crate::opamp::uid::{Instance, Kept};
-use crate::opamp::{Desk, Messenger};
+use crate::opamp::{Desk, Exchange, Messenger};
 use crate::registrar::actor::Locate;
 use crate::supervise::Supervisor;
 use crate::uplink::config::OtlpHttpConfig;
@@ -26,6 +26,8 @@ use tokio::sync::watch;
 
 /// The file of the instance uid in a storage, or beside the identity.
 const FILE: &str = "opamp-instance";
+/// The file beside it of what a server sets.
+const REMOTE_FILE: &str = "opamp-remote-config";
 /// The end of a call: what a satellite needs for a connection, TLS and some kilobytes.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -79,6 +81,12 @@ pub fn plan(config: &Config, registration: Option<&registration::Plan>) -> Optio
 }
 
 impl Plan {
+    /// Where what a server sets is kept.
+    #[must_use]
+    pub fn remote_file(&self) -> Option<PathBuf> {
+        Some(self.file.as_ref()?.parent()?.join(REMOTE_FILE))
+    }
+
     fn lines(&self, parts: &Parts<'_>) -> Result<Lines, StartError> {
         let no = |why: String| StartError::Component { id: format!("extensions.{}", self.id), why };
         let (clock, server) = (parts.clock.clone(), &self.section.server);
@@ -119,7 +127,7 @@ pub struct Opamp {
 }
 
 impl Opamp {
-    /// Makes ready what a plan says. `effective`: the configuration in force, masked. `former`: who told before, in this process.
+    /// Makes ready what a plan says. `effective`: the configuration in force, masked. `exchange`: where offers go, if any are taken. `former`: who told before, in this process.
     ///
     /// # Errors
     /// When a client cannot be made.
@@ -128,6 +136,7 @@ impl Opamp {
         former: Option<&Opamp>,
         registration: Option<&Registration>,
         effective: watch::Receiver<Arc<str>>,
+        exchange: &Arc<Exchange>,
         parts: &Parts<'_>,
     ) -> Result<Opamp, StartError> {
         let told = OpampMetrics::new(parts.metrics, parts.health, &plan.id.to_string());
@@ -155,6 +164,7 @@ impl Opamp {
             is_trusted: registration::is_trusted(&section.server.endpoint, Some(&section.server.tls)),
             reports_health: section.reports_health,
             reports_config: section.reports_effective_config,
+            exchange: section.accepts_remote_config.then(|| exchange.clone()),
             effective,
             agent_id: registration.map_or_else(|| Arc::new(|| None) as _, Registration::agent_id),
         };

@@ -245,7 +245,10 @@ impl Agent {
         if self.opamp.as_ref().map(Opamp::plan) == plan.as_ref() {
             return Ok(None);
         }
-        let prepare = |plan| Opamp::prepare(plan, self.opamp.as_ref(), registration, self.effective.subscribe(), parts);
+        let prepare = |plan| {
+            let (former, effective) = (self.opamp.as_ref(), self.effective.subscribe());
+            Opamp::prepare(plan, former, registration, effective, &self.exchange, parts)
+        };
         plan.map(prepare).transpose().map(Some)
     }
 

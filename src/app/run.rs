@@ -5,6 +5,7 @@ use super::last_good::LastGood;
 use super::machine::address_towards;
 use super::plan::{Config, ExporterConfig, Outcome, read};
 use super::reload::Reloaded;
+use super::remote::{Due, Found, Looked, Present, Remote};
 use super::status::Told;
 use super::stop::last_look;
 use super::wire::{Agent, StartError};
@@ -28,7 +29,7 @@ pub fn load(locations: &Locations) -> Outcome {
     read(locations, &machine())
 }
 
-fn machine() -> impl Host {
+pub(super) fn machine() -> impl Host {
     Machine::new(|| address_towards(std::env::var("TELEMETRYFLOW_ENDPOINT").ok().as_deref()))
 }
 
@@ -43,11 +44,10 @@ pub struct Orders {
 
 /// What it begins with.
 struct Begin {
-    config: Config,
-    /// The same as `print-config` shows it.
-    effective: String,
-    /// What it was read from, when it is the one given.
-    given: Option<Given>,
+    /// The local configuration.
+    local: Found,
+    /// What it was read from, and what a server set over it, when it is the one given.
+    given: Option<(Given, Looked)>,
     /// Why it is not the one given.
     fallback: Option<String>,
 }
@@ -60,15 +60,17 @@ impl Begin {
     fn by(orders: &Orders, outcome: Outcome) -> Result<(Begin, Vec<Report>), String> {
         let Outcome { config, report, given, effective, .. } = outcome;
         if let Some(config) = config {
-            return Ok((Begin { config, effective, given: Some(given), fallback: None }, vec![report]));
+            let looked = Looked::at(&config, &given, None);
+            let local = Found { config, effective };
+            return Ok((Begin { local, given: Some((given, looked)), fallback: None }, vec![report]));
         }
         let Some(kept) = &orders.last_good else { return Err(report.to_string()) };
         let at = kept.path().display();
         match kept.read(&machine()) {
             Ok((config, outcome)) => {
                 let fallback = format!("{}; the last good configuration is in force, from {at}", in_short(&report));
-                let effective = outcome.effective;
-                Ok((Begin { config, effective, given: None, fallback: Some(fallback) }, vec![report, outcome.report]))
+                let local = Found { config, effective: outcome.effective };
+                Ok((Begin { local, given: None, fallback: Some(fallback) }, vec![report, outcome.report]))
             }
             Err(error) => Err(format!("{report}\nand the last good configuration, {at}: {error}")),
         }
@@ -76,7 +78,7 @@ impl Begin {
 }
 
 /// How many errors there are, and the first: for where there is one line.
-fn in_short(report: &Report) -> String {
+pub(super) fn in_short(report: &Report) -> String {
     let mut errors = report.problems().iter().filter(|problem| problem.severity == Severity::Error);
     let Some(first) = errors.next() else { return "it cannot be read".to_owned() };
     let at = format!("{}:{}:{}", report.source_of(first.at), first.at.line, first.at.column);
@@ -100,7 +102,7 @@ pub fn run(orders: &Orders, mut told: impl FnMut(&str)) -> Exit {
         }
     };
     let clock = Clock::system();
-    let logs = match Logs::install(&log_settings(&begin.config), &clock) {
+    let logs = match Logs::install(&log_settings(&begin.local.config), &clock) {
         Ok(logs) => logs,
         Err(error) => {
             told(&format!("log cannot be started: {error}"));
@@ -122,17 +124,25 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
             return Exit::Config;
         }
     };
-    let Begin { config, effective, given, fallback } = begin;
+    let Begin { local, mut given, fallback } = begin;
+    let found = match &mut given {
+        Some((_, looked)) => looked.take_found(local.clone()),
+        None => local.clone(),
+    };
     let mut told = Told::begin();
     let settings = Settings { sign_of_life: told.sign_of_life(), ..Settings::default() };
-    let mut agent = match start(&config, clock, settings) {
+    let mut agent = match start(&found.config, clock, settings) {
         Ok(agent) => agent,
         Err(error) => {
             tracing::error!(%error, "agent cannot start");
             return Exit::Config;
         }
     };
-    agent.works_by(&effective);
+    agent.works_by(&found.effective);
+    if found.config.service.telemetry != local.config.service.telemetry {
+        logs.change(&log_settings(&found.config));
+    }
+    let mut remote = Remote::begin(agent.exchange.clone(), &agent.metrics);
     logs.register(&agent.metrics);
     actix_rt::spawn(signals.obey(agent.supervisor.lookout()));
     let reloads = Reloads::new(&agent.metrics);
@@ -146,7 +156,8 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
     tracing::info!("Everything is ready. Begin running and processing data.");
     told.ready();
     let keeper = Keeper::new(orders);
-    if let Some(given) = given {
+    if let Some((given, looked)) = given {
+        remote.follow((local, given.clone()), looked);
         keeper.keep(given);
     }
     let end = loop {
@@ -155,10 +166,17 @@ async fn live(begin: Begin, orders: &Orders, clock: &Clock, logs: &Logs) -> Exit
             () = hangups.next() => {
                 told.reloading();
                 logs.reopen();
-                reload(&mut agent, orders, &reloads, &keeper, logs).await;
+                reload(&mut agent, orders, &reloads, &keeper, &mut remote, logs).await;
                 control.follow(&agent.stores);
                 told.ready();
                 told.look(&agent.stores, &agent.health);
+            }
+            due = remote.next() => {
+                match due {
+                    Due::Offer(offered) => remote.take(&offered, &mut agent, logs).await,
+                    Due::Look => remote.look(&mut agent, logs).await,
+                }
+                control.follow(&agent.stores);
             }
             () = told.due() => told.look(&agent.stores, &agent.health),
         }
@@ -227,27 +245,32 @@ impl Reloads {
 const CONFIGURATION: &str = "configuration";
 
 /// Reads the configuration again and carries it out, or says why not.
-async fn reload(agent: &mut Agent, orders: &Orders, reloads: &Reloads, keeper: &Keeper, logs: &Logs) {
+async fn reload(
+    agent: &mut Agent,
+    orders: &Orders,
+    reloads: &Reloads,
+    keeper: &Keeper,
+    remote: &mut Remote,
+    logs: &Logs,
+) {
     tracing::info!("reload requested");
-    let locations = orders.locations.clone();
+    let (locations, present) = (orders.locations.clone(), remote.present());
     // Files may lie on a disk that stands still; the main thread must not.
-    let Ok(outcome) = actix_rt::task::spawn_blocking(move || load(&locations)).await else {
+    let Ok((outcome, looked)) = actix_rt::task::spawn_blocking(move || load_over(&locations, present)).await else {
         return tracing::error!("configuration could not be read; the old one stays in force");
     };
     log_problems(&outcome.report);
     let given = outcome.given;
-    let told = match outcome.config {
+    let told = match outcome.config.zip(looked) {
         None => Err(in_short(&outcome.report)),
-        Some(config) => {
-            let (settings, before) = (log_settings(&config), agent.telemetry().clone());
-            let told = agent.reload(config).await;
+        Some((config, mut looked)) => {
+            let local = Found { config, effective: outcome.effective };
+            let found = looked.take_found(local.clone());
+            let told = carry_out(agent, found, logs).await;
             if told.is_ok() {
-                agent.works_by(&outcome.effective);
-                if before != *agent.telemetry() {
-                    logs.change(&settings);
-                }
+                remote.follow((local, given.clone()), looked);
             }
-            told.map_err(|error| error.to_string())
+            told
         }
     };
     let outcome = match told {
@@ -270,6 +293,27 @@ async fn reload(agent: &mut Agent, orders: &Orders, reloads: &Reloads, keeper: &
     reloads.outcomes.with(&[outcome]).inc();
     reloads.fallback.set_count(0);
     keeper.keep(given);
+    if let Some(offered) = remote.again() {
+        remote.take(&offered, agent, logs).await;
+    }
+}
+
+/// Reads the configuration given, and what a server set over it.
+fn load_over(locations: &Locations, present: Option<Present>) -> (Outcome, Option<Looked>) {
+    let outcome = load(locations);
+    let looked = outcome.config.as_ref().map(|local| Looked::at(local, &outcome.given, present));
+    (outcome, looked)
+}
+
+/// Puts a configuration into the place of the one in force.
+pub(super) async fn carry_out(agent: &mut Agent, found: Found, logs: &Logs) -> Result<Reloaded, String> {
+    let (settings, before) = (log_settings(&found.config), agent.telemetry().clone());
+    let told = agent.reload(found.config).await.map_err(|error| error.to_string())?;
+    agent.works_by(&found.effective);
+    if before != *agent.telemetry() {
+        logs.change(&settings);
+    }
+    Ok(told)
 }
 
 /// Tells problems of a configuration in the log.

@@ -18,6 +18,7 @@ use super::stores::{Stored, Stores, batch_of};
 use crate::base::{Bytes, Clock, Dice, Stamp};
 use crate::batcher::{Batcher, Offer};
 use crate::config::Id;
+use crate::opamp::Exchange;
 use crate::otlp::{Rewriter, Rule, Sieve, TooDeep};
 use crate::processors::batch::groups::Groups;
 use crate::processors::memory_limiter::Limiter;
@@ -81,6 +82,8 @@ pub struct Agent {
     pub(super) opamp: Option<Opamp>,
     /// The configuration in force as `print-config` shows it; empty until somebody says.
     pub(super) effective: Arc<watch::Sender<Arc<str>>>,
+    /// Where an OpAMP server's configurations wait to be looked at.
+    pub(super) exchange: Arc<Exchange>,
     /// Where each receiver, extension and the metrics listen, by name: `otlp/grpc`, `otlp/http`, `health_check`,
     /// `metrics`.
     pub addresses: BTreeMap<String, SocketAddr>,
@@ -117,7 +120,9 @@ impl Agent {
         let told_of = opamp::plan(config, plan.as_ref());
         let registration = plan.map(|plan| Registration::prepare(plan, &parts)).transpose()?;
         let effective = Arc::new(watch::Sender::new(Arc::from("")));
-        let prepare = |plan| Opamp::prepare(plan, None, registration.as_ref(), effective.subscribe(), &parts);
+        let exchange = Arc::<Exchange>::default();
+        let prepare =
+            |plan| Opamp::prepare(plan, None, registration.as_ref(), effective.subscribe(), &exchange, &parts);
         let opamp = told_of.map(prepare).transpose()?;
         for mut ready in exporters::prepare(&tasks, &stores, &crews, registration.as_ref(), &parts)? {
             exporters::enlist(&mut ready, &stores);
@@ -159,6 +164,7 @@ impl Agent {
             registration,
             opamp,
             effective,
+            exchange,
             addresses,
         })
     }

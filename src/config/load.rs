@@ -101,6 +101,12 @@ pub fn load_given(given: &Given, host: &dyn Host, problems: &Problems) -> Option
     whole(given.sources.iter().map(one).collect(), &given.sets, host, problems)
 }
 
+/// A text of YAML as a tree, nothing in it expanded; problems are entered under `name`.
+#[must_use]
+pub fn parse_text(text: &str, name: &str, problems: &Problems) -> Option<Node> {
+    yaml::parse(text, problems.source(name), problems)
+}
+
 /// Merges and expands.
 fn whole(mut trees: Vec<Option<Node>>, sets: &[String], host: &dyn Host, problems: &Problems) -> Option<Node> {
     trees.extend(sets.iter().map(|set| read_set(set, problems)));

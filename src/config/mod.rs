@@ -61,7 +61,7 @@ pub use host::Imagined;
 pub use host::{FILE_MAX, Host, Machine};
 pub use id::{BadId, Id};
 pub use kept::{replace_file, sealed, unsealed};
-pub use load::{Form, Given, Locations, Source, load, load_from, load_given};
+pub use load::{Form, Given, Locations, Source, load, load_from, load_given, parse_text};
 pub use mask::masked;
 pub use net::{BODY_MAX, Cors, Headers, HttpServer, Limits, authenticator};
 pub use print::print;

@@ -119,12 +119,12 @@ impl Messenger {
         }));
     }
 
-    fn listen(&mut self, mut effective: watch::Receiver<Arc<str>>, ctx: &mut Context<Self>) {
-        let heard = async move { effective.changed().await.map(|()| effective) };
+    fn listen<T: 'static>(&mut self, mut changing: watch::Receiver<T>, ctx: &mut Context<Self>) {
+        let heard = async move { changing.changed().await.map(|()| changing) };
         ctx.spawn(heard.into_actor(self).map(|heard, messenger, ctx| {
             // An error: the agent is gone, and we with it.
-            if let Ok(effective) = heard {
-                messenger.listen(effective, ctx);
+            if let Ok(changing) = heard {
+                messenger.listen(changing, ctx);
                 messenger.desk.changed();
                 messenger.step(ctx);
             }
@@ -136,8 +136,10 @@ impl Actor for Messenger {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let effective = self.desk.effective();
-        self.listen(effective, ctx);
+        self.listen(self.desk.effective(), ctx);
+        if let Some(remote) = self.desk.remote() {
+            self.listen(remote, ctx);
+        }
         self.hear(ctx);
         self.step(ctx);
     }

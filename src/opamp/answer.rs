@@ -7,13 +7,14 @@
 //! ```
 //!
 //! What always holds: nothing of an answer reaches a log or a file before it was measured and cleaned, for the server may be
-//! anybody who answers at that address. What is offered and not taken here is known by its kind, and not looked into.
+//! anybody who answers at that address. What is offered is known by its kind, and not looked into here.
 
 use super::messages::{ACCEPTS_EFFECTIVE_CONFIG, REPORT_FULL_STATE, ServerErrorResponse, ServerToAgent, UNAVAILABLE};
 use super::uid::Uid;
 use crate::registrar::answer::{MESSAGE_MAX, short};
 use crate::uplink::link::Trouble;
 use crate::uplink::verdict::{HttpAnswer, RETRY_AFTER_MAX, Verdict};
+use bytes::Bytes;
 use prost::Message as _;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ impl Heard {
     }
 }
 
-/// Something a server offers that this agent does not take.
+/// Something a server offers. This agent takes none of it, but for a configuration where the operator says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Offer {
     /// `remote_config`.
@@ -86,8 +87,10 @@ pub struct Answer {
     pub renamed: Option<Uid>,
     /// Whether it has a use for the effective configuration; None: it does not say.
     pub takes_config: Option<bool>,
-    /// What it offers in vain.
+    /// What it offers.
     pub offers: Vec<Offer>,
+    /// The configuration it offers, as it came.
+    pub remote: Option<Bytes>,
     /// In words, for the log.
     pub why: String,
 }
@@ -100,7 +103,7 @@ impl Answer {
     #[must_use]
     pub fn of(heard: Heard, why: &str) -> Answer {
         let why = short(why, MESSAGE_MAX);
-        Answer { heard, wants_all: false, renamed: None, takes_config: None, offers: Vec::new(), why }
+        Answer { heard, wants_all: false, renamed: None, takes_config: None, offers: Vec::new(), remote: None, why }
     }
 
     /// What an answer over HTTP means to `uid`, who asked.
@@ -165,6 +168,7 @@ impl Answer {
             wants_all: said.flags & REPORT_FULL_STATE != 0,
             renamed: said.agent_identification.and_then(|named| Uid::of(&named.new_instance_uid)),
             takes_config: (said.capabilities != 0).then_some(said.capabilities & ACCEPTS_EFFECTIVE_CONFIG != 0),
+            remote: said.remote_config,
             offers: offers.into_iter().filter(|(is_there, _)| *is_there).map(|(_, offer)| offer).collect(),
             ..answer
         }
@@ -187,7 +191,6 @@ fn of_error(error: &ServerErrorResponse) -> Answer {
 mod tests {
     use super::super::messages::{AgentIdentification, RetryInfo};
     use super::*;
-    use bytes::Bytes;
 
     fn us() -> Uid {
         Uid::of(&[7; 16]).expect("16 bytes")
@@ -252,6 +255,7 @@ mod tests {
             renamed: Uid::of(&[8; 16]),
             takes_config: Some(true),
             offers: vec![Offer::RemoteConfig, Offer::Command],
+            remote: Some(Bytes::from_static(b"\xff\xff\xff")),
             ..Answer::of(Heard::Taken, "")
         };
         assert_eq!(answer, wanted);

@@ -15,6 +15,8 @@ pub struct OpampConfig {
     pub reports_effective_config: bool,
     /// `capabilities.reports_health`, true.
     pub reports_health: bool,
+    /// `capabilities.accepts_remote_config`, false: a server may set the keys of `overlay.rs`.
+    pub accepts_remote_config: bool,
     /// `agent_description.non_identifying_attributes`: texts beside ours, which they replace.
     pub attributes: Vec<(String, String)>,
     /// `agent_description.include_resource_attributes`, false: `service.telemetry.resource` too.
@@ -73,20 +75,15 @@ impl OpampConfig {
         s.unless(uid.is_none() || instance_uid.is_some(), "instance_uid", || {
             "is no UUID such as 0193c1a2-7b4e-7c3d-9f10-2a6b8c4d5e6f (version 7 is recommended)".to_owned()
         });
-        let (reports_effective_config, reports_health) = s.section("capabilities", |s| {
-            let reports = (s.flag("reports_effective_config", true), s.flag("reports_health", true));
+        let (reports_effective_config, reports_health, accepts_remote_config) = s.section("capabilities", |s| {
+            let (config, health) = (s.flag("reports_effective_config", true), s.flag("reports_health", true));
             // The original reports them by default; who writes it out wants to see them.
             let components = s.flag("reports_available_components", false);
             s.warn_unless(!components, "reports_available_components", || {
                 "has no effect: the receivers, processors and exporters there are stand in the effective configuration"
                     .to_owned()
             });
-            let remote = s.flag("accepts_remote_config", false);
-            s.unless(!remote, "accepts_remote_config", || {
-                "is not available: what the protocol sends is not signed, so whoever answers at the address would set the configuration"
-                    .to_owned()
-            });
-            reports
+            (config, health, s.flag("accepts_remote_config", false))
         });
         let (attributes, include_resource_attributes) = s.section("agent_description", |s| {
             let attributes = s.texts_by_name("non_identifying_attributes");
@@ -101,6 +98,7 @@ impl OpampConfig {
             instance_uid,
             reports_effective_config,
             reports_health,
+            accepts_remote_config,
             attributes,
             include_resource_attributes,
         }
@@ -181,6 +179,7 @@ mod tests {
             instance_uid: None,
             reports_effective_config: true,
             reports_health: true,
+            accepts_remote_config: false,
             attributes: Vec::new(),
             include_resource_attributes: false,
         };
@@ -189,7 +188,7 @@ mod tests {
             "{server: {http: {endpoint: 'http://c', headers: {X-Key: k}, tls: {insecure_skip_verify: true}, auth: basicauth, \
               proxy_url: 'http://p:1', polling_interval: 5s}}, instance_uid: 0193C1A2-7b4e-7c3d-9f10-2a6b8c4d5e6f, \
               capabilities: {reports_effective_config: false, reports_health: false, reports_available_components: false, \
-              accepts_remote_config: false}, agent_description: {include_resource_attributes: true, \
+              accepts_remote_config: true}, agent_description: {include_resource_attributes: true, \
               non_identifying_attributes: {site: north, rack: 07, nothing: }}}",
         );
         let wanted = OpampConfig {
@@ -205,6 +204,7 @@ mod tests {
             instance_uid: Uid::parse("0193c1a2-7b4e-7c3d-9f10-2a6b8c4d5e6f"),
             reports_effective_config: false,
             reports_health: false,
+            accepts_remote_config: true,
             attributes: [("site", "north"), ("rack", "07"), ("nothing", "")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into(),
@@ -240,7 +240,6 @@ mod tests {
             ("server: {ws: {endpoint: 'ws://c'}, http: {endpoint: 'http://c'}}".to_owned(), "stands beside http"),
             ("server: {http: {endpoint: 'https://c', polling_interval: 10ms}}".to_owned(), "10ms is shorter than 1s"),
             (format!("{server}, instance_uid: 01ARZ3NDEKTSV4RRFFQ69G5FAV"),      "is no UUID"),
-            (format!("{server}, capabilities: {{accepts_remote_config: true}}"), "is not signed"),
             (format!("{server}, capabilities: {{reports_available_components: true}}"), "has no effect: the receivers"),
             (format!("{server}, capabilities: {{accepts_packages: true}}"),      "is not a key here"),
             (format!("{server}, agent_description: {{non_identifying_attributes: {{a: [b]}}}}"), "it must be a text"),

@@ -1,6 +1,7 @@
 //! Where what is known lies, beside the actor: a fall of it costs no knowledge, no number twice and no uid.
 
 use super::answer::{Answer, Heard};
+use super::exchange::{Exchange, Status};
 use super::line::Line;
 use super::messages::{AgentDisconnect, AgentToServer, capability};
 use super::metrics::OpampMetrics;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub reports_health: bool,
     /// `capabilities.reports_effective_config`.
     pub reports_config: bool,
+    /// `capabilities.accepts_remote_config`: where offers go, and what became of them is read.
+    pub exchange: Option<Arc<Exchange>>,
     /// The configuration in force, masked; empty: nobody has said yet.
     pub effective: watch::Receiver<Arc<str>>,
     /// By which the platform knows us, if it does.
@@ -69,6 +72,7 @@ struct Known {
     description: Option<u64>,
     health: Option<u64>,
     config: Option<u64>,
+    remote: Option<u64>,
 }
 
 /// A message, and what the server knows when it has it.
@@ -82,6 +86,7 @@ impl Desk {
     /// Opens it: nothing was said yet.
     #[must_use]
     pub fn open(settings: Settings, board: Health, told: OpampMetrics, mut dice: Dice) -> Desk {
+        let told = if settings.exchange.is_some() { told.taking_configurations() } else { told };
         let sheet = Sheet {
             talk: Talk::new(settings.interval, Instant::now(), &mut dice),
             instance: settings.instance.clone(),
@@ -126,7 +131,13 @@ impl Desk {
         self.settings.effective.clone()
     }
 
-    /// The configuration is another one.
+    /// Wakes who waits for another stage of a configuration that was offered; none where none is taken.
+    #[must_use]
+    pub fn remote(&self) -> Option<watch::Receiver<Option<Status>>> {
+        self.settings.exchange.as_ref().map(|exchange| exchange.status())
+    }
+
+    /// The configuration is another one, or what was offered has come further.
     pub fn changed(&self) {
         self.sheet().talk.hurry(Instant::now());
     }
@@ -167,6 +178,10 @@ impl Desk {
             instance_uid: Bytes::copy_from_slice(sheet.instance.uid().bytes()),
             sequence_num: sheet.talk.begin(),
             capabilities: capability::REPORTS_STATUS
+                | bit(
+                    self.settings.exchange.is_some(),
+                    capability::ACCEPTS_REMOTE_CONFIG | capability::REPORTS_REMOTE_CONFIG,
+                )
                 | bit(self.settings.reports_health, capability::REPORTS_HEALTH)
                 | bit(self.settings.reports_config, capability::REPORTS_EFFECTIVE_CONFIG),
             ..AgentToServer::default()
@@ -182,6 +197,8 @@ impl Desk {
         let health =
             settings.reports_health.then(|| report::health(&state, now, &settings.profile.exporters, self.told.name()));
         let effective = settings.effective.borrow().clone();
+        let remote = settings.exchange.as_ref().and_then(|exchange| exchange.status().borrow().clone());
+        let remote = remote.map(|status| status.message());
         let mut sheet = self.sheet();
         let uid = sheet.instance.uid();
         let description = report::description(&settings.profile, &sheet.place, uid, agent_id.as_deref());
@@ -190,6 +207,7 @@ impl Desk {
             description: Some(report::digest(&description)),
             health: health.as_ref().map(report::digest_of_health),
             config: tells_config.then(|| xxh3_64(effective.as_bytes())),
+            remote: remote.as_ref().map(report::digest),
         };
         let before = if sheet.talk.owes_all() { Known::default() } else { sheet.known };
         let message = AgentToServer {
@@ -198,6 +216,7 @@ impl Desk {
             effective_config: tells_config
                 .then(|| report::config(&effective))
                 .filter(|_| known.config != before.config),
+            remote_config_status: remote.filter(|_| known.remote != before.remote),
             ..self.begin_message(&mut sheet)
         };
         Written { uid, bytes: message.encode_to_vec().into(), known }
@@ -233,6 +252,14 @@ impl Desk {
             let renamed = answer.renamed.filter(|uid| sheet.instance.take_over(*uid, self.settings.is_trusted));
             (changed, renamed.map(|uid| (before, uid)))
         };
+        if let Some(exchange) = &self.settings.exchange {
+            if answer.heard == Heard::Taken {
+                exchange.heard();
+            }
+            if answer.remote.as_ref().is_some_and(|offered| !exchange.offer(offered)) {
+                self.told.senseless();
+            }
+        }
         if let Some((before, uid)) = renamed {
             self.told.renamed(before, uid, self.settings.is_trusted);
         }

@@ -1,8 +1,9 @@
 //! The messages of OpAMP that are spoken here, by hand (opamp-spec 0.14, `proto/opamp.proto`): field numbers are the protocol's, what
 //! is not named is skipped when it is read. Attributes are OTLP's own, whose numbers the protocol repeats.
 //!
-//! What a server offers and this agent does not take (configurations, packages, addresses, commands) is kept as the bytes it came in,
-//! to know that it was offered; nobody looks into them.
+//! What a server offers and this agent does not take (packages, addresses, commands) is kept as the bytes it came in, to know that it was
+//! offered; nobody looks into them. So is a configuration, into which one looks where the operator lets a server set some keys
+//! (`overlay.rs`).
 //!
 //! `tests/opamp` holds them against the reference implementation's own.
 
@@ -30,6 +31,9 @@ pub struct AgentToServer {
     /// By what; not there while the server knows it.
     #[prost(message, optional, tag = "6")]
     pub effective_config: Option<EffectiveConfig>,
+    /// What became of the configuration that was offered; not there while the server knows it.
+    #[prost(message, optional, tag = "7")]
+    pub remote_config_status: Option<RemoteConfigStatus>,
     /// The last message.
     #[prost(message, optional, tag = "9")]
     pub agent_disconnect: Option<AgentDisconnect>,
@@ -39,10 +43,14 @@ pub struct AgentToServer {
 pub mod capability {
     /// It reports its status: every agent does.
     pub const REPORTS_STATUS: u64 = 0x1;
+    /// It takes a configuration from the server.
+    pub const ACCEPTS_REMOTE_CONFIG: u64 = 0x2;
     /// It reports its effective configuration.
     pub const REPORTS_EFFECTIVE_CONFIG: u64 = 0x4;
     /// It reports its health.
     pub const REPORTS_HEALTH: u64 = 0x800;
+    /// It reports what became of a configuration that was offered.
+    pub const REPORTS_REMOTE_CONFIG: u64 = 0x1000;
 }
 
 /// `AgentDisconnect`: nothing is in it.
@@ -89,6 +97,31 @@ pub struct EffectiveConfig {
     /// Its files.
     #[prost(message, optional, tag = "1")]
     pub config_map: Option<AgentConfigMap>,
+}
+
+/// What became of a configuration that was offered.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RemoteConfigStatus {
+    /// Which one.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub last_remote_config_hash: bytes::Bytes,
+    /// 0: nothing was offered, 1: applied, 2: being applied, 3: failed.
+    #[prost(int32, tag = "2")]
+    pub status: i32,
+    /// Why it failed.
+    #[prost(string, tag = "3")]
+    pub error_message: String,
+}
+
+/// A configuration that is offered.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AgentRemoteConfig {
+    /// Its files.
+    #[prost(message, optional, tag = "1")]
+    pub config: Option<AgentConfigMap>,
+    /// By which the server knows it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub config_hash: bytes::Bytes,
 }
 
 /// Files by name; where there is one, it has none.

@@ -19,6 +19,8 @@ pub struct OpampMetrics {
     is_silence_told: Arc<AtomicBool>,
     /// What was offered and told.
     offered: Arc<Mutex<BTreeSet<Offer>>>,
+    /// A configuration that is offered is looked at.
+    takes_config: bool,
     health: Health,
     /// The extension's id: its name on the board.
     name: Arc<str>,
@@ -36,10 +38,22 @@ impl OpampMetrics {
             connected: metrics.gauges("tfo_agent_opamp_connected", connected, &[]).with(&[]),
             is_silence_told: Arc::default(),
             offered: Arc::default(),
+            takes_config: false,
             health: health.clone(),
             name: name.into(),
             span: tracing::info_span!("component", kind = "extension", name),
         }
+    }
+
+    /// A configuration that is offered is looked at.
+    #[must_use]
+    pub fn taking_configurations(self) -> OpampMetrics {
+        OpampMetrics { takes_config: true, ..self }
+    }
+
+    /// A configuration was offered of which nothing can be made.
+    pub fn senseless(&self) {
+        warn!(parent: &self.span, "OpAMP server offers a configuration without a hash, or one that is no message; it is ignored");
     }
 
     /// Under which the extension's own trouble stands on the board.
@@ -135,7 +149,8 @@ impl OpampMetrics {
     /// Each kind is told once in a process: a server may offer it with every answer.
     fn offered(&self, offers: &[Offer]) {
         let mut known = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
-        for offer in offers.iter().filter(|offer| known.insert(**offer)) {
+        let in_vain = offers.iter().filter(|offer| !(self.takes_config && **offer == Offer::RemoteConfig));
+        for offer in in_vain.filter(|offer| known.insert(**offer)) {
             warn!(parent: &self.span, offer = offer.name(), "OpAMP server offers what this agent does not take; it is ignored");
         }
     }

@@ -75,6 +75,7 @@ impl Rig {
             interval,
             is_trusted,
             reports_health: true,
+            exchange: None,
             reports_config: true,
             effective: known,
             agent_id: Arc::new(|| Some("tfo-agent-gw-7".to_owned())),

@@ -9,7 +9,8 @@
 use super::far_end::{Answer, Manner, Request};
 use crate::opamp::answer::PROTOBUF;
 use crate::opamp::messages::{
-    AgentDescription, AgentToServer, ComponentHealth, REPORT_FULL_STATE, ServerToAgent, any_value,
+    AgentConfigFile, AgentConfigMap, AgentDescription, AgentRemoteConfig, AgentToServer, ComponentHealth,
+    REPORT_FULL_STATE, RemoteConfigStatus, ServerToAgent, any_value,
 };
 use crate::uplink::pack::{Encoding, inflate};
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub struct Row {
     pub health: Option<ComponentHealth>,
     /// By what it works.
     pub config: Option<String>,
+    /// What it told last of a configuration that was offered.
+    pub remote: Option<RemoteConfigStatus>,
     /// It said that it goes.
     pub is_gone: bool,
     /// How often it was asked for everything.
@@ -91,12 +94,22 @@ pub struct Console {
     agents: BTreeMap<Vec<u8>, Row>,
     replies: VecDeque<Reply>,
     messages: VecDeque<(AgentToServer, Vec<(String, String)>)>,
+    offered: Option<AgentRemoteConfig>,
 }
 
 impl Console {
     /// Says this to the next message that nothing else is said to.
     pub fn reply(&mut self, reply: Reply) {
         self.replies.push_back(reply);
+    }
+
+    /// From now on this configuration is offered to every agent that does not tell of its hash.
+    pub fn offer(&mut self, hash: &[u8], text: &str) {
+        let file =
+            AgentConfigFile { body: Bytes::copy_from_slice(text.as_bytes()), content_type: "text/yaml".to_owned() };
+        let config = AgentConfigMap { config_map: BTreeMap::from([(String::new(), file)]) };
+        let config_hash = Bytes::copy_from_slice(hash);
+        self.offered = Some(AgentRemoteConfig { config: Some(config), config_hash });
     }
 
     /// What agents told, by uid.
@@ -154,11 +167,20 @@ impl Console {
         row.description = said.agent_description.clone().or(row.description.take());
         row.health = said.health.clone().or(row.health.take());
         let config = said.effective_config.as_ref().and_then(|config| config.config_map.as_ref()?.config_map.get(""));
+        row.remote = said.remote_config_status.clone().or(row.remote.take());
+        let known = row.remote.as_ref().map(|told| &told.last_remote_config_hash);
+        let offered = self.offered.as_ref().filter(|offered| Some(&offered.config_hash) != known && !row.is_gone);
         row.config = config.map(|file| String::from_utf8_lossy(&file.body).into_owned()).or(row.config.take());
         let lacks = row.description.is_none() || (is_missed && said.agent_description.is_none());
         let flags = if lacks && !row.is_gone { REPORT_FULL_STATE } else { 0 };
         row.asked += u64::from(flags != 0);
-        ServerToAgent { instance_uid: said.instance_uid.clone(), flags, capabilities: 0x5, ..ServerToAgent::default() }
+        ServerToAgent {
+            instance_uid: said.instance_uid.clone(),
+            flags,
+            capabilities: 0x7,
+            remote_config: offered.map(|offered| offered.encode_to_vec().into()),
+            ..ServerToAgent::default()
+        }
     }
 }
 

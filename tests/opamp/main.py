@@ -24,6 +24,8 @@ import install  # noqa: E402  # how Go programs are had, once for all suites
 # A debug build on a busy machine of two cores, several times over.
 PATIENCE_S = 60
 SECRET = "do-not-tell-anybody"
+# Where it is waited until a configuration has proved itself.
+PROVE = ("https",)
 # The key under `server`, the scheme, and whether it goes through a proxy.
 TRANSPORTS = {
     "http": ("http", "http", False),
@@ -155,6 +157,7 @@ def configuration(home, kind, scheme, port, otlp, proxy, site):
     through = f"\n        proxy_url: http://127.0.0.1:{proxy.port}" if proxy else ""
     return f"""
 receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{otlp}'}}}}}}}}
+processors: {{batch: {{timeout: 1s}}}}
 exporters:
   otlphttp:
     endpoint: http://127.0.0.1:1
@@ -169,10 +172,11 @@ extensions:
         headers: {{X-Key: {SECRET}}}{tls}{polling}{through}
     agent_description:
       non_identifying_attributes: {{site: {site}}}
+    capabilities: {{accepts_remote_config: true}}
 service:
   extensions: [file_storage, opamp]
   telemetry: {{metrics: {{level: none}}}}
-  pipelines: {{logs: {{receivers: [otlp], exporters: [otlphttp]}}}}
+  pipelines: {{logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}}}
 """
 
 
@@ -199,7 +203,7 @@ def is_whole(said):
 def looks_right(said, uid=None, site="north"):
     check(is_whole(said), f"not everything is told: {said}")
     check(said["unknown"] == 0, "opamp-go does not know a field of it")
-    check(said["capabilities"] & 0x805 == 0x805, f"capabilities {said['capabilities']:#x}")
+    check(said["capabilities"] & 0x1807 == 0x1807, f"capabilities {said['capabilities']:#x}")
     check(len(said["uid"]) == 32 and said["uid"][12] == "7" or uid is not None, f"the uid is no UUIDv7: {said['uid']}")
     check(uid is None or said["uid"] == uid, f"the uid is {said['uid']}, not {uid}")
     who = said["identifying"]
@@ -272,6 +276,37 @@ def scenario(name, agent_path, server_path, home, say):
         agent.start()
         looks_right(server.next(is_whole), uid, "south")
         say(f"ok {name}: restart")
+
+        def offer(number, text):
+            server.say(f"remote {number:02x} {text.encode().hex()}")
+            if kind == "ws":
+                server.say("push")
+
+        def stage(number, status):
+            told = lambda said: said.get("remote", {}).get("hash") == f"{number:02x}" and said["remote"]["status"].endswith(status)  # noqa: E731
+            return server.next(told)["remote"]
+
+        offer(1, "exporters: {otlphttp: {endpoint: 'http://127.0.0.1:2'}}")
+        why = stage(1, "_FAILED")["why"]
+        check("exporters.otlphttp.endpoint" in why, f"it failed because {why!r}")
+        offer(2, "processors: {batch: {timeout: 3s}}")
+        stage(2, "_APPLYING")
+        if name in PROVE:
+            # A minute in force is what it takes.
+            server.next(lambda said: said.get("remote", {}).get("status", "").endswith("_APPLIED"), 2 * PATIENCE_S)
+            agent.end(signal.SIGKILL)
+            agent.start()
+            looks = server.next(is_whole)
+            check(looks["remote"]["hash"] == "02" and "timeout: 3s" in looks["config"], f"after a kill it tells {looks['remote']}")
+        else:
+            agent.end(signal.SIGKILL)
+            agent.start()
+            looks = server.next(is_whole)
+            check("remote" not in looks and "timeout: 1s" in looks["config"], f"what had not proved itself outlives a kill: {looks}")
+            stage(2, "_APPLYING")
+        offer(3, "")
+        stage(3, "_APPLYING")
+        say(f"ok {name}: remote")
 
         other = "0193c1a27b4e7c3d9f102a6b8c4d5e6f"
         server.say(f"name {other}")

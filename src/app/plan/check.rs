@@ -69,12 +69,23 @@ fn check_registration(config: &Config, top: &Section<'_>) {
 /// One server manages an agent; of two each would be told half of what changes.
 fn check_opamp(config: &Config, top: &Section<'_>) {
     let is_opamp = |id: &&Id| matches!(config.extensions.get(*id), Some(ExtensionConfig::Opamp(_)));
+    let is_storage = |id: &Id| matches!(config.extensions.get(id), Some(ExtensionConfig::FileStorage(_)));
     let mut all = config.service.extensions.iter().filter(is_opamp);
     let Some(first) = all.next() else { return };
     for second in all {
         let message = format!("there is one OpAMP server for an agent, and `{first}` names it");
         tell(top, "extensions", second, "", |s, at, path| s.error(at, path, message));
     }
+    let Some((id, section)) = config.opamp().filter(|(_, section)| section.accepts_remote_config) else { return };
+    let server = &section.server;
+    let why = if !registration::is_trusted(&server.endpoint, Some(&server.tls)) {
+        "needs a server over https with a checked certificate, or on this machine: anybody between could set the configuration"
+    } else if !config.service.extensions.iter().any(is_storage) {
+        "needs a file_storage in service.extensions, where what the server sets is kept"
+    } else {
+        return;
+    };
+    tell(top, "extensions", id, "capabilities.accepts_remote_config", |s, at, path| s.error(at, path, why));
 }
 
 /// Every signal that is sent to an exporter has a place to go.

@@ -4,6 +4,7 @@
 //	full         asks for everything with its next word
 //	name <hex>   gives another instance uid with its next word
 //	push         says its next word now, over a WebSocket
+//	remote <hex> <hex>   offers this configuration (hash, text) to every agent that does not tell of this hash
 //
 // It behaves as the example server of opamp-go: who is not known, or left a number out, is asked for everything.
 package main
@@ -43,6 +44,9 @@ type console struct {
 	full  bool
 	name  []byte
 	conns map[types.Connection][]byte
+	// What is offered, and the hash of which each agent told last.
+	hash, text []byte
+	remote     map[string]string
 }
 
 func (c *console) tell(what map[string]any) {
@@ -66,7 +70,8 @@ func (c *console) word(uid []byte) *protobufs.ServerToAgent {
 	said := &protobufs.ServerToAgent{
 		InstanceUid: uid,
 		Capabilities: uint64(protobufs.ServerCapabilities_ServerCapabilities_AcceptsStatus |
-			protobufs.ServerCapabilities_ServerCapabilities_AcceptsEffectiveConfig),
+			protobufs.ServerCapabilities_ServerCapabilities_AcceptsEffectiveConfig |
+			protobufs.ServerCapabilities_ServerCapabilities_OffersRemoteConfig),
 	}
 	if c.full {
 		said.Flags |= uint64(protobufs.ServerToAgentFlags_ServerToAgentFlags_ReportFullState)
@@ -75,6 +80,12 @@ func (c *console) word(uid []byte) *protobufs.ServerToAgent {
 	if c.name != nil {
 		said.AgentIdentification = &protobufs.AgentIdentification{NewInstanceUid: c.name}
 		c.name = nil
+	}
+	if c.hash != nil && c.remote[string(uid)] != string(c.hash) {
+		files := map[string]*protobufs.AgentConfigFile{"": {Body: c.text, ContentType: "text/yaml"}}
+		said.RemoteConfig = &protobufs.AgentRemoteConfig{
+			Config: &protobufs.AgentConfigMap{ConfigMap: files}, ConfigHash: c.hash,
+		}
 	}
 	return said
 }
@@ -107,6 +118,13 @@ func (c *console) heard(_ context.Context, conn types.Connection, message *proto
 	if config := message.GetEffectiveConfig(); config != nil {
 		what["config"] = string(config.GetConfigMap().GetConfigMap()[""].GetBody())
 	}
+	if remote := message.GetRemoteConfigStatus(); remote != nil {
+		c.remote[string(uid)] = string(remote.GetLastRemoteConfigHash())
+		what["remote"] = map[string]any{
+			"hash": hex.EncodeToString(remote.GetLastRemoteConfigHash()), "status": remote.GetStatus().String(),
+			"why": remote.GetErrorMessage(),
+		}
+	}
 	before, known := c.last[string(uid)]
 	if (!known && message.GetAgentDescription() == nil) || (known && message.GetSequenceNum() != before+1 && message.GetAgentDescription() == nil) {
 		c.full = true
@@ -134,6 +152,16 @@ func (c *console) obey() {
 				log.Fatal(err)
 			}
 			c.name = name
+		case len(words) == 3 && words[0] == "remote":
+			hash, err := hex.DecodeString(words[1])
+			if err != nil {
+				log.Fatal(err)
+			}
+			text, err := hex.DecodeString(words[2])
+			if err != nil {
+				log.Fatal(err)
+			}
+			c.hash, c.text = hash, text
 		case len(words) == 1 && words[0] == "push":
 			for conn, uid := range c.conns {
 				if err := conn.Send(context.Background(), c.word(uid)); err != nil {
@@ -179,7 +207,7 @@ func main() {
 	ca := flag.String("ca", "", "speak TLS, and write the certificate here")
 	key := flag.String("key", "", "the X-Key that agents must show")
 	flag.Parse()
-	c := &console{last: map[string]uint64{}, conns: map[types.Connection][]byte{}}
+	c := &console{last: map[string]uint64{}, conns: map[types.Connection][]byte{}, remote: map[string]string{}}
 	settings := server.StartSettings{ListenEndpoint: *listen, ListenPath: "/v1/opamp"}
 	if *ca != "" {
 		config, err := selfSigned(*ca)
