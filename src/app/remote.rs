@@ -13,14 +13,16 @@
 //! * `--last-good` keeps the local configuration without it.
 
 use super::opamp;
-use super::plan::{Config, Outcome, read_given};
+use super::plan::{Config, Outcome, ProcessorConfig, ReceiverConfig, read_given};
 use super::run::{carry_out, in_short, machine};
 use super::wire::{Agent, plan_of};
+use crate::config::problems::Severity;
 use crate::config::{Form, Given, Id, Source};
 use crate::opamp::Exchange;
 use crate::opamp::exchange::{Offered, Stage, Status};
 use crate::opamp::overlay::Overlay;
-use crate::opamp::trial::{Layer, Trial};
+use crate::opamp::trial::{Layer, Spoiled, Trial};
+use crate::registrar::answer::{MESSAGE_MAX, short};
 use crate::supervise::SeatView;
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::Logs;
@@ -30,12 +32,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// How long a configuration must be in force before it has proved itself.
 const WINDOW: Duration = Duration::from_secs(60);
 /// How often it is looked at in that time.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long a disk may take for a small file.
+const DISK: Duration = Duration::from_secs(10);
+/// Offers that are looked at one after the other, and then one in so long.
+const OFFERS_AT_ONCE: u32 = 5;
+const OFFER_EVERY: Duration = Duration::from_secs(1_200);
 /// As reports name it.
 const NAME: &str = "opamp remote configuration";
 
@@ -63,7 +70,56 @@ fn lay(layer: &Layer, local: &Config, given: &Given) -> Result<Option<Found>, St
     let mut given = given.clone();
     given.sources.push(Source { name: NAME.to_owned(), form: Form::Yaml, text: layer.text.clone() });
     let Outcome { config, report, effective, .. } = read_given(&given, &machine());
-    config.map(|config| Some(Found { config, effective })).ok_or_else(|| in_short(&report))
+    let Some(config) = config else {
+        let mut errors = report.problems().iter().filter(|problem| problem.severity == Severity::Error);
+        let own = errors.find(|problem| report.source_of(problem.at) == NAME);
+        // What is wrong with the operator's own is the log's.
+        tracing::warn!(why = in_short(&report), "the local configuration and what an OpAMP server set are not one");
+        return Err(own.map_or_else(
+            || "the local configuration has an error now".to_owned(),
+            |problem| short(&format!("{}: {}", problem.path, problem.told()), MESSAGE_MAX),
+        ));
+    };
+    says_more(local, &config).map_or(Ok(Some(Found { config, effective })), Err)
+}
+
+/// What makes the agent say more, or more often, than the operator had it say: who pays for the link decides that.
+fn says_more(local: &Config, over: &Config) -> Option<String> {
+    let less = |path: String, now: Duration, before: Duration| {
+        (now < before).then(|| format!("{path}: {now:?} is less than the local {before:?}"))
+    };
+    let batches = over.processors.iter().find_map(|(id, section)| match (section, local.processors.get(id)) {
+        (ProcessorConfig::Batch(now), Some(ProcessorConfig::Batch(before))) => {
+            let size = (now.send_batch_size < before.send_batch_size).then(|| {
+                let (now, before) = (now.send_batch_size, before.send_batch_size);
+                format!("processors.{id}.send_batch_size: {now} is less than the local {before}")
+            });
+            let max = (now.send_batch_max_size < before.send_batch_max_size).then(|| {
+                let (now, before) = (now.send_batch_max_size, before.send_batch_max_size);
+                format!("processors.{id}.send_batch_max_size: {now} is less than the local {before}")
+            });
+            less(format!("processors.{id}.timeout"), now.timeout, before.timeout).or(size).or(max)
+        }
+        _ => None,
+    });
+    let own = over.receivers.iter().find_map(|(id, section)| match (section, local.receivers.get(id)) {
+        (ReceiverConfig::Own(now), Some(ReceiverConfig::Own(before))) => {
+            less(format!("receivers.{id}.collection_interval"), now.collection_interval, before.collection_interval)
+        }
+        _ => None,
+    });
+    let rates = over.exporters.iter().find_map(|(id, section)| {
+        let (now, before) = (section.drain()?.max_rate, local.exporters.get(id)?.drain()?.max_rate?);
+        let is_more = now.is_none_or(|now| now > before);
+        is_more.then(|| {
+            format!("exporters.{id}.drain.max_rate: {} is more than the local {before}", now.unwrap_or(u64::MAX))
+        })
+    });
+    let polls = over.opamp().zip(local.opamp()).and_then(|((id, now), (_, before))| {
+        let path = format!("extensions.{id}.server.http.polling_interval");
+        less(path, now.server.polling_interval, before.server.polling_interval)
+    });
+    batches.or(own).or(rates).or(polls)
 }
 
 /// Every component it speaks of is there.
@@ -107,7 +163,11 @@ impl Looked {
         let known = present.filter(|present| place.as_ref() == Some(&present.place));
         let (is_read, mut trouble) = (known.is_none(), None);
         let (trial, layer) = match (known, &place) {
-            (Some(known), _) => (known.trial, known.over),
+            // One that did not fit before may fit now.
+            (Some(known), _) => {
+                let layer = known.over.or_else(|| known.trial.proved().cloned());
+                (known.trial, layer)
+            }
             (None, None) => (Trial::default(), None),
             (None, Some(place)) => {
                 let trial = Trial::read(place).unwrap_or_else(|error| {
@@ -152,6 +212,13 @@ pub(super) struct Remote {
     /// Since when it is tried; none: it has proved itself, or there is nothing.
     since: Option<Instant>,
     next_look: Instant,
+    /// A post fell under it: it is to be taken back.
+    is_condemned: bool,
+    /// The last offer that was not carried out: it may fit another local configuration.
+    refused: Option<Arc<Offered>>,
+    purse: Purse,
+    /// Files are written in the order of asking.
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// How often each post had fallen when it began to be tried.
     falls: BTreeMap<String, u64>,
     window: Duration,
@@ -174,6 +241,10 @@ impl Remote {
             over: None,
             since: None,
             next_look: now,
+            is_condemned: false,
+            refused: None,
+            purse: Purse { offers: OFFERS_AT_ONCE, since: now },
+            turn: Arc::default(),
             falls: BTreeMap::new(),
             window: window(),
             outcomes,
@@ -183,7 +254,8 @@ impl Remote {
     /// What is in force, for who reads the local configuration again.
     pub(super) fn present(&self) -> Option<Present> {
         let place = self.place.clone()?;
-        Some(Present { place, trial: self.trial.clone(), over: self.over.clone() })
+        let over = self.over.clone().filter(|_| !self.is_condemned);
+        Some(Present { place, trial: self.trial.clone(), over })
     }
 
     /// This local configuration is in force, with what was looked up for it laid over it.
@@ -196,34 +268,42 @@ impl Remote {
                 "what an OpAMP server set cannot be read; the local configuration is in force without it"
             );
         }
+        let is_another = layer != self.over;
         (self.place, self.trial, self.over) = (place, trial, layer);
-        if is_read {
-            self.since = None;
+        if is_read || is_another {
+            (self.since, self.is_condemned) = (None, false);
         }
         if self.place.is_none() {
             self.exchange.set(None);
             return;
         }
-        let unfit = laid.err();
-        if let Some(why) = unfit {
+        if let Err(why) = laid {
             let hash = self.over.take().map(|layer| layer.hash()).unwrap_or_default();
             self.since = None;
-            self.failed(&hash, &why);
-        } else if is_read {
-            let tried = self.trial.trying().filter(|_| self.trial.is_spoiled()).map(Layer::hash);
-            match (tried, &self.over) {
-                (Some(hash), _) => self.exchange.set(Some(failure(&hash, SPOILED))),
-                (None, Some(layer)) => self.exchange.set(Some(status(&layer.hash(), Stage::Applied))),
-                (None, None) => self.exchange.set(None),
+            return self.failed(&hash, &why);
+        }
+        let is_of = |layer: &Layer| self.told_of().is_none_or(|hash| hash == layer.hash());
+        match &self.over {
+            _ if is_read && self.trial.spoiled().is_some() => {
+                self.exchange.set(self.trial.spoiled().map(|hash| failure(&hash, SPOILED)));
             }
+            Some(layer) if self.since.is_none() && (is_read || is_of(layer)) => {
+                self.exchange.set(Some(status(&layer.hash(), Stage::Applied)));
+            }
+            None if is_read => self.exchange.set(None),
+            _ => {}
         }
     }
 
+    /// The hash of which the server was told last.
+    fn told_of(&self) -> Option<Vec<u8>> {
+        self.exchange.status().borrow().as_ref().map(|status| status.hash.clone())
+    }
+
     /// What is to be looked at again after a reload: an offer that failed may fit another local configuration.
-    pub(super) fn again(&self) -> Option<Arc<Offered>> {
-        let status = self.exchange.status();
-        let failed = status.borrow().as_ref().filter(|status| status.stage == Stage::Failed).map(|s| s.hash.clone())?;
-        self.offers.borrow().clone().filter(|offered| offered.hash == failed)
+    pub(super) fn again(&mut self) -> Option<Arc<Offered>> {
+        let told = self.told_of();
+        self.refused.take().filter(|offered| self.place.is_some() && told.is_none_or(|hash| hash == offered.hash))
     }
 
     /// The next thing to do.
@@ -235,12 +315,19 @@ impl Remote {
                     None => std::future::pending().await,
                 }
             };
+            let (offers, purse) = (&mut self.offers, &self.purse);
+            let offered = async {
+                sleep_until(purse.opens()).await;
+                offers.changed().await
+            };
             tokio::select! {
-                changed = self.offers.changed() => {
+                changed = offered => {
                     if changed.is_err() {
                         std::future::pending::<()>().await; // the agent is gone
                     }
-                    if let Some(offered) = self.offers.borrow_and_update().clone() {
+                    let offered = self.offers.borrow_and_update().clone();
+                    if let Some(offered) = offered {
+                        self.purse.spend();
                         return Due::Offer(offered);
                     }
                 }
@@ -250,24 +337,27 @@ impl Remote {
     }
 
     /// Takes what a server offers, or says why not.
-    pub(super) async fn take(&mut self, offered: &Offered, agent: &mut Agent, logs: &Logs) {
+    pub(super) async fn take(&mut self, offered: &Arc<Offered>, agent: &mut Agent, logs: &Logs) {
         let hash = &offered.hash[..];
-        let Some(place) = self.place.clone() else {
-            return self.failed(hash, NO_LOCAL);
-        };
-        let is_present = |layer: &Option<&Layer>| layer.is_some_and(|layer| layer.hash() == hash);
-        if self.since.is_none() && is_present(&self.over.as_ref()) {
-            return self.exchange.set(Some(status(hash, Stage::Applied)));
+        let has_proved = self.trial.proved().is_some_and(|layer| layer.hash() == hash);
+        if has_proved && self.since.is_none() && self.over.as_ref() == self.trial.proved() {
+            self.exchange.set(Some(status(hash, Stage::Applied)));
+            return self.exchange.forget_offer();
         }
         self.exchange.set(Some(status(hash, Stage::Applying)));
-        let is_proved = is_present(&self.trial.proved());
-        let outcome = match is_proved {
-            true => self.return_to_proved(agent, logs).await,
-            false => self.try_out(offered, &place, agent, logs).await,
+        self.exchange.forget_offer();
+        self.refused = None;
+        let outcome = match (has_proved, self.place.clone()) {
+            (_, None) => Err(NO_LOCAL.to_owned()),
+            (true, _) => self.return_to_proved(agent, logs).await,
+            (false, Some(place)) => self.try_out(offered, &place, agent, logs).await,
         };
         match outcome {
-            Err(why) => self.failed(hash, &why),
-            Ok(()) if is_proved => {
+            Err(why) => {
+                self.refused = Some(offered.clone());
+                self.failed(hash, &why);
+            }
+            Ok(()) if has_proved => {
                 self.outcomes.with(&["applied"]).inc();
                 self.exchange.set(Some(status(hash, Stage::Applied)));
             }
@@ -275,16 +365,29 @@ impl Remote {
         }
     }
 
-    async fn try_out(&mut self, offered: &Offered, place: &Path, agent: &mut Agent, logs: &Logs) -> Result<(), String> {
-        let layer = Layer::new(&offered.hash, &Overlay::read(&offered.files)?);
-        let mut trial = self.trial.clone();
-        trial.begin(layer.clone()).map_err(|_| SPOILED.to_owned())?;
+    async fn try_out(
+        &mut self,
+        offered: &Arc<Offered>,
+        place: &Path,
+        agent: &mut Agent,
+        logs: &Logs,
+    ) -> Result<(), String> {
+        let asked = offered.clone();
+        let read = move || Overlay::read(&asked.files).map(|overlay| Layer::new(&asked.hash, &overlay));
+        let layer = in_time(read).await??;
+        let before = self.trial.clone();
+        let mut trial = before.clone();
+        trial.begin(&layer).map_err(|Spoiled| SPOILED.to_owned())?;
         let found = self.found(&layer).await?;
-        keep(&trial, place).await?;
-        self.trial = trial;
-        carry_out(agent, found, logs).await?;
+        self.keep(&trial, place).await?;
+        if let Err(why) = carry_out(agent, found, logs).await {
+            if let Err(why) = self.keep(&before, place).await {
+                tracing::warn!(error = why, "it cannot be kept that what an OpAMP server set was not carried out");
+            }
+            return Err(why);
+        }
         tracing::info!("what an OpAMP server set is in force; it is kept when it has proved itself");
-        self.over = Some(layer);
+        (self.trial, self.over, self.is_condemned) = (trial, Some(layer), false);
         self.falls = agent.supervisor.watch().seats.into_iter().map(|seat| (seat.name, seat.falls)).collect();
         let now = Instant::now();
         (self.since, self.next_look) = (Some(now), now + self.look_every());
@@ -295,11 +398,7 @@ impl Remote {
     async fn found(&self, layer: &Layer) -> Result<Found, String> {
         let (local, given) = self.local.clone().ok_or(NO_LOCAL)?;
         let layer = layer.clone();
-        // References may lead to files on a disk that stands still.
-        let laid = actix_rt::task::spawn_blocking(move || {
-            lay(&layer, &local.config, &given).map(|found| found.unwrap_or(local))
-        });
-        laid.await.map_err(|error| error.to_string())?
+        in_time(move || lay(&layer, &local.config, &given).map(|found| found.unwrap_or(local))).await?
     }
 
     async fn return_to_proved(&mut self, agent: &mut Agent, logs: &Logs) -> Result<(), String> {
@@ -309,49 +408,74 @@ impl Remote {
             None => self.local.clone().ok_or(NO_LOCAL)?.0,
         };
         carry_out(agent, found, logs).await?;
-        (self.over, self.since) = (layer, None);
+        (self.over, self.since, self.is_condemned) = (layer, None, false);
         Ok(())
     }
 
     /// Looks after what is tried.
     pub(super) async fn look(&mut self, agent: &mut Agent, logs: &Logs) {
-        let (Some(since), Some(place)) = (self.since, self.place.clone()) else { return };
+        let (Some(since), Some(place), Some(layer)) = (self.since, self.place.clone(), self.over.clone()) else {
+            return;
+        };
         self.next_look = Instant::now() + self.look_every();
         let watch = agent.supervisor.watch();
         let has_fallen = |seat: &&SeatView| seat.falls > self.falls.get(&seat.name).copied().unwrap_or_default();
-        let hash = self.over.as_ref().map(Layer::hash).unwrap_or_default();
-        if let Some(seat) = watch.seats.iter().find(has_fallen) {
-            self.trial.spoil();
-            if let Err(why) = keep(&self.trial, &place).await {
-                tracing::warn!(error = why, "it cannot be kept that what an OpAMP server set is not to be tried again");
-            }
-            let why = match self.return_to_proved(agent, logs).await {
-                Ok(()) => format!("{} fell under it; what was in force before is again", seat.name),
-                Err(error) => {
-                    self.since = None;
-                    format!("{} fell under it, and it cannot be taken back before a restart: {error}", seat.name)
-                }
-            };
-            tracing::error!(why, "what an OpAMP server set is taken back");
-            self.outcomes.with(&["rolled_back"]).inc();
-            return self.exchange.set(Some(failure(&hash, &why)));
+        let fallen = watch.seats.iter().find(has_fallen).map(|seat| seat.name.clone());
+        if self.is_condemned || fallen.is_some() {
+            return self.take_back(&layer, &place, fallen.as_deref().unwrap_or("a post"), agent, logs).await;
         }
         let is_heard = self.exchange.last_heard().is_some_and(|heard| heard > since);
         if since.elapsed() < self.window || !is_heard {
             return;
         }
         let mut trial = self.trial.clone();
-        trial.prove();
-        match keep(&trial, &place).await {
+        trial.prove(&layer);
+        match self.keep(&trial, &place).await {
             // It is tried until it can be kept.
             Err(why) => tracing::warn!(error = why, "what an OpAMP server set has proved itself and cannot be kept"),
             Ok(()) => {
                 (self.trial, self.since) = (trial, None);
                 tracing::info!("what an OpAMP server set has proved itself, and is kept");
                 self.outcomes.with(&["applied"]).inc();
-                self.exchange.set(Some(status(&hash, Stage::Applied)));
+                self.tell(&layer, Stage::Applied, "");
             }
         }
+    }
+
+    /// Takes back what is tried: first what is in force, then what the disk says. Tried at each look until it succeeds.
+    async fn take_back(&mut self, layer: &Layer, place: &Path, seat: &str, agent: &mut Agent, logs: &Logs) {
+        let is_first = !std::mem::replace(&mut self.is_condemned, true);
+        self.trial.spoil(layer);
+        let done = self.return_to_proved(agent, logs).await;
+        if let Err(why) = self.keep(&self.trial, place).await {
+            tracing::warn!(error = why, "it cannot be kept that what an OpAMP server set is not to be tried again");
+        }
+        if is_first {
+            self.outcomes.with(&["rolled_back"]).inc();
+            tracing::error!(seat, "a post fell under what an OpAMP server set; it is taken back");
+            self.tell(layer, Stage::Failed, &format!("{seat} fell under it; it is taken back"));
+        }
+        if let Err(error) = done {
+            tracing::error!(error, "what an OpAMP server set cannot be taken back yet");
+        }
+    }
+
+    /// The server is told of this one, unless it was told of another one since.
+    fn tell(&self, layer: &Layer, stage: Stage, why: &str) {
+        let hash = layer.hash();
+        if self.told_of().is_none_or(|told| told == hash) {
+            self.exchange.set(Some(Status { hash, stage, why: why.to_owned() }));
+        }
+    }
+
+    /// Writes the file, after what is being written.
+    async fn keep(&self, trial: &Trial, place: &Path) -> Result<(), String> {
+        let (trial, place, turn) = (trial.clone(), place.to_owned(), self.turn.clone());
+        in_time(move || {
+            let _turn = turn.blocking_lock();
+            trial.keep(&place).map_err(|error| format!("it cannot be kept: {error}"))
+        })
+        .await?
     }
 
     fn look_every(&self) -> Duration {
@@ -378,12 +502,38 @@ fn failure(hash: &[u8], why: &str) -> Status {
     Status { hash: hash.to_vec(), stage: Stage::Failed, why: why.to_owned() }
 }
 
-async fn keep(trial: &Trial, place: &Path) -> Result<(), String> {
-    let (trial, place) = (trial.clone(), place.to_owned());
-    let kept = actix_rt::task::spawn_blocking(move || {
-        trial.keep(&place).map_err(|error| format!("it cannot be kept: {error}"))
-    });
-    kept.await.map_err(|error| error.to_string())?
+/// By a thread that a disk may hold up; nobody waits for it longer than this.
+async fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    match timeout(DISK, actix_rt::task::spawn_blocking(work)).await {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the disk does not answer within {DISK:?}")),
+    }
+}
+
+/// How many offers are looked at: a server that has another one with every answer must not keep an agent reloading, or telling of it.
+#[derive(Debug)]
+struct Purse {
+    offers: u32,
+    /// Since when the next one is put in.
+    since: Instant,
+}
+
+impl Purse {
+    /// When the next offer may be looked at.
+    fn opens(&self) -> Instant {
+        if self.offers > 0 { self.since } else { self.since + OFFER_EVERY }
+    }
+
+    fn spend(&mut self) {
+        let now = Instant::now();
+        while self.offers < OFFERS_AT_ONCE && now.saturating_duration_since(self.since) >= OFFER_EVERY {
+            (self.offers, self.since) = (self.offers + 1, self.since + OFFER_EVERY);
+        }
+        if self.offers == OFFERS_AT_ONCE {
+            self.since = now;
+        }
+        self.offers = self.offers.saturating_sub(1);
+    }
 }
 
 #[cfg(not(feature = "testing"))]
@@ -422,13 +572,13 @@ mod tests {
     /// The storage is not open: a process has one in it for good, and here an agent starts several times in one.
     fn local(dir: &Path, more: &str) -> (Found, Given) {
         let yaml = format!(
-            "yaml:{{receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:0'}}}}}}}}, \
+            "yaml:{{receivers: {{self: {{collection_interval: 1m}}, otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:0'}}}}}}}}, \
              processors: {{batch: {{timeout: 1s}}{more}}}, \
-             exporters: {{otlphttp: {{endpoint: 'http://127.0.0.1:1'}}}}, \
+             exporters: {{otlphttp: {{endpoint: 'http://127.0.0.1:1', drain: {{max_rate: 1MiB}}}}}}, \
              extensions: {{file_storage: {{directory: '{}'}}, \
                opamp: {{server: {{http: {{endpoint: 'http://127.0.0.1:1/'}}}}, capabilities: {{accepts_remote_config: true}}}}}}, \
              service: {{extensions: [file_storage, opamp], telemetry: {{metrics: {{level: none}}}}, \
-               pipelines: {{logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}}}}}}}",
+               pipelines: {{metrics: {{receivers: [self], exporters: [otlphttp]}}, logs: {{receivers: [otlp], processors: [batch], exporters: [otlphttp]}}}}}}}}",
             dir.join("spool").display()
         );
         let outcome = read(&Locations::of(&yaml), &Imagined::with(&[]));
@@ -469,7 +619,16 @@ mod tests {
         }
 
         async fn take(&mut self, hash: u8, text: &str) {
-            self.remote.take(&offered(hash, text), &mut self.agent, &self.logs).await;
+            self.remote.take(&Arc::new(offered(hash, text)), &mut self.agent, &self.logs).await;
+        }
+
+        /// SIGHUP, without what is looked at again after it.
+        async fn reload(&mut self, more: &str) {
+            let (found, given) = local(self.dir.path(), more);
+            let mut looked = Looked::at(&found.config, &given, self.remote.present());
+            let in_force = looked.take_found(found.clone());
+            carry_out(&mut self.agent, in_force, &self.logs).await.expect("it is whole");
+            self.remote.follow((found, given), looked);
         }
 
         async fn look(&mut self) {
@@ -585,11 +744,32 @@ mod tests {
                 "exporters: {otlphttp: {endpoint: 'http://127.0.0.1:2'}}",
                 "exporters.otlphttp.endpoint: a server may not set this",
             ),
-            (2, "processors: {batch/b: {timeout: 2s}}", "processors.batch/b: there is none here"),
+            (2, "processors: {batch/b: {timeout: 4s}}", "processors.batch/b: there is none here"),
             (
                 3,
                 "processors: {batch: {send_batch_size: 500, send_batch_max_size: 200}}",
                 "200 is less than send_batch_size",
+            ),
+            (8, "processors: {batch: {timeout: 500ms}}", "processors.batch.timeout: 500ms is less than the local 1s"),
+            (
+                9,
+                "processors: {batch: {send_batch_size: 500}}",
+                "processors.batch.send_batch_size: 500 is less than the local 8192",
+            ),
+            (
+                10,
+                "receivers: {self: {collection_interval: 10s}}",
+                "collection_interval: 10s is less than the local 60s",
+            ),
+            (
+                11,
+                "exporters: {otlphttp: {drain: {max_rate: 2MiB}}}",
+                "drain.max_rate: 2097152 is more than the local 1048576",
+            ),
+            (
+                12,
+                "extensions: {opamp: {server: {http: {polling_interval: 5s}}}}",
+                "polling_interval: 5s is less than the local 30s",
             ),
             (
                 4,
@@ -611,17 +791,14 @@ mod tests {
         // Another local configuration, to which it fits.
         let exchange = rig.agent.exchange.clone();
         let message = crate::opamp::messages::AgentRemoteConfig {
-            config: Some(offered(6, "processors: {batch/b: {timeout: 2s}}").files),
+            config: Some(offered(6, "processors: {batch/b: {timeout: 4s}}").files),
             config_hash: vec![6].into(),
         };
         assert!(exchange.offer(&prost::Message::encode_to_vec(&message)));
         let Due::Offer(offer) = rig.remote.next().await else { panic!("it is offered") };
         rig.remote.take(&offer, &mut rig.agent, &rig.logs).await;
         assert_eq!(rig.told(), Some((vec![6], Stage::Failed)));
-        let (found, given) = local(rig.dir.path(), ", batch/b: {timeout: 3s}");
-        let looked = Looked::at(&found.config, &given, rig.remote.present());
-        carry_out(&mut rig.agent, found.clone(), &rig.logs).await.expect("it is whole");
-        rig.remote.follow((found, given), looked);
+        rig.reload(", batch/b: {timeout: 3s}").await;
         let offer = rig.remote.again().expect("it may fit now");
         rig.remote.take(&offer, &mut rig.agent, &rig.logs).await;
         assert_eq!(rig.told(), Some((vec![6], Stage::Applying)));
@@ -630,10 +807,13 @@ mod tests {
         // And one to which it does not: after a start, and after a reload.
         let mut rig = Rig::start(rig.end().await, "").await;
         assert_eq!(rig.told(), Some((vec![6], Stage::Failed)));
-        assert!(rig.remote.again().is_none());
-        let (found, given) = local(rig.dir.path(), "");
-        let looked = Looked::at(&found.config, &given, rig.remote.present());
-        rig.remote.follow((found, given), looked);
+        rig.reload("").await;
+        assert_eq!(rig.told(), Some((vec![6], Stage::Failed)));
+        // Until the component is there again.
+        rig.reload(", batch/b: {timeout: 3s}").await;
+        assert_eq!(rig.told(), Some((vec![6], Stage::Applied)));
+        assert_eq!(rig.remote.over.as_ref().map(Layer::hash), Some(vec![6]));
+        rig.reload("").await;
         assert_eq!(rig.told(), Some((vec![6], Stage::Failed)));
         rig.take(7, SLOWER).await;
         assert_eq!((rig.told(), rig.timeout()), (Some((vec![7], Stage::Applying)), 7));
@@ -652,5 +832,85 @@ mod tests {
         rig.proves().await;
         assert_eq!((rig.told(), rig.timeout()), (Some((vec![1], Stage::Applied)), 7));
         rig.end().await;
+    }
+
+    /// Goal: what is said of one is not taken for another, whatever comes between.
+    #[actix::test]
+    async fn one_that_is_refused_while_another_is_tried_is_told_of() {
+        let mut rig = Rig::start(new_dir(), "").await;
+        rig.take(1, SLOWER).await;
+        rig.take(2, "registration: {enabled: false}").await;
+        assert_eq!((rig.told(), rig.timeout()), (Some((vec![2], Stage::Failed)), 7));
+        rig.proves().await;
+        assert_eq!(rig.told(), Some((vec![2], Stage::Failed)), "the server would offer it again and again");
+        // The one that was in force all the while has proved itself.
+        let rig = Rig::start(rig.end().await, "").await;
+        assert_eq!((rig.told(), rig.timeout()), (Some((vec![1], Stage::Applied)), 7));
+        rig.end().await;
+    }
+
+    /// Goal: one that is forgotten can be offered again: after it was switched off and on, and after a start by the last good one.
+    #[actix::test]
+    async fn what_was_looked_at_can_be_offered_again() {
+        let mut rig = Rig::start(new_dir(), "").await;
+        let exchange = rig.agent.exchange.clone();
+        let message = crate::opamp::messages::AgentRemoteConfig {
+            config: Some(offered(1, SLOWER).files),
+            config_hash: vec![1].into(),
+        };
+        let bytes = prost::Message::encode_to_vec(&message);
+        // As after a start by the last good one.
+        (rig.remote.local, rig.remote.place) = (None, None);
+        exchange.offer(&bytes);
+        let Due::Offer(offer) = rig.remote.next().await else { panic!("it is offered") };
+        rig.remote.take(&offer, &mut rig.agent, &rig.logs).await;
+        assert_eq!((rig.told(), rig.why()), (Some((vec![1], Stage::Failed)), NO_LOCAL.to_owned()));
+        rig.reload("").await;
+        assert_eq!(rig.told(), None);
+        assert!(rig.remote.again().is_some(), "it is looked at at once");
+        exchange.offer(&bytes);
+        let Due::Offer(offer) = rig.remote.next().await else { panic!("it is offered") };
+        rig.remote.take(&offer, &mut rig.agent, &rig.logs).await;
+        assert_eq!((rig.told(), rig.timeout()), (Some((vec![1], Stage::Applying)), 7));
+        rig.end().await;
+    }
+
+    /// Goal: a disk that stands still holds up neither the stop nor what comes after, and its late writes change nothing.
+    #[actix::test]
+    async fn a_file_that_cannot_be_written_in_time_is_not_waited_for() {
+        let mut rig = Rig::start(new_dir(), "").await;
+        let turn = rig.remote.turn.clone().lock_owned().await; // somebody writes, and does not end
+        let began = Instant::now();
+        rig.take(1, SLOWER).await;
+        assert_eq!((rig.told(), rig.timeout()), (Some((vec![1], Stage::Failed)), 1));
+        assert!(began.elapsed() < DISK * 2 && rig.why().contains("does not answer"), "{}", rig.why());
+        drop(turn);
+        rig.take(2, SLOWER).await;
+        rig.proves().await;
+        assert_eq!((rig.told(), rig.timeout()), (Some((vec![2], Stage::Applied)), 7));
+        let rig = Rig::start(rig.end().await, "").await;
+        assert_eq!((rig.told(), rig.timeout()), (Some((vec![2], Stage::Applied)), 7));
+        rig.end().await;
+    }
+
+    /// Goal: a server that has another one with every answer is looked at five times, and then three times an hour.
+    #[tokio::test(start_paused = true)]
+    async fn offers_are_bounded() {
+        let mut purse = Purse { offers: OFFERS_AT_ONCE, since: Instant::now() };
+        let (began, mut taken) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_secs(24 * 3_600) {
+            sleep_until(purse.opens()).await;
+            tokio::time::advance(Duration::from_secs(1)).await;
+            purse.spend();
+            taken += 1;
+        }
+        assert!((5 + 71..=5 + 72).contains(&taken), "{taken} in a day");
+        tokio::time::advance(OFFER_EVERY * 20).await;
+        let mut at_once = 0;
+        while purse.opens() <= Instant::now() {
+            purse.spend();
+            at_once += 1;
+        }
+        assert_eq!(at_once, 5, "who was quiet has them all again, and not more");
     }
 }

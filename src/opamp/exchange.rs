@@ -106,7 +106,7 @@ impl Exchange {
         self.offered.subscribe()
     }
 
-    /// It may be offered again.
+    /// It is looked at: what is known of it from now on is its status.
     pub fn forget_offer(&self) {
         self.offered.send_if_modified(|offered| {
             *offered = None;

@@ -1,8 +1,9 @@
 //! What a management server may set when the operator lets it: the keys of [`KEYS`] and nothing else, each in its range.
 //!
 //! Nobody signs what OpAMP carries, so a server that was broken into says what its attacker likes. None of these keys names a file, a
-//! command, a listener, an address or a credential; none drops an item, shortens how long it is kept, or stops it from being sent. The
-//! worst they do is to make uploads slow, within the ranges.
+//! command, a listener, an address or a credential; none drops an item, shortens how long it is kept, or stops it from being sent. What
+//! would make the agent say more than the operator had it say is bounded by the local value (`app/remote.rs`). The worst they do is to
+//! make a backlog slow, by the same floor as the platform's `drain_rate`.
 //!
 //! What always holds:
 //! * An overlay holds these keys alone, as they were understood here: what is laid over the configuration is written anew from the
@@ -60,12 +61,11 @@ const OTLP: &[&str] = &["otlphttp", "otlp_http", "otlp", "otlp_grpc"];
 const ORDERS: &[&str] = &["oldest_first", "live_first", "newest_first"];
 
 /// The closed list (`docs/opamp.md` tells why each may be on it).
-const KEYS: [Key; 11] = [
+const KEYS: [Key; 10] = [
     key("processors", &["batch"], "timeout", Takes::Duration(Duration::ZERO, Duration::from_secs(60))),
     key("processors", &["batch"], "send_batch_size", Takes::Number(100, 100_000)),
     key("processors", &["batch"], "send_batch_max_size", Takes::Number(100, 100_000)),
     key("exporters", OTLP, "drain.order", Takes::Word(ORDERS)),
-    key("exporters", OTLP, "drain.metrics_order", Takes::Word(ORDERS)),
     key("exporters", OTLP, "drain.backlog_share", Takes::Decimal(0.05, 0.95)),
     key("exporters", OTLP, "drain.max_rate", Takes::Rate(DRAIN_RATE_MIN)),
     key("exporters", OTLP, "drain.priority", Takes::Words(&["traces", "metrics", "logs"])),
@@ -313,7 +313,7 @@ processors:
   batch: {timeout: 5s, send_batch_size: 1000}
   batch/big: {send_batch_max_size: 0x2710}
 exporters:
-  otlphttp: {drain: {order: LIVE_FIRST, metrics_order: 'newest_first', backlog_share: .5, max_rate: 64 KiB/s, priority: [logs, Metrics]}}
+  otlphttp: {drain: {order: LIVE_FIRST, backlog_share: .5, max_rate: 64 KiB/s, priority: [logs, Metrics]}}
   otlp/b: {drain: {max_rate: 16384}}
 receivers: {self: {collection_interval: 1m}}
 extensions: {opamp: {server: {http: {polling_interval: 10s}}}}
@@ -325,7 +325,7 @@ service: {telemetry: {logs: {level: debug}}}
             "processors": {"batch": {"timeout": "5s", "send_batch_size": 1000}, "batch/big": {"send_batch_max_size": 10_000}},
             "exporters": {
                 "otlphttp": {"drain": {
-                    "order": "live_first", "metrics_order": "newest_first", "backlog_share": 0.5, "max_rate": 65_536,
+                    "order": "live_first", "backlog_share": 0.5, "max_rate": 65_536,
                     "priority": ["logs", "metrics"],
                 }},
                 "otlp/b": {"drain": {"max_rate": 16_384}},
@@ -370,6 +370,8 @@ service: {telemetry: {logs: {level: debug}}}
             ("exporters: {otlphttp: {endpoint: 'http://evil'}}",             "exporters.otlphttp.endpoint: a server may not set this"),
             ("exporters: {otlphttp: {drain: {max_rate: 1}}}",                "drain.max_rate: `1` is not bytes a second, 16384 or more"),
             ("exporters: {otlphttp: {drain: {max_rate: 64KiB, x: 1}}}",      "exporters.otlphttp.drain.x: a server may not set this"),
+            // Samples that come after newer ones are refused by many far ends.
+            ("exporters: {otlphttp: {drain: {metrics_order: newest_first}}}", "drain.metrics_order: a server may not set this"),
             ("exporters: {otlphttp: {drain: 5}}",                            "exporters.otlphttp.drain: a server may not set this"),
             ("exporters: {otlphttp: {drain: [5]}}",                          "exporters.otlphttp.drain: a server may not set this"),
             ("exporters: {debug: {drain: {order: live_first}}}",             "exporters.debug: a server may not set this"),

@@ -65,6 +65,8 @@ pub struct Talk {
     haste: u32,
     /// The server asked for everything while a message was under way.
     is_asked: bool,
+    /// Something changed while a message was under way, which may not tell of it.
+    is_changed: bool,
     /// Before that nothing is said out of turn because a server asks without being asked.
     calm_until: Instant,
 }
@@ -83,6 +85,7 @@ impl Talk {
             failures: 0,
             haste: 0,
             is_asked: false,
+            is_changed: false,
             calm_until: now,
         }
     }
@@ -109,8 +112,10 @@ impl Talk {
         }
     }
 
-    /// Something changed that is worth a message out of turn, to a server that listens.
+    /// Something changed that is worth a message out of turn, to a server that listens. (How often that can be is bounded by who
+    /// changes it: an operator, and `Purse` in `app/remote.rs`.)
     pub fn hurry(&mut self, now: Instant) {
+        self.is_changed |= self.is_out;
         if self.is_heard && self.failures == 0 {
             self.next_at = self.next_at.min(now + AT_ONCE);
         }
@@ -134,12 +139,16 @@ impl Talk {
     /// What the server made of it. True when it is heard and was not before, or the other way round.
     pub fn heard(&mut self, answer: &Answer, now: Instant, dice: &mut Dice) -> bool {
         self.is_out = false;
+        let is_changed = std::mem::take(&mut self.is_changed);
         let before = std::mem::replace(&mut self.is_heard, answer.heard == Heard::Taken);
         match answer.heard {
             Heard::Taken => self.taken(answer, before, now, dice),
             Heard::Held | Heard::Refused => self.rest(&REFUSED, None, now, dice),
             Heard::Later(after) => self.rest(&SILENT, after, now, dice),
             Heard::Silent(_) => self.rest(&SILENT, None, now, dice),
+        }
+        if is_changed {
+            self.hurry(now);
         }
         before != self.is_heard
     }
@@ -321,6 +330,13 @@ mod tests {
         told.say(&taken());
         told.talk.hurry(told.now);
         assert_eq!(told.say(&taken()), (2, AT_ONCE));
+        // What changes while a message is under way is said after it.
+        let Do::Rest(until) = told.talk.next(told.now) else { panic!("it rests") };
+        told.now = until;
+        told.talk.begin();
+        told.talk.hurry(told.now);
+        told.talk.heard(&taken(), told.now, &mut told.dice);
+        assert_eq!(told.say(&taken()), (4, AT_ONCE));
         if let Do::Rest(until) = told.talk.next(told.now) {
             told.now = until;
         }
@@ -329,6 +345,6 @@ mod tests {
         told.talk.interrupted(told.now, &mut told.dice);
         assert!(told.talk.owes_all());
         let (number, rest) = told.say(&taken());
-        assert!(number == 4 && rest >= 2 * S && rest <= 8 * S, "{rest:?}");
+        assert!(number == 6 && rest >= 2 * S && rest <= 8 * S, "{rest:?}");
     }
 }

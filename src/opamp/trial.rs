@@ -25,6 +25,8 @@ const HEAD: &str = "tfo-otel-agent opamp remote configuration 1 ";
 const SIZE_MAX: u64 = 1024 * 1024;
 /// Starts under a configuration that did not prove itself.
 pub const TRIES_MAX: u32 = 3;
+/// Configurations of which it is known how often they were tried.
+const TRIED_MAX: usize = 8;
 
 /// A configuration of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +48,7 @@ impl Layer {
     /// By which the server knows it; empty when something happened to it.
     #[must_use]
     pub fn hash(&self) -> Vec<u8> {
-        let byte = |at: usize| u8::from_str_radix(self.hash.get(at..at + 2)?, 16).ok();
-        (0..self.hash.len()).step_by(2).map(byte).collect::<Option<_>>().unwrap_or_default()
+        bytes_of(&self.hash)
     }
 
     /// What it sets: it is read as if it came from a server again, for the list may be another one since.
@@ -60,9 +61,22 @@ impl Layer {
     }
 }
 
+fn bytes_of(digits: &str) -> Vec<u8> {
+    let byte = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
+    (0..digits.len()).step_by(2).map(byte).collect::<Option<_>>().unwrap_or_default()
+}
+
 /// It was tried often enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spoiled;
+
+/// How often one was tried that has not proved itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tried {
+    hash: String,
+    times: u32,
+}
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -70,10 +84,8 @@ pub struct Spoiled;
 pub struct Trial {
     /// In force after a start.
     proved: Option<Layer>,
-    /// Tried, and not proved.
-    trying: Option<Layer>,
-    /// How often.
-    tries: u32,
+    /// The last ones that were tried, the last one last.
+    tried: Vec<Tried>,
 }
 
 impl Trial {
@@ -107,42 +119,40 @@ impl Trial {
         self.proved.as_ref()
     }
 
-    /// What was tried last and did not prove itself.
+    /// The hash of the one that was tried last, if it is not to be tried again.
     #[must_use]
-    pub fn trying(&self) -> Option<&Layer> {
-        self.trying.as_ref()
-    }
-
-    /// The one that was tried last is not to be tried again.
-    #[must_use]
-    pub fn is_spoiled(&self) -> bool {
-        self.trying.is_some() && self.tries >= TRIES_MAX
+    pub fn spoiled(&self) -> Option<Vec<u8>> {
+        self.tried.last().filter(|tried| tried.times >= TRIES_MAX).map(|tried| bytes_of(&tried.hash))
     }
 
     /// This one is tried from now on.
     ///
     /// # Errors
     /// [`Spoiled`].
-    pub fn begin(&mut self, layer: Layer) -> Result<(), Spoiled> {
-        let is_known = self.trying.as_ref().is_some_and(|known| known.hash == layer.hash);
-        if is_known && self.tries >= TRIES_MAX {
+    pub fn begin(&mut self, layer: &Layer) -> Result<(), Spoiled> {
+        let times = self.tried.iter().find(|known| known.hash == layer.hash).map_or(0, |known| known.times);
+        if times >= TRIES_MAX {
             return Err(Spoiled);
         }
-        self.tries = if is_known { self.tries + 1 } else { 1 };
-        self.trying = Some(layer);
+        self.enter(layer, times + 1);
         Ok(())
     }
 
-    /// The one that is tried has proved itself.
-    pub fn prove(&mut self) {
-        if let Some(layer) = self.trying.take() {
-            (self.proved, self.tries) = (Some(layer), 0);
-        }
+    fn enter(&mut self, layer: &Layer, times: u32) {
+        self.tried.retain(|known| known.hash != layer.hash);
+        self.tried.push(Tried { hash: layer.hash.clone(), times });
+        self.tried.drain(..self.tried.len().saturating_sub(TRIED_MAX));
     }
 
-    /// The one that is tried is not tried again.
-    pub fn spoil(&mut self) {
-        self.tries = TRIES_MAX;
+    /// This one has proved itself.
+    pub fn prove(&mut self, layer: &Layer) {
+        self.tried.retain(|known| known.hash != layer.hash);
+        self.proved = Some(layer.clone());
+    }
+
+    /// This one is not tried again.
+    pub fn spoil(&mut self, layer: &Layer) {
+        self.enter(layer, TRIES_MAX);
     }
 }
 
@@ -155,22 +165,32 @@ mod tests {
         Layer { hash: format!("{hash:02x}ff"), text: text.to_owned() }
     }
 
-    /// Goal: one that ends the process three times is not tried a fourth time; one that proves itself counts from then on.
+    /// Goal: one that ends the process three times is not tried a fourth time, also not after others; one that proves itself counts
+    /// from then on.
     #[test]
     fn three_starts_are_enough() {
         let mut trial = Trial::default();
         for _ in 0..TRIES_MAX {
-            assert!(!trial.is_spoiled());
-            assert_eq!(trial.begin(layer(1, "a")), Ok(()));
+            assert!(trial.spoiled().is_none());
+            assert_eq!(trial.begin(&layer(1, "a")), Ok(()));
+            if trial.spoiled().is_none() {
+                trial.begin(&layer(9, "another")).expect("it was tried less often");
+                trial.prove(&layer(9, "another"));
+            }
         }
-        assert!(trial.is_spoiled() && trial.proved().is_none());
-        assert_eq!(trial.begin(layer(1, "a")), Err(Spoiled));
-        assert_eq!(trial.begin(layer(2, "b")), Ok(()));
-        trial.prove();
-        assert_eq!((trial.proved(), trial.trying()), (Some(&layer(2, "b")), None));
-        trial.begin(layer(3, "c")).expect("it is new");
-        trial.spoil();
-        assert_eq!((trial.begin(layer(3, "c")), trial.proved()), (Err(Spoiled), Some(&layer(2, "b"))));
+        assert_eq!(trial.spoiled(), Some(vec![1, 255]));
+        assert_eq!(trial.begin(&layer(1, "a")), Err(Spoiled));
+        assert_eq!(trial.begin(&layer(2, "b")), Ok(()));
+        assert!(trial.spoiled().is_none());
+        trial.prove(&layer(2, "b"));
+        assert_eq!(trial.proved(), Some(&layer(2, "b")));
+        assert_eq!(trial.begin(&layer(1, "a")), Err(Spoiled));
+        trial.spoil(&layer(3, "c"));
+        assert_eq!((trial.begin(&layer(3, "c")), trial.proved()), (Err(Spoiled), Some(&layer(2, "b"))));
+        for other in 10..30 {
+            trial.begin(&layer(other, "")).expect("it is new");
+        }
+        assert_eq!(trial.tried.len(), TRIED_MAX);
         assert_eq!(layer(2, "b").hash(), [2, 255]);
         assert_eq!(Layer { hash: "0g".to_owned(), text: String::new() }.hash(), Vec::<u8>::new());
     }
@@ -181,7 +201,8 @@ mod tests {
         let path = dir.path().join("opamp-remote-config");
         assert_eq!(Trial::read(&path).expect("none"), Trial::default());
         let mut trial = Trial::default();
-        trial.begin(layer(1, "{\"a\":\"é\"}")).expect("it is new");
+        trial.begin(&layer(1, "a")).expect("it is new");
+        trial.prove(&layer(2, "{\"a\":\"é\"}"));
         trial.keep(&path).expect("space");
         assert_eq!(Trial::read(&path).expect("kept"), trial);
         let whole = fs::read(&path).expect("kept");

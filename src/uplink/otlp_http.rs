@@ -28,6 +28,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use reqwest::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, redirect};
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -120,6 +121,10 @@ impl OtlpHttp {
         }
         if let Some(proxy) = &config.proxy_url {
             builder = builder.proxy(reqwest::Proxy::all(proxy.as_str()).map_err(|e| setting("proxy_url", e))?);
+        }
+        // As Go's client: what is on this machine is reached without the proxy of the environment.
+        if config.proxy_url.is_none() && urls.iter().flatten().all(is_here) {
+            builder = builder.no_proxy();
         }
         if config.disable_keep_alives {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -392,6 +397,12 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
 
 fn idle_connections(config: &OtlpHttpConfig, consumers: u32) -> usize {
     if config.disable_keep_alives { 0 } else { config.max_idle_conns_per_host.max(consumers) as usize }
+}
+
+/// It leads to this machine.
+fn is_here(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn parse(url: &str) -> Result<Url, ClientError> {

@@ -78,7 +78,11 @@ fn check_opamp(config: &Config, top: &Section<'_>) {
     }
     let Some((id, section)) = config.opamp().filter(|(_, section)| section.accepts_remote_config) else { return };
     let server = &section.server;
-    let why = if !registration::is_trusted(&server.endpoint, Some(&server.tls)) {
+    // What goes through a proxy in clear text is nobody's word, wherever it is said to go.
+    let is_encrypted =
+        matches!(server.endpoint.split_once("://"), Some((scheme, _)) if scheme.to_ascii_lowercase().ends_with('s'));
+    let is_direct = is_encrypted || server.proxy_url.is_none();
+    let why = if !is_direct || !registration::is_trusted(&server.endpoint, Some(&server.tls)) {
         "needs a server over https with a checked certificate, or on this machine: anybody between could set the configuration"
     } else if !config.service.extensions.iter().any(is_storage) {
         "needs a file_storage in service.extensions, where what the server sets is kept"

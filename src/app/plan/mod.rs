@@ -47,6 +47,7 @@ use crate::telemetry::config::TelemetryConfig;
 use crate::uplink::config::{
     DebugConfig, LoadBalancingConfig, OAuth2Config, OtlpGrpcConfig, OtlpHttpConfig, QueueConfig,
 };
+use crate::uplink::drain::Drain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -117,6 +118,16 @@ impl ExporterConfig {
             ExporterConfig::OtlpGrpc(exporter) => Some(&exporter.sending_queue),
             ExporterConfig::LoadBalancing(exporter) => Some(exporter.protocol.queue()),
             ExporterConfig::Debug(_) => None,
+        }
+    }
+
+    /// How its backlog leaves; `None` for one that does not send, or has no section of its own for it.
+    #[must_use]
+    pub fn drain(&self) -> Option<&Drain> {
+        match self {
+            ExporterConfig::OtlpHttp(exporter) => Some(&exporter.drain),
+            ExporterConfig::OtlpGrpc(exporter) => Some(&exporter.drain),
+            ExporterConfig::LoadBalancing(_) | ExporterConfig::Debug(_) => None,
         }
     }
 
