@@ -960,36 +960,31 @@ fn opamp_is_told_with_its_paths() {
         let (told, runs) = with(&format!("  opamp: {{{section}}}\n  opamp/b: {{{section}}}"), started);
         assert!(!runs && told.contains(expected), "{told}");
     }
-    for (server, started, expected) in [
-        (
-            "http: {endpoint: 'http://opamp.example.com/v1/opamp'}",
-            "opamp, file_storage",
-            Some("needs a server over https"),
-        ),
-        ("ws: {endpoint: 'ws://opamp.example.com/v1/opamp'}", "opamp, file_storage", Some("needs a server over https")),
+    for (server, keeps, expected) in [
+        ("http: {endpoint: 'http://opamp.example.com/v1/opamp'}", true, Some("needs a server over https")),
+        ("ws: {endpoint: 'ws://opamp.example.com/v1/opamp'}", true, Some("needs a server over https")),
         (
             "http: {endpoint: 'https://c/v1/opamp', tls: {insecure_skip_verify: true}}",
-            "opamp, file_storage",
+            true,
             Some("needs a server over https with a checked certificate"),
         ),
-        (
-            "http: {endpoint: 'http://127.0.0.1/', proxy_url: 'http://p:1'}",
-            "opamp, file_storage",
-            Some("needs a server over https"),
-        ),
-        ("http: {endpoint: 'https://c/v1/opamp'}", "opamp", Some("needs a file_storage in service.extensions")),
-        ("http: {endpoint: 'https://c/v1/opamp'}", "opamp, file_storage", None),
-        ("ws: {endpoint: 'wss://c/v1/opamp'}", "opamp, file_storage", None),
-        ("http: {endpoint: 'http://127.0.0.1:4320/v1/opamp'}", "opamp, file_storage", None),
+        ("http: {endpoint: 'http://127.0.0.1/', proxy_url: 'http://p:1'}", true, Some("needs a server over https")),
+        ("http: {endpoint: 'https://c/v1/opamp'}", false, Some("needs a file_storage in service.extensions")),
+        ("http: {endpoint: 'https://c/v1/opamp'}", true, None),
+        ("ws: {endpoint: 'wss://c/v1/opamp'}", true, None),
+        ("http: {endpoint: 'http://127.0.0.1:4320/v1/opamp'}", true, None),
     ] {
-        let section = format!(
-            "  opamp: {{server: {{{server}}}, capabilities: {{accepts_remote_config: true}}}}\n  file_storage: {{}}"
-        );
-        let (told, runs) = with(&section, started);
-        let path = "extensions.opamp.capabilities.accepts_remote_config  ";
+        let section = format!("  opamp: {{server: {{{server}}}, capabilities: {{accepts_remote_config: true}}}}");
+        let text = GOOD.replace("extensions:\n  health", &format!("extensions:\n{section}\n  health"));
+        let text = text.replace("[health_check,", "[opamp, health_check,");
+        let started = if keeps { "file_storage]" } else { "]" };
+        let queue = if keeps { "storage: file_storage" } else { "queue_size: 1000" };
+        let text = text.replace("storage: file_storage", queue);
+        let (told, runs) = report(&text.replace("file_storage]", started));
+        let of_it = told.lines().find(|line| line.contains("extensions.opamp.capabilities.accepts_remote_config"));
         match expected {
-            Some(why) => assert!(!runs && told.contains(&format!("{path}{why}")), "{told}"),
-            None => assert!(runs && !told.contains(path), "{told}"),
+            Some(why) => assert!(!runs && of_it.is_some_and(|line| line.contains(why)), "{server}: {told}"),
+            None => assert!(runs && of_it.is_none(), "{server}: {told}"),
         }
         assert!(!told.contains("SECRET"), "{told}");
     }

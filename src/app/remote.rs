@@ -631,6 +631,13 @@ mod tests {
             self.remote.follow((found, given), looked);
         }
 
+        async fn next_offer(&mut self) -> Arc<Offered> {
+            match timeout(PATIENCE, self.remote.next()).await {
+                Ok(Due::Offer(offered)) => offered,
+                _ => panic!("it is offered"),
+            }
+        }
+
         async fn look(&mut self) {
             self.remote.look(&mut self.agent, &self.logs).await;
         }
@@ -795,7 +802,7 @@ mod tests {
             config_hash: vec![6].into(),
         };
         assert!(exchange.offer(&prost::Message::encode_to_vec(&message)));
-        let Due::Offer(offer) = rig.remote.next().await else { panic!("it is offered") };
+        let offer = rig.next_offer().await;
         rig.remote.take(&offer, &mut rig.agent, &rig.logs).await;
         assert_eq!(rig.told(), Some((vec![6], Stage::Failed)));
         rig.reload(", batch/b: {timeout: 3s}").await;
@@ -862,14 +869,14 @@ mod tests {
         // As after a start by the last good one.
         (rig.remote.local, rig.remote.place) = (None, None);
         exchange.offer(&bytes);
-        let Due::Offer(offer) = rig.remote.next().await else { panic!("it is offered") };
+        let offer = rig.next_offer().await;
         rig.remote.take(&offer, &mut rig.agent, &rig.logs).await;
         assert_eq!((rig.told(), rig.why()), (Some((vec![1], Stage::Failed)), NO_LOCAL.to_owned()));
         rig.reload("").await;
         assert_eq!(rig.told(), None);
         assert!(rig.remote.again().is_some(), "it is looked at at once");
         exchange.offer(&bytes);
-        let Due::Offer(offer) = rig.remote.next().await else { panic!("it is offered") };
+        let offer = rig.next_offer().await;
         rig.remote.take(&offer, &mut rig.agent, &rig.logs).await;
         assert_eq!((rig.told(), rig.timeout()), (Some((vec![1], Stage::Applying)), 7));
         rig.end().await;

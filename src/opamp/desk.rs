@@ -197,8 +197,9 @@ impl Desk {
         let health =
             settings.reports_health.then(|| report::health(&state, now, &settings.profile.exporters, self.told.name()));
         let effective = settings.effective.borrow().clone();
-        let remote = settings.exchange.as_ref().and_then(|exchange| exchange.status().borrow().clone());
-        let remote = remote.map(|status| status.message());
+        // Also that there is none: a server takes what is not there for what it was told before, by another life maybe.
+        let remote = settings.exchange.as_ref().map(|exchange| exchange.status().borrow().clone());
+        let remote = remote.map(|status| status.map_or_else(Default::default, |status| status.message()));
         let mut sheet = self.sheet();
         let uid = sheet.instance.uid();
         let description = report::description(&settings.profile, &sheet.place, uid, agent_id.as_deref());

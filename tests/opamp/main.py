@@ -278,7 +278,7 @@ def scenario(name, agent_path, server_path, home, say):
         say(f"ok {name}: restart")
 
         def offer(number, text):
-            server.say(f"remote {number:02x} {text.encode().hex()}")
+            server.say(f"remote {number:02x} -{text.encode().hex()}")
             if kind == "ws":
                 server.say("push")
 
@@ -302,7 +302,7 @@ def scenario(name, agent_path, server_path, home, say):
             agent.end(signal.SIGKILL)
             agent.start()
             looks = server.next(is_whole)
-            check("remote" not in looks and "timeout: 1s" in looks["config"], f"what had not proved itself outlives a kill: {looks}")
+            check(looks["remote"]["hash"] == "" and "timeout: 1s" in looks["config"], f"what had not proved itself outlives a kill: {looks}")
             stage(2, "_APPLYING")
         offer(3, "")
         stage(3, "_APPLYING")

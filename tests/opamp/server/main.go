@@ -4,7 +4,7 @@
 //	full         asks for everything with its next word
 //	name <hex>   gives another instance uid with its next word
 //	push         says its next word now, over a WebSocket
-//	remote <hex> <hex>   offers this configuration (hash, text) to every agent that does not tell of this hash
+//	remote <hex> -<hex>  offers this configuration (hash, text) to every agent that does not tell of this hash
 //
 // It behaves as the example server of opamp-go: who is not known, or left a number out, is asked for everything.
 package main
@@ -157,7 +157,7 @@ func (c *console) obey() {
 			if err != nil {
 				log.Fatal(err)
 			}
-			text, err := hex.DecodeString(words[2])
+			text, err := hex.DecodeString(strings.TrimPrefix(words[2], "-"))
 			if err != nil {
 				log.Fatal(err)
 			}
