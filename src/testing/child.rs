@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::process::{self, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -92,12 +93,27 @@ pub fn agent(binary: &Path, config: &Path, log: &Path) -> io::Result<Command> {
     Ok(command)
 }
 
-/// A port of 127.0.0.1 that nobody has at this moment; the agent takes it a moment later.
+/// A port of 127.0.0.1 that nobody has at this moment; the agent takes it a moment later. It is below those the kernel gives out by itself
+/// (32,768 and above, `ip_local_port_range`): of such a port an outgoing connection may take possession meanwhile, and whoever asks
+/// again and again whether somebody listens there may at last be connected with himself. No two calls in a process have the same.
 ///
 /// # Errors
 /// The system's: all are taken.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    const FIRST: u32 = 14_000;
+    const COUNT: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let own = std::process::id().wrapping_mul(1_009);
+    let mut taken = None;
+    for _ in 0..COUNT {
+        let at = own.wrapping_add(NEXT.fetch_add(1, Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + at).map_err(io::Error::other)?;
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => taken = Some(error),
+        }
+    }
+    Err(taken.unwrap_or_else(|| io::Error::other("there is no port")))
 }
 
 /// One of an agent's own metrics, summed over its series. `name` may go on with labels: `up{exporter="a"`.
@@ -167,6 +183,15 @@ mod tests {
 
     fn is_there(pid: rustix::process::Pid) -> bool {
         rustix::process::test_kill_process(pid).is_ok()
+    }
+
+    #[test]
+    fn a_free_port_is_given_once_and_no_connection_of_the_kernels_takes_it() {
+        let mut ports: Vec<u16> = (0..100).map(|_| free_port().expect("a port")).collect();
+        assert!(ports.iter().all(|port| *port < 32_768), "{ports:?}");
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 100);
     }
 
     #[test]
