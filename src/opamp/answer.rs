@@ -13,7 +13,7 @@ use super::messages::{ACCEPTS_EFFECTIVE_CONFIG, REPORT_FULL_STATE, ServerErrorRe
 use super::uid::Uid;
 use crate::registrar::answer::{MESSAGE_MAX, short};
 use crate::uplink::link::Trouble;
-use crate::uplink::verdict::{HttpAnswer, RETRY_AFTER_MAX, Verdict};
+use crate::uplink::verdict::{BODY_MAX, HttpAnswer, RETRY_AFTER_MAX, Verdict};
 use bytes::Bytes;
 use prost::Message as _;
 use std::time::Duration;
@@ -115,7 +115,9 @@ impl Answer {
                 // A status alone can come from anybody who stands between.
                 Answer::of(Heard::Silent(Trouble::Portal), &format!("200 with a body that is no message, but {kind}"))
             }
-            200 if answer.cut => Answer::of(Heard::Refused, "the answer is too long, or was cut off"),
+            200 if answer.cut && answer.body.len() >= BODY_MAX => Answer::of(Heard::Refused, "the answer is too long"),
+            // The connection broke: the server may have the message or not, and nobody need mend anything.
+            200 if answer.cut => Answer::of(Heard::Silent(Trouble::NoAnswer), "the answer broke off"),
             200 => Answer::of_message(&answer.body, uid),
             // Its words are read as those to an upload.
             status => match Verdict::of_http(answer, wall_ns) {
@@ -235,8 +237,11 @@ mod tests {
             let answer = HttpAnswer { retry_after: retry_after.map(str::to_owned), ..http(status, kind, body) };
             assert_eq!(Answer::of_http(&answer, us(), 0).heard, expected, "{status} {kind} {body:?}");
         }
-        let cut = HttpAnswer { cut: true, ..http(200, PROTOBUF, b"") };
-        assert_eq!(Answer::of_http(&cut, us(), 0).heard, Heard::Refused);
+        let cut = |len: usize| HttpAnswer { cut: true, ..http(200, PROTOBUF, &vec![0; len]) };
+        assert_eq!(Answer::of_http(&cut(BODY_MAX), us(), 0).heard, Heard::Refused);
+        for len in [0, 7, BODY_MAX - 1] {
+            assert_eq!(Answer::of_http(&cut(len), us(), 0).heard, Heard::Silent(Trouble::NoAnswer), "{len}");
+        }
     }
 
     #[test]
