@@ -332,7 +332,7 @@ def scenario(name, agent_path, server_path, home, say):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--agent")
-    parser.add_argument("--long", action="store_true", help="ten times")
+    parser.add_argument("--long", action="store_true", help="ten times (TFO_OPAMP_ROUNDS)")
     parser.add_argument("--only", help="these transports, with commas between")
     parser.add_argument("--keep", action="store_true", help="leave the directories")
     given = parser.parse_args()
@@ -347,7 +347,8 @@ def main():
         subprocess.run(["cargo", "build", "--locked", "--bin", "tfo-otel-agent"], cwd=ROOT, check=True)
         agent = ROOT / "target" / "debug" / "tfo-otel-agent"
     failed, steps = 0, 0
-    for _ in range(10 if given.long else 1):
+    rounds = int(os.environ.get("TFO_OPAMP_ROUNDS", "10")) if given.long else 1
+    for _ in range(rounds):
         for name in given.only.split(",") if given.only else TRANSPORTS:
             home = Path(tempfile.mkdtemp(prefix="tfo-opamp-"))
             try:
