@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 use tfo_otel_agent::testing::child::{self, Child, free_port};
+use tokio::net::TcpStream;
 
 /// Named figures, in the order they were measured.
 #[derive(Debug, Default)]
@@ -211,11 +212,16 @@ service:
         Ok(Agent { child: Child::spawn(&mut command)?, began })
     }
 
-    /// Waits until it listens; how long that took since exec.
-    pub(crate) async fn listens(&self, agent: &mut Agent) -> io::Result<Duration> {
+    /// Waits until it listens.
+    pub(crate) async fn listens(&self, agent: &mut Agent) -> io::Result<()> {
+        self.connected(agent).await.map(drop)
+    }
+
+    /// A connection to it, as soon as it listens.
+    pub(crate) async fn connected(&self, agent: &mut Agent) -> io::Result<TcpStream> {
         loop {
-            if tokio::net::TcpStream::connect(("127.0.0.1", self.http)).await.is_ok() {
-                return Ok(agent.began.elapsed());
+            if let Ok(stream) = TcpStream::connect(("127.0.0.1", self.http)).await {
+                return Ok(stream);
             }
             if let Some(status) = agent.child.try_wait()? {
                 let log = fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default();

@@ -1,12 +1,14 @@
 //! The measurements.
 
-use crate::agent::{Figures, Rig, Seen};
+use crate::agent::{Agent, Figures, Rig, Seen};
 use crate::sink::Sink;
 use crate::{Speed, Steady};
 use std::io;
 use std::time::{Duration, Instant};
 use tfo_otel_agent::otlp::Signal;
 use tfo_otel_agent::testing::load::{Load, Running};
+use tfo_otel_agent::testing::numbered::{Numbered, Source};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Twenty gigabytes take their time.
 const PATIENCE: Duration = Duration::from_secs(1_800);
@@ -284,12 +286,25 @@ pub(crate) async fn start(rig: &Rig, times: u32, spooled_mib: u64) -> io::Result
 }
 
 /// Starts an agent and sends one request at once; when it listened and when it answered, ms since exec.
-pub(crate) async fn first_answer(rig: &Rig) -> io::Result<(crate::agent::Agent, (f64, f64))> {
+///
+/// The answer is read where it arrives: a look every 10 ms makes a step of 10 ms of an answer that comes a little later.
+pub(crate) async fn first_answer(rig: &Rig) -> io::Result<(Agent, (f64, f64))> {
+    let body = Numbered::new(Signal::Logs, Source(1)).request(1).bytes;
+    let head = format!(
+        "POST /v1/logs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-protobuf\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let request = [head.as_bytes(), &body].concat();
     let mut agent = rig.start()?;
-    let listened = rig.listens(&mut agent).await?.as_secs_f64() * 1e3;
-    let load = load(rig, 1, 1, 1);
-    until("an answer", async || Ok(load.acknowledged() > 0)).await?;
-    let answered = agent.began.elapsed().as_secs_f64() * 1e3;
-    load.stop();
+    let mut stream = rig.connected(&mut agent).await?;
+    let since = |agent: &Agent| agent.began.elapsed().as_secs_f64() * 1e3;
+    let listened = since(&agent);
+    stream.write_all(&request).await?;
+    let mut status = [0; b"HTTP/1.1 200".len()];
+    tokio::time::timeout(Duration::from_secs(40), stream.read_exact(&mut status)).await??;
+    let answered = since(&agent);
+    if &status != b"HTTP/1.1 200" {
+        return Err(io::Error::other(format!("the first request is answered with {}", status.escape_ascii())));
+    }
     Ok((agent, (listened, answered)))
 }

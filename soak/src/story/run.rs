@@ -322,10 +322,10 @@ service:
                 shim.apply(command, &spool);
             }
         })?;
-        let took = match self.rig.listens(&mut agent).await {
-            Ok(took) => took,
-            Err(error) => return Err(Broken::new("P4", error.to_string()).into()),
-        };
+        if let Err(error) = self.rig.listens(&mut agent).await {
+            return Err(Broken::new("P4", error.to_string()).into());
+        }
+        let took = agent.began.elapsed();
         self.outcome.starts += 1;
         self.outcome.start = self.outcome.start.max(took);
         self.before.cpu_s = 0.0;
