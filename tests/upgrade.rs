@@ -21,6 +21,8 @@ use xxhash_rust::xxh3::xxh3_64;
 const PATIENCE: Duration = Duration::from_secs(120);
 const SOURCE: Source = Source(1);
 const AGENT: &str = env!("CARGO_BIN_EXE_tfo-otel-agent");
+/// The spool's format that this version writes (docs/spool-format.md §4).
+const FORMAT: u32 = 2;
 /// Items of a request.
 const ITEMS: u32 = 10;
 
@@ -72,7 +74,11 @@ const CASES: &[Case] = &[
 ];
 
 fn spool(args: &[&str], dir: &Path) -> Output {
-    Command::new(AGENT).arg("spool").arg(args[0]).arg(dir).args(&args[1..]).output().expect("cargo built it")
+    spool_as(AGENT, args, dir)
+}
+
+fn spool_as(agent: &str, args: &[&str], dir: &Path) -> Output {
+    Command::new(agent).arg("spool").arg(args[0]).arg(dir).args(&args[1..]).output().expect("it was built")
 }
 
 /// The sum of what the books say, or of one pipeline's.
@@ -113,13 +119,13 @@ impl Place {
         std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()
     }
 
-    fn begin(&self) -> Child {
+    fn begin_as(&self, agent: &str) -> Child {
         let (config, log) = (self.dir.path().join("agent.yaml"), self.dir.path().join("agent.log"));
-        Child::spawn(&mut child::agent(Path::new(AGENT), &config, &log).expect("space")).expect("cargo built it")
+        Child::spawn(&mut child::agent(Path::new(agent), &config, &log).expect("space")).expect("it was built")
     }
 
     async fn start(&self) -> Child {
-        let mut child = self.begin();
+        let mut child = self.begin_as(AGENT);
         let end = Instant::now() + PATIENCE;
         while tokio::net::TcpStream::connect(("127.0.0.1", self.http)).await.is_err() {
             assert!(child.try_wait().expect("our child").is_none() && Instant::now() < end, "{}", self.log());
@@ -392,8 +398,18 @@ async fn a_newer_format_is_refused_and_nothing_is_changed() {
         newer[50..].copy_from_slice(&sum.to_le_bytes());
         slots.write_all_at(&newer, at).expect("space");
     }
+    refuses(AGENT, &place, u8::MAX.into()).await;
+    // The newer one is back.
+    for (slot, at) in was.iter().zip([0, 4_096]) {
+        slots.write_all_at(slot, at).expect("space");
+    }
+    delivers(&place, &far_end, &held).await;
+}
+
+/// Every way in is tried: an agent of an older format ends, says why, and changes nothing.
+async fn refuses(older: &str, place: &Place, format: u32) {
     let before = files(&place.spool());
-    let mut agent = place.begin();
+    let mut agent = place.begin_as(older);
     let end = Instant::now() + PATIENCE;
     let status = loop {
         if let Some(status) = agent.try_wait().expect("our child") {
@@ -402,9 +418,9 @@ async fn a_newer_format_is_refused_and_nothing_is_changed() {
         assert!(Instant::now() < end, "it does not end\n{}", place.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let words = "was written by a newer tfo-otel-agent (its format is 255, this one knows";
+    let words = format!("was written by a newer tfo-otel-agent (its format is {format}, this one knows");
     assert_eq!(status.code(), Some(1), "{}", place.log());
-    assert!(place.log().contains(words) && place.log().contains("nothing was changed"), "{}", place.log());
+    assert!(place.log().contains(&words) && place.log().contains("nothing was changed"), "{}", place.log());
     for args in [
         &["ls"][..],
         &["stat"],
@@ -414,17 +430,42 @@ async fn a_newer_format_is_refused_and_nothing_is_changed() {
         &["requeue", "--dead"],
         &["drop", "--dead", "--yes"],
     ] {
-        let refused = spool(args, &place.spool());
+        let refused = spool_as(older, args, &place.spool());
         assert_eq!(refused.status.code(), Some(1), "{args:?}");
-        assert!(String::from_utf8_lossy(&refused.stderr).contains(words), "{args:?}: {refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(&words), "{args:?}: {refused:?}");
     }
     assert!(files(&place.spool()) == before, "not a byte, not a time");
-    // The newer one is back.
-    for (slot, at) in was.iter().zip([0, 4_096]) {
-        slots.write_all_at(slot, at).expect("space");
-    }
+}
+
+/// All that waits arrives, from an agent of this version.
+async fn delivers(place: &Place, far_end: &FarEnd, held: &Held) {
     let _agent = place.start().await;
     let waiting: u64 = held.values().map(Holds::waiting).sum();
     let arrived = || far_end.with(|c| Signal::ALL.iter().map(|signal| c.tally().arrivals(*signal)).sum::<u64>());
     assert!(until(PATIENCE, || arrived() == waiting).await, "{} of {waiting}\n{}", arrived(), place.log());
+}
+
+/// Goal: the same of a real older agent, and a spool that this one has just written. Method: `TFO_OLDER` names one, of a format before
+/// [`FORMAT`]; `tests/upgrade/older` builds it from this repository's history.
+#[actix::test]
+async fn an_older_agent_refuses_what_this_one_wrote() {
+    let Ok(older) = std::env::var("TFO_OLDER") else {
+        println!("SKIPPED: TFO_OLDER names no older agent; tests/upgrade/older builds one");
+        return;
+    };
+    let made = tempfile::tempdir().expect("a temporary directory");
+    for case in CASES {
+        make(case, made.path()).await;
+        let text = std::fs::read_to_string(made.path().join(format!("{}.json", case.name))).expect("it was written");
+        let held: Held = serde_json::from_str(&text).expect("it was written");
+        let far_end = FarEnd::start(Script::new()).expect("a port");
+        let place = Place::new(&far_end.endpoint());
+        lay(&made.path().join(format!("{}.tar.gz", case.name)), &place);
+        // Keys that came later would be a reason of their own.
+        let plain = child::plain_config(place.http, &far_end.endpoint(), &place.spool());
+        std::fs::write(place.dir.path().join("agent.yaml"), plain).expect("space");
+        refuses(&older, &place, FORMAT).await;
+        delivers(&place, &far_end, &held).await;
+        println!("ok: {}: refused by {older}, then delivered", case.name);
+    }
 }
