@@ -20,8 +20,13 @@ use tfo_otel_agent::testing::child;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Scale {
     /// Backlogs, MiB on the disk.
+    ///
+    /// All of them lie there at once.
     #[arg(long, value_delimiter = ',', default_value = "10,100,1024,4096,20480")]
     mib: Vec<u64>,
+    /// Only how long a start takes: no drain.
+    #[arg(long)]
+    starts: bool,
     /// Where `scale.html` and `scale.json` go.
     #[arg(long, default_value = "target/soak")]
     report: PathBuf,
@@ -82,15 +87,27 @@ impl fmt::Display for Table {
     }
 }
 
-/// One backlog after the other, from empty.
+/// One backlog after the other, from empty; starts on each of them in turn; one drain after the other.
 pub(crate) async fn scale(rig: &Rig, scale: &Scale) -> io::Result<Table> {
-    let mut table = Table::default();
-    let mut drains = Vec::new();
+    let sink = Sink::start()?;
+    rig.configure(&sink.endpoint(), false, Some(scale.mib.iter().max().unwrap_or(&0) * 2 + 1_024))?;
+    sink.be_away(true);
+    let mut backlogs = Vec::new();
     for mib in &scale.mib {
         eprintln!("soak: a backlog of {mib} MiB");
-        let (row, looks) = backlog(rig, *mib).await?;
-        table.add(&row);
-        drains.push((*mib, looks));
+        backlogs.push(fill(rig, *mib).await?);
+    }
+    starts(rig, &mut backlogs).await?;
+    let mut table = Table::default();
+    let mut drains = Vec::new();
+    for mut backlog in backlogs {
+        backlog.lay(rig)?;
+        if !scale.starts {
+            eprintln!("soak: drains {} MiB", backlog.mib);
+            drains.push((backlog.mib, drain(rig, &sink, &mut backlog.row).await?));
+        }
+        rig.forget_spool()?;
+        table.add(&backlog.row);
     }
     fs::create_dir_all(&scale.report)?;
     fs::write(scale.report.join("scale.json"), serde_json::to_string_pretty(&table.json())?)?;
@@ -126,15 +143,29 @@ async fn watch(rig: &Rig, agent: &Agent, waiting: f64) -> io::Result<Vec<Look>> 
     Ok(looks)
 }
 
-/// Starts of which the middle one counts. A quarter of them take 3 ms more than the middle one and a quarter 3 ms less: of 41 the middle is
-/// known to a millisecond, of 15 it is not.
-const STARTS: usize = 41;
+type Row = Vec<(&'static str, f64)>;
 
-async fn backlog(rig: &Rig, mib: u64) -> io::Result<(Vec<(&'static str, f64)>, Vec<Look>)> {
+/// A spool with a backlog, out of the agent's way until it is its turn.
+#[derive(Debug)]
+struct Backlog {
+    mib: u64,
+    aside: PathBuf,
+    row: Row,
+}
+
+impl Backlog {
+    /// Where the agent looks for it.
+    fn lay(&self, rig: &Rig) -> io::Result<()> {
+        fs::rename(&self.aside, rig.spool())
+    }
+
+    fn take_away(&self, rig: &Rig) -> io::Result<()> {
+        fs::rename(rig.spool(), &self.aside)
+    }
+}
+
+async fn fill(rig: &Rig, mib: u64) -> io::Result<Backlog> {
     rig.forget_spool()?;
-    let sink = Sink::start()?;
-    sink.be_away(true);
-    rig.configure(&sink.endpoint(), false, Some(mib * 2 + 1_024))?;
     let mut agent = rig.start()?;
     rig.listens(&mut agent).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -152,15 +183,49 @@ async fn backlog(rig: &Rig, mib: u64) -> io::Result<(Vec<(&'static str, f64)>, V
     let said = rig.metric("tfo_agent_link_bytes").await? * 0.97;
     let on_disk = rig.allocated() as f64;
     agent.kill()?;
-    let mut starts = Vec::new();
-    for _ in 0..STARTS {
-        rustix::fs::sync(); // else its commits wait for the backlog that is still being written back
-        let (agent, times) = first_answer(rig).await?;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        agent.kill()?;
-        starts.push(times.1);
+    let millions = records / 1e6;
+    let row = vec![
+        ("backlog, MiB", on_disk / 1_048_576.0),
+        ("records, M", millions),
+        ("intake, k records/s", records / accepting / 1e3),
+        ("intake, CPU-s/M", (taken_in.cpu_s - before.cpu_s) / millions),
+        ("intake, peak RSS MiB", taken_in.peak_mib),
+        ("disk, B/record", on_disk / records),
+        ("write(2) over blocks", (taken_in.written - before.written - said) / blocks.max(1.0)),
+    ];
+    let backlog = Backlog { mib, aside: rig.dir().join(format!("backlog-{mib}")), row };
+    backlog.take_away(rig)?;
+    Ok(backlog)
+}
+
+/// Starts on each backlog, of which the middle one counts. A quarter of them take 3 ms more than the middle one and a quarter 3 ms less: of
+/// 41 the middle is known to a millisecond, of 15 it is not.
+const STARTS: usize = 41;
+
+/// In turn, so that whatever else the machine does meanwhile is the same for all.
+async fn starts(rig: &Rig, backlogs: &mut [Backlog]) -> io::Result<()> {
+    let mut answers = vec![Vec::new(); backlogs.len()];
+    for round in 1..=STARTS {
+        eprintln!("soak: start {round} of {STARTS} on each");
+        for (backlog, answers) in backlogs.iter().zip(&mut answers) {
+            backlog.lay(rig)?;
+            rustix::fs::sync(); // else its commits wait for the backlog that is still being written back
+            let (agent, times) = first_answer(rig).await?;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            agent.kill()?;
+            backlog.take_away(rig)?;
+            answers.push(times.1);
+        }
     }
-    starts.sort_by(f64::total_cmp);
+    for (backlog, mut answers) in backlogs.iter_mut().zip(answers) {
+        answers.sort_by(f64::total_cmp);
+        backlog.row.push(("first durable answer, ms", answers[answers.len() / 2]));
+    }
+    Ok(())
+}
+
+async fn drain(rig: &Rig, sink: &Sink, row: &mut Row) -> io::Result<Vec<Look>> {
+    sink.be_away(true);
     let (agent, _) = first_answer(rig).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let (resting, waiting) = (agent.see()?, rig.metric("tfo_agent_items_waiting").await?);
@@ -172,16 +237,7 @@ async fn backlog(rig: &Rig, mib: u64) -> io::Result<(Vec<(&'static str, f64)>, V
     tokio::time::sleep(Duration::from_secs(8)).await;
     let left = rig.allocated() as f64;
     agent.stop().await?;
-    let millions = records / 1e6;
-    let row = vec![
-        ("backlog, MiB", on_disk / 1_048_576.0),
-        ("records, M", millions),
-        ("intake, k records/s", records / accepting / 1e3),
-        ("intake, CPU-s/M", (taken_in.cpu_s - before.cpu_s) / millions),
-        ("intake, peak RSS MiB", taken_in.peak_mib),
-        ("disk, B/record", on_disk / records),
-        ("write(2) over blocks", (taken_in.written - before.written - said) / blocks.max(1.0)),
-        ("first durable answer, ms", starts[starts.len() / 2]),
+    row.extend([
         ("start, peak RSS MiB", resting.peak_mib),
         ("resting RSS, MiB", resting.rss_mib),
         ("drain, k records/s", waiting / drain / 1e3),
@@ -189,8 +245,8 @@ async fn backlog(rig: &Rig, mib: u64) -> io::Result<(Vec<(&'static str, f64)>, V
         ("drain, peak RSS MiB", after.peak_mib),
         ("drain, peak in use MiB", looks.iter().map(|look| look.in_use_mib).fold(0.0, f64::max)),
         ("left, KiB", left / 1_024.0),
-    ];
-    Ok((row, looks))
+    ]);
+    Ok(looks)
 }
 
 /// What a plot shows of a look.

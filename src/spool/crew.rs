@@ -19,6 +19,9 @@ use actix::{Actor, AsyncContext as _, Context, Handler, Message, WrapFuture as _
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+/// A start answers its first client before it keeps house, which makes a segment, with as many syncs as that answer takes, and asks what
+/// each segment of the backlog occupies (promise P5). Where nobody comes it waits no longer than this.
+const FIRST: Duration = Duration::from_millis(250);
 /// A pause between two rounds of housekeeping, so that a busy spool is looked after a few times a second.
 const ROUND: Duration = Duration::from_millis(100);
 /// The pause after a round that found nothing to do while there is space: at a gateway's rate nearly all of them.
@@ -247,6 +250,9 @@ impl Actor for SpoolKeeper {
         let (spool, witness) = (self.spool.clone(), self.witness.clone());
         let mut work = spool.work();
         let rounds = async move {
+            if !spool.usage().is_nearly_full() {
+                let _ = tokio::time::timeout(FIRST, work.changed()).await;
+            }
             loop {
                 let calm = !keep_house(&spool, &witness).await && !spool.usage().is_nearly_full();
                 spool.try_again();
