@@ -2,6 +2,7 @@
 
 mod caps;
 mod compaction;
+mod crew;
 mod drain;
 mod faults;
 mod gaps;

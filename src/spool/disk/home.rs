@@ -9,9 +9,9 @@ use super::start::{StartError, list, take_lock};
 use super::{Active, Disk, No, State, name};
 use crate::spool::segment;
 use crate::spool::shelf::{Bookkeeper, ShelfError, lock, try_lock};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -26,6 +26,16 @@ pub(super) fn make_directory(dir: &Path) -> io::Result<()> {
         // The entries that lead here must survive a power cut too.
         let made = dir.ancestors().take_while(|d| d.starts_with(&first_new)).filter_map(Path::parent);
         made.for_each(|parent| drop(segment::sync_dir(parent))); // some filesystems refuse; nothing more can be done
+    }
+    Ok(())
+}
+
+/// Nobody's spool is in it, and it is ours: then it is nobody else's to read either. While somebody removes the directory fjall makes it
+/// again on the way to what it makes in it, as open as the process makes any.
+fn close_to_others(dir: &Path) -> io::Result<()> {
+    let there = fs::metadata(dir)?;
+    if there.uid() == rustix::process::geteuid().as_raw() && there.mode() & 0o077 != 0 && !dir.join("lock").exists() {
+        fs::set_permissions(dir, Permissions::from_mode(there.mode() & 0o700))?;
     }
     Ok(())
 }
@@ -77,7 +87,7 @@ impl Disk {
         }
         let bad =
             |error: io::Error| ShelfError::Unavailable(format!("{} cannot be taken anew: {error}", dir.display()));
-        make_directory(dir).map_err(bad)?;
+        make_directory(dir).and_then(|()| close_to_others(dir)).map_err(bad)?;
         let held = take_lock(dir).map_err(|error| match error {
             StartError::Directory { source, .. } => bad(source),
             other @ (StartError::InUse { .. } | StartError::Newer { .. }) => ShelfError::Unavailable(other.to_string()),

@@ -49,6 +49,9 @@ const INODES: u32 = 16;
 const LAST_BYTES: u64 = 128 << 10;
 /// Enough is free again for so long: what comes after is another shortage.
 const CALM: Duration = Duration::from_secs(600);
+/// So long the bin's space is waited for while no block finds any. Each segment that is begun in vain goes into the bin as well, so that
+/// under load it may never be empty.
+const BIN_PATIENCE: Duration = Duration::from_secs(5);
 /// A spool that is smaller (only tests make one) sets nothing by.
 const SMALL: u64 = 6 << 20;
 /// Filesystems give whole blocks; few have larger ones.
@@ -72,6 +75,8 @@ pub(super) struct Retention {
     shedding: Mutex<Option<No>>,
     /// The reserve is in use.
     lent: AtomicBool,
+    /// Since when blocks find no space, as housekeeping saw it.
+    choked_since: Mutex<Option<Stamp>>,
     /// Something was not taken in since what is kept aside was last asked to make room.
     crowded: AtomicBool,
     /// The filesystem gives none.
@@ -120,6 +125,12 @@ fn least_kept(used: u64, free: Option<u64>, limits: &Limits, short: u64) -> Opti
         // Below the floor it pays for what it writes itself, and for nobody else.
         is_short.then(|| short.min(limits.max.0 / FLOOR))
     }
+}
+
+/// Whether blocks have found no space for longer than the bin is waited for.
+fn is_in_vain(since: &mut Option<Stamp>, choked: bool, now: Stamp) -> bool {
+    *since = choked.then(|| since.unwrap_or(now));
+    since.is_some_and(|since| now.since(since) >= BIN_PATIENCE)
 }
 
 /// What is set by for records, when a book takes so many bytes. In steps: a lane more does not make it anew.
@@ -254,10 +265,12 @@ impl Disk {
         // No limit is reached, and a block found no space all the same: others have it, or the last inode.
         let choked = self.choked.load(Relaxed);
         let is_short = choked || free.is_some_and(|free| free < limits.min_free.0);
-        if is_short && used <= limits.max.0 && self.emptying.load(Relaxed) {
+        let now = self.clock.now();
+        let in_vain = is_in_vain(&mut lock(&self.retention.choked_since), choked, now);
+        if is_short && used <= limits.max.0 && self.emptying.load(Relaxed) && !in_vain {
             return None; // the bin is being emptied, and what was in it is free then
         }
-        *short = Short::after(*short, is_short, used, self.clock.now());
+        *short = Short::after(*short, is_short, used, now);
         let began = short.map_or(used, |short| short.began);
         least_kept(used, free, &limits, began).or(choked.then(|| began.min(limits.max.0 / FLOOR)))
     }
@@ -534,6 +547,26 @@ fn free(dir: &Path) -> Option<u64> {
 mod tests {
     use super::super::Shed;
     use super::*;
+
+    /// Seconds. A bin that fills as fast as it is emptied holds off for a while what would give way, and not for ever.
+    #[test]
+    fn the_bin_is_waited_for_as_long_as_it_may_help() {
+        let mut since = None;
+        for (at, choked, expected) in [
+            (0, false, false),
+            (10, true, false),
+            (14, true, false),
+            (15, true, true),
+            (16, true, true),
+            (17, false, false), // something was taken in, or gave way
+            (18, true, false),
+            (22, true, false),
+            (23, true, true),
+        ] {
+            let now = Stamp { wall_ns: 0, mono_ms: at * 1_000 };
+            assert_eq!(is_in_vain(&mut since, choked, now), expected, "at {at}");
+        }
+    }
 
     /// Sizes in MiB. The cap binds whatever else; for others' sake the spool gives three quarters of its size, and below that
     /// only what it writes.

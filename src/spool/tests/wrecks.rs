@@ -11,6 +11,7 @@ use crate::spool::survey::Survey;
 use crate::spool::{Book, Lane, LeaseError, Owner, Reason, Store as _};
 use std::fs;
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -552,6 +553,21 @@ fn a_wreck_that_cannot_be_kept_gives_its_space_back() {
     fs::write(dir.path().join("spool/quarantine"), b"no directory").expect("space");
     (0..50).for_each(|_| drop(store.upkeep())); // it says that it cannot trim what is no directory
     assert!(!damaged.exists(), "{:?}", segments(dir.path()));
+}
+
+/// Goal: what fjall makes of the directory while somebody removes it does not show what waits to everybody.
+#[test]
+fn a_directory_that_is_made_anew_is_closed_to_others() {
+    let (dir, clock) = (scratch(), Clock::system());
+    let (store, lane, _) = begin(dir.path(), &clock);
+    fill(&store, lane, &clock, 3, 0);
+    let spool = dir.path().join("spool");
+    fs::remove_dir_all(&spool).expect("it is there");
+    fs::create_dir(&spool).expect("space");
+    fs::set_permissions(&spool, fs::Permissions::from_mode(0o755)).expect("ours");
+    upkeep(&store);
+    assert!(spool.join("lock").exists(), "taken");
+    assert_eq!(fs::metadata(&spool).expect("there").permissions().mode() & 0o777, 0o700);
 }
 
 /// Goal: nothing gives way for free space while what was removed has still to be taken out of the bin.
